@@ -1,0 +1,126 @@
+"""`smolctl compare`: finished runs of two or more arms, side by side."""
+
+import statistics
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolctl.options import RESULTS, STUDY, Json, Results, Study
+from smollm2.errors import UserError
+
+if TYPE_CHECKING:
+    from smollm2.runs import Run
+
+EXAMPLES = """
+**Examples**
+
+- `smolctl compare orig pow2`
+
+- `smolctl compare orig pow2 moe-160m --study demo --json`
+"""
+
+
+def compare(
+    arms: Annotated[list[str], typer.Argument(help="Variants or runs; the first is the base.")],
+    study: Study = STUDY,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Compare arms on the final test loss; the unit is the run, and one seed decides nothing."""
+    import json
+    import sys
+
+    from smolctl.console import say, table
+    from smolctl.targets import runs_of
+
+    if len(arms) < 2:
+        raise UserError("Name at least two arms: smolctl compare orig pow2.")
+    found = comparable({arm: runs_of(arm, results, study) for arm in arms})
+    rows = [row_of(arm, found[arms[0]], runs) for arm, runs in found.items()]
+    if as_json:
+        json.dump(rows, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    table(
+        f"{' against '.join([', '.join(arms[1:]), arms[0]])}: final test loss",
+        ("arm", "runs", "parameters", "test loss", "difference", "95 % interval", "verdict"),
+        (
+            (
+                row["arm"],
+                str(len(row["test_loss"])),
+                f"{row['parameters']:,}",
+                mean_and_spread(row["test_loss"]),
+                *difference_cells(row),
+            )
+            for row in rows
+        ),
+    )
+    if any(len(row["test_loss"]) < 2 for row in rows):
+        say("One run an arm carries no verdict: add seeds with smolctl train ... --seed 1.")
+
+
+def comparable(arms: "dict[str, list[Run]]") -> "dict[str, list[Run]]":
+    """The runs that share the controlled fields and horizon of the first arm's newest run.
+
+    Raises:
+        UserError: an arm has none of them.
+    """
+    from smolctl.console import warn
+
+    def shared(run: "Run") -> dict[str, Any]:
+        return run.protocol.controlled() | {"steps": run.protocol.steps}
+
+    newest = max(next(iter(arms.values())), key=lambda run: str(run.manifest["finished_at"]))
+    kept: dict[str, list[Run]] = {arm: [] for arm in arms}
+    for arm, runs in arms.items():
+        for run in runs:
+            fields = [k for k, v in shared(newest).items() if shared(run)[k] != v]
+            if fields:
+                warn(f"{run.name} is left out: it differs from {newest.name} in {fields}.")
+            else:
+                kept[arm].append(run)
+        if not kept[arm]:
+            raise UserError(
+                f"No run of {arm!r} shares the protocol of {newest.name}; train one with the same "
+                "settings."
+            )
+    return kept
+
+
+def row_of(arm: str, base: "list[Run]", runs: "list[Run]") -> dict[str, Any]:
+    from smolctl.stats import welch
+
+    losses = [test_loss(run) for run in runs]
+    row: dict[str, Any] = {
+        "arm": arm,
+        "runs": [run.name for run in runs],
+        "parameters": runs[0].manifest["parameters"]["total"],
+        "test_loss": losses,
+    }
+    if runs is not base:
+        difference = welch([test_loss(run) for run in base], losses)
+        row |= {
+            "difference": difference.mean,
+            "interval": difference.interval,
+            "verdict": difference.verdict,
+        }
+    return row
+
+
+def test_loss(run: "Run") -> float:
+    table = run.table("eval")
+    return float(table[(table.task == "test") & (table.metric == "loss")]["value"].iloc[0])
+
+
+def mean_and_spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+
+
+def difference_cells(row: dict[str, Any]) -> tuple[str, str, str]:
+    if "difference" not in row:
+        return "", "", "base"
+    interval = row["interval"]
+    text = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "one run an arm"
+    return f"{row['difference']:+.4f}", text, row["verdict"]

@@ -1,0 +1,71 @@
+"""Talking to people: stdout is for data, everything here but `table` goes to stderr."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    stderr.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    stderr.print(f"Warning: {text}", style="yellow", markup=False)
+
+
+def progress(*columns: str) -> Progress:
+    """A progress bar with an ETA and `columns` (rich format strings); shown on a terminal only."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        *(TextColumn(column) for column in columns),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+    )
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table to stdout; first column left, the others right."""
+    view = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        view.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        view.add_row(*row)
+    Console(highlight=False).print(view, markup=False)
+
+
+def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Print `name  value` lines to stdout."""
+    view = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+    view.add_column(style="dim", no_wrap=True)
+    view.add_column(overflow="fold")
+    for name, value in pairs:
+        view.add_row(name, value)
+    stdout.print(view, markup=False)
+
+
+def count(n: float) -> str:
+    """12,345 as `12.3k`, 151,028,224 as `151.0M`."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= size:
+            return f"{n / size:.1f}{unit}"
+    return f"{n:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`47 s`, `3 min 20 s`, `46 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,71 @@
+"""What a model costs: parameters, FLOPs a token, bytes of cache. Arithmetic only, no weights."""
+
+from dataclasses import dataclass
+
+from smollm2.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Counts of parameters; the tied embedding is counted once.
+
+    total: all of them.
+    active: those that one token uses (less than total only for a mixture of experts).
+    embedding: of these, the token embedding, which is also the head.
+    """
+
+    total: int
+    active: int
+    embedding: int
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Exact parameter counts of `config`."""
+    embedding = config.vocab_size * config.d_model
+    norms = (2 * config.n_layers + 1) * config.d_model
+    total = matrix_parameters(config, config.n_experts)
+    active = matrix_parameters(config, config.n_active_experts)
+    return Parameters(embedding + norms + total, embedding + norms + active, embedding)
+
+
+def matrix_parameters(config: ModelConfig, n_experts: int) -> int:
+    """Parameters in the matrices of all layers, with `n_experts` experts counted in each."""
+    kv_width = config.n_kv_heads * config.head_dim
+    attention = 2 * config.d_model * config.d_model + 2 * config.d_model * kv_width
+    router = config.n_experts * config.d_model if config.is_moe else 0
+    return config.n_layers * (attention + router + n_experts * 3 * config.d_model * config.d_ff)
+
+
+def forward_flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """FLOPs of one forward pass, averaged over the positions of a sequence of `seq_len`.
+
+    Two FLOPs a matrix parameter, head included and embedding lookup not (Kaplan et al. 2020,
+    arXiv:2001.08361, section 2.1), and attention's scores and weighted sums, 2 · 2 · d_model for
+    each position attended to (Chowdhery et al. 2022, arXiv:2204.02311, appendix B). A causal model
+    attends to (seq_len + 1) / 2 positions on average: the halves that a kernel may compute in vain
+    are not counted.
+    """
+    matrices = matrix_parameters(config, config.n_active_experts)
+    head = config.vocab_size * config.d_model
+    attention = config.n_layers * 2 * 2 * config.d_model * (seq_len + 1) / 2
+    return 2 * (matrices + head) + attention
+
+
+def training_flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Three forward passes: the backward pass computes two gradients for each product."""
+    return 3 * forward_flops_per_token(config, seq_len)
+
+
+def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> int:
+    """Bytes that generation caches for each token: keys and values of every layer, bf16."""
+    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * bytes_per_number
+
+
+def training_state_bytes(config: ModelConfig, optimizer: str, dtype: str) -> int:
+    """Bytes of weights, fp32 masters, fp32 gradients and optimizer moments (see `optim`)."""
+    total = parameters(config).total
+    working = 2 if dtype == "bfloat16" else 0
+    moments = 8 * total
+    if optimizer == "muon":  # one moment for the matrices, two for the rest
+        moments -= 4 * matrix_parameters(config, config.n_experts)
+    return (working + 4 + 4) * total + moments

@@ -1,0 +1,36 @@
+"""Text in, batches of tokens out.
+
+`prepare` turns a source of documents into token files once; `batch` and `windows` read them.
+Reading prepared data needs neither `datasets` nor `pyarrow`.
+"""
+
+from smollm2.data.batches import batch, epochs, windows
+from smollm2.data.documents import documents, source_name
+from smollm2.data.prepare import TokenData, cache_dir, find_prepared, open_prepared, prepare
+from smollm2.data.tokenizer import (
+    end_of_text_id,
+    load_tokenizer,
+    parse_train_spec,
+    token_bytes,
+    tokenizer_fingerprint,
+    train_tokenizer,
+)
+
+__all__ = [
+    "TokenData",
+    "batch",
+    "cache_dir",
+    "documents",
+    "end_of_text_id",
+    "epochs",
+    "find_prepared",
+    "load_tokenizer",
+    "open_prepared",
+    "parse_train_spec",
+    "prepare",
+    "source_name",
+    "token_bytes",
+    "tokenizer_fingerprint",
+    "train_tokenizer",
+    "windows",
+]

@@ -1,0 +1,85 @@
+"""Which tokens a training step and an evaluation see.
+
+The batch of a step is computed, not iterated: resuming, changing the batch size or asking for the
+steps out of order gives the same samples.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from smollm2.errors import UserError
+
+
+def batch(
+    tokens: np.ndarray, fingerprint: str, seed: int, step: int, rows: int, seq_len: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets of training step `step` (from 0), each `int64 [rows, seq_len]`.
+
+    Sample number `step * rows + r` fills row `r`. An epoch goes through all windows of `tokens`
+    once, in an order and from an offset of its own, both given by `fingerprint`, `seed` and the
+    number of the epoch; targets are the inputs one token on.
+
+    Raises:
+        UserError: fewer than `2 * seq_len` tokens.
+    """
+    count = _windows_per_epoch(len(tokens), seq_len)
+    epochs, places = np.divmod(np.arange(step * rows, (step + 1) * rows), count)
+    starts = np.empty(rows, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        offset, order = _order(fingerprint, seed, int(epoch), count)
+        starts[here] = offset % seq_len + order[places[here]] * seq_len
+    return _cut(tokens, starts, seq_len)
+
+
+def windows(
+    tokens: np.ndarray, seq_len: int, n_tokens: int, rows: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and targets, `int64 [<= rows, seq_len]`, of consecutive windows from the start.
+
+    They cover the first `n_tokens` rounded down to whole windows, at least one and at most what
+    `tokens` holds, whatever `rows` is; the last batch may have fewer rows.
+
+    Raises:
+        UserError: fewer than `seq_len + 1` tokens.
+    """
+    available = (len(tokens) - 1) // seq_len
+    if available < 1:
+        raise UserError(
+            f"The evaluation split has {len(tokens):,} tokens, too few for one window of "
+            f"{seq_len:,}: expected at least {seq_len + 1:,}. Use a shorter --seq-len or more text."
+        )
+    starts = np.arange(min(max(1, n_tokens // seq_len), available)) * seq_len
+    return (_cut(tokens, starts[i : i + rows], seq_len) for i in range(0, len(starts), rows))
+
+
+def epochs(n_train_tokens: int, seq_len: int, n_tokens: int) -> float:
+    """How often training on `n_tokens` goes through a split of `n_train_tokens`."""
+    return n_tokens / (_windows_per_epoch(n_train_tokens, seq_len) * seq_len)
+
+
+def _windows_per_epoch(n_tokens: int, seq_len: int) -> int:
+    # An epoch may start up to seq_len - 1 tokens late and needs one target past its last window.
+    if n_tokens < 2 * seq_len:
+        raise UserError(
+            f"The training split has {n_tokens:,} tokens, too few for windows of {seq_len:,}: "
+            f"expected at least {2 * seq_len:,}. Use a shorter --seq-len or more text."
+        )
+    return n_tokens // seq_len - 1
+
+
+@lru_cache(maxsize=4)
+def _order(fingerprint: str, seed: int, epoch: int, count: int) -> tuple[int, np.ndarray]:
+    """A random 64-bit offset and a permutation of `count` windows."""
+    key = hashlib.sha256(f"{fingerprint}/{seed}/{epoch}".encode()).digest()[:16]
+    # The raw stream of Philox is the same in each numpy version; Generator.permutation is not.
+    raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count + 1)
+    return int(raw[0]), np.argsort(raw[1:], kind="stable")
+
+
+def _cut(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    taken = tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+    return taken[:, :-1].copy(), taken[:, 1:].copy()

@@ -1,0 +1,127 @@
+"""The machine: which device and dtype to use, how fast its matrix products are, what it is."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smollm2._version import __version__
+from smollm2.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def resolve_device(name: str | None) -> str:
+    """`cpu`, `cuda` or `mps`; None takes a GPU if there is one.
+
+    Raises:
+        UserError: an unknown device, or one that this machine does not have.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name not in available:
+        raise UserError(f"Unknown device {name!r}; choose {', '.join(available)}.")
+    if not available[name]:
+        raise UserError(f"This machine has no {name} device; leave --device out or use cpu.")
+    return name
+
+
+def resolve_dtype(name: str | None, device: str) -> str:
+    """`float32` or `bfloat16`; None takes bfloat16 where the device multiplies it natively."""
+    if name is None:
+        return "bfloat16" if has_native_bfloat16(device) else "float32"
+    names = {"fp32": "float32", "bf16": "bfloat16"} | {dtype: dtype for dtype in DTYPES}
+    if name not in names:
+        raise UserError(f"Unknown dtype {name!r}; choose fp32 or bf16.")
+    return names[name]
+
+
+def has_native_bfloat16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done its work, so that a clock can be read."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def peak_memory_mb(device: str) -> float:
+    """Peak memory so far in MB (10^6 bytes): the GPU's allocator, on a CPU the process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    if sys.platform == "win32":
+        return float("nan")  # the standard library does not tell
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def matmul_flops_per_second(device: str, dtype: str) -> float:
+    """Rate of a large square matrix product: the best of five, in FLOP/s."""
+    n = 8192 if device == "cuda" else 2048
+    a = torch.randn(n, n, device=device).to(DTYPES[dtype])
+    b = torch.randn(n, n, device=device).to(DTYPES[dtype])
+    seconds = []
+    for _ in range(6):
+        synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return float(2 * n**3 / min(seconds[1:]))
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What a number may depend on, for the manifest: versions, device, threads, commit."""
+    return {
+        "smolctl": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+    }
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
+    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this package runs from; None when it is installed elsewhere."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return commit.stdout.strip() or None

@@ -1,0 +1,82 @@
+"""Cross entropy of a linear head, computed in chunks so that all logits never exist at once."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # 256 × 49,152 logits in fp32 are 50 MB
+
+
+def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean of -log softmax(h @ weight.T)[target] over N tokens, in nats, as an fp32 scalar.
+
+    The forward pass already computes both gradients, chunk by chunk, so that neither logits nor
+    their gradients outlive a chunk.
+    """
+    return LinearCrossEntropy.apply(h_ND, weight_VD, targets_N)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        needs_grad = any(ctx.needs_input_grad)
+        n_tokens, chunk = len(targets_N), chunk_tokens(h_ND.device)
+        total = torch.zeros((), device=h_ND.device)
+        grad_h = torch.empty_like(h_ND) if needs_grad else None
+        # Chunks are summed in fp32; a single chunk needs no sum and no buffer.
+        grad_weight = None
+        for start in range(0, n_tokens, chunk):
+            rows = slice(start, start + chunk)
+            logits = F.linear(h_ND[rows], weight_VD)
+            loss, grad_logits = cross_entropy_and_grad(logits, targets_N[rows], n_tokens)
+            total += loss
+            if grad_h is not None:
+                torch.mm(grad_logits, weight_VD, out=grad_h[rows])
+                part = grad_logits.T @ h_ND[rows]
+                if n_tokens <= chunk:
+                    grad_weight = part
+                elif grad_weight is None:
+                    grad_weight = part.float()
+                else:
+                    grad_weight += part
+        if grad_h is not None and grad_weight is not None:
+            ctx.save_for_backward(grad_h, grad_weight.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        grad_h, grad_weight = ctx.saved_tensors
+        # Saved only for this: scaled in place, which spares a second copy of the head's gradient.
+        return grad_h.mul_(grad_output), grad_weight.mul_(grad_output), None
+
+
+def cross_entropy_and_grad(
+    logits_NV: Tensor, targets_N: Tensor, n_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Sum of the chunk's losses / n_tokens, and its gradient for the logits in their dtype."""
+    log_probs = logits_NV.float().log_softmax(dim=-1)
+    loss = F.nll_loss(log_probs, targets_N, reduction="sum") / n_tokens
+    grad = log_probs.exp_()
+    grad[torch.arange(len(targets_N), device=grad.device), targets_N] -= 1.0
+    return loss, grad.div_(n_tokens).to(logits_NV.dtype)
+
+
+@torch.no_grad()
+def score_tokens(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of N tokens its loss in nats (N, fp32) and whether it was the top choice (N)."""
+    losses, hits = [], []
+    for h, targets in zip(
+        h_ND.split(chunk_tokens(h_ND.device)),
+        targets_N.split(chunk_tokens(h_ND.device)),
+        strict=True,
+    ):
+        logits = F.linear(h, weight_VD).float()
+        losses.append(F.cross_entropy(logits, targets, reduction="none"))
+        hits.append(logits.argmax(dim=-1) == targets)
+    return torch.cat(losses), torch.cat(hits)
+
+
+def chunk_tokens(device: torch.device) -> int:
+    return CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cpu"])

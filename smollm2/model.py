@@ -1,0 +1,160 @@
+"""SmolLM2: a Llama-style decoder (GQA, rotary positions, RMSNorm, SwiGLU, tied head).
+
+Shape suffixes: B batch, T positions, D d_model, H query heads, K key-value heads, E head_dim,
+F d_ff, V vocabulary, N = B·T tokens.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smollm2.config import ModelConfig
+from smollm2.loss import linear_cross_entropy
+from smollm2.moe import MoE, Routing, mean_routing
+
+
+class Loss(NamedTuple):
+    """What one batch costs: mean cross entropy in nats a token, and the routing of an MoE."""
+
+    cross_entropy: Tensor
+    routing: Routing | None
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention; one matrix makes queries, keys and values."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = (config.n_heads, config.n_kv_heads, config.n_kv_heads)
+        self.head_dim = config.head_dim
+        self.qkv = nn.Linear(config.d_model, sum(self.heads) * config.head_dim, bias=False)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        B, T, D = x_BTD.shape
+        n_heads, n_kv_heads, _ = self.heads
+        qkv = self.qkv(x_BTD).view(B, T, -1, self.head_dim)
+        qk, v_BTKE = qkv.split([n_heads + n_kv_heads, n_kv_heads], dim=2)
+        # Queries and keys lie side by side, so one rotation turns both.
+        q_BTHE, k_BTKE = rotate(qk, *rope).split([n_heads, n_kv_heads], dim=2)
+        y_BHTE = F.scaled_dot_product_attention(
+            q_BTHE.transpose(1, 2),
+            k_BTKE.transpose(1, 2),
+            v_BTKE.transpose(1, 2),
+            is_causal=True,
+            enable_gqa=n_kv_heads != n_heads,
+        )
+        return self.out(y_BHTE.transpose(1, 2).reshape(B, T, D))
+
+
+class MLP(nn.Module):
+    """SwiGLU; one matrix makes gate and up."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """One layer: attention, then a dense or mixture-of-experts MLP, each on a normed residual."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attn = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.mlp = MoE(config) if config.is_moe else MLP(config)
+
+    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Routing | None]:
+        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), rope)
+        h_BTD = self.mlp_norm(x_BTD)
+        if isinstance(self.mlp, MoE):
+            y_BTD, routing = self.mlp(h_BTD)
+            return x_BTD + y_BTD, routing
+        return x_BTD + self.mlp(h_BTD), None
+
+
+class SmolLM2(nn.Module):
+    """The language model; `model(tokens)` gives logits.
+
+    Args:
+        config: the architecture.
+        seed: of the initial weights, which do not depend on the device or on global random state.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("meta"):  # the default initialization would be thrown away
+            self.embed = nn.Embedding(config.vocab_size, config.d_model)
+            self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+            self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.to_empty(device="cpu")
+        self.initialize(seed)
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> None:
+        """Matrices from N(0, 1/d_model), the two that write into the residual stream narrower
+        by √(2 n_layers) (as in the published training of SmolLM2), norms at one."""
+        generator = torch.Generator().manual_seed(seed)
+        std = self.config.init_std
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                writes = name.endswith((".attn.out.weight", ".mlp.down.weight", ".mlp.down"))
+                depth = (2 * self.config.n_layers) ** 0.5 if writes else 1.0
+                parameter.normal_(0.0, std / depth, generator=generator)
+
+    def hidden(self, tokens_BT: Tensor) -> tuple[Tensor, Routing | None]:
+        """Final hidden states (B, T, D) before the head, and the routing averaged over layers."""
+        x_BTD = self.embed(tokens_BT)
+        rope = rope_tables(self.config, tokens_BT.shape[1], x_BTD.device, x_BTD.dtype)
+        routings = []
+        for block in self.blocks:
+            x_BTD, routing = block(x_BTD, rope)
+            if routing is not None:
+                routings.append(routing)
+        return self.norm(x_BTD), mean_routing(routings) if routings else None
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, T, V) of integer tokens (B, T)."""
+        h_BTD, _ = self.hidden(tokens_BT)
+        return F.linear(h_BTD, self.embed.weight)
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Loss:
+        """Mean next-token loss; at no time do all logits exist."""
+        h_BTD, routing = self.hidden(tokens_BT)
+        loss = linear_cross_entropy(h_BTD.flatten(0, 1), self.embed.weight, targets_BT.flatten())
+        return Loss(loss, routing)
+
+    def compile_blocks(self) -> None:
+        """Compile the layer: its code is compiled once and serves every layer."""
+        for block in self.blocks:
+            block.compile(dynamic=False)
+
+
+def rope_tables(
+    config: ModelConfig, n_positions: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (T, 1, E) of the rotary embedding (Su et al. 2021, arXiv:2104.09864),
+    in the half-split layout of transformers' Llama."""
+    frequencies = config.rope_theta ** (
+        -torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim
+    )
+    angles = torch.outer(torch.arange(n_positions, device=device).float(), frequencies)
+    angles = torch.cat([angles, angles], dim=-1)[:, None]
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + E/2) of the last dimension of x (B, T, heads, E)."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin

@@ -1,0 +1,74 @@
+"""Mixture of experts: a top-k router and SwiGLU experts computed as grouped matrix products.
+
+The layout and the arithmetic are Mixtral's (Jiang et al. 2024, arXiv:2401.04088).
+X is the number of experts, k the number a token uses; other suffixes as in `model`.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smollm2.config import ModelConfig
+
+
+class Routing(NamedTuple):
+    """How a batch was shared out among the experts.
+
+    balance_loss: scalar, 1 when the experts share the tokens evenly, n_experts when one takes all
+        (Fedus et al. 2021, arXiv:2101.03961, eq. 4, over the k choices of a token).
+    load: (X,) or (layers, X), the share of the choices that each expert got; sums to 1.
+    """
+
+    balance_loss: Tensor
+    load: Tensor
+
+
+class MoE(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        X, D, F_ = config.n_experts, config.d_model, config.d_ff
+        self.n_active = config.n_active_experts
+        self.router = nn.Linear(D, X, bias=False)
+        self.gate_up = nn.Parameter(torch.empty(X, 2 * F_, D))
+        self.down = nn.Parameter(torch.empty(X, D, F_))
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
+        x_ND = x_BTD.flatten(0, 1)
+        probs_NX = self.router(x_ND).float().softmax(dim=-1)
+        weights_Nk, experts_Nk = probs_NX.topk(self.n_active, dim=-1)
+        weights_Nk = weights_Nk / weights_Nk.sum(dim=-1, keepdim=True)
+
+        # Sort the N·k choices by expert, so that each expert's rows are one contiguous group.
+        order = experts_Nk.flatten().argsort(stable=True)
+        counts_X = F.one_hot(experts_Nk.flatten(), probs_NX.shape[1]).sum(0)
+        ends_X = counts_X.cumsum(0).to(torch.int32)
+        rows = x_ND[order // self.n_active]
+        gate, up = grouped_mm(rows, self.gate_up, ends_X).chunk(2, dim=-1)
+        rows = grouped_mm(F.silu(gate) * up, self.down, ends_X)
+
+        # Back to token order, where a token's k rows are weighted and summed.
+        y_NkD = rows[order.argsort()].view(*experts_Nk.shape, -1)
+        y_ND = (y_NkD * weights_Nk[..., None].to(rows.dtype)).sum(dim=1)
+        return y_ND.view_as(x_BTD), routing(probs_NX, counts_X)
+
+
+def grouped_mm(rows: Tensor, weight: Tensor, ends_X: Tensor) -> Tensor:
+    """rows[group x] @ weight[x].T for each expert x, whose group of rows ends at ends_X[x]."""
+    product = getattr(F, "grouped_mm", None) or torch._grouped_mm  # public from torch 2.12 on
+    return product(rows, weight.transpose(-2, -1), offs=ends_X)
+
+
+def routing(probs_NX: Tensor, counts_X: Tensor) -> Routing:
+    """Balance loss and load of one layer."""
+    load_X = counts_X / counts_X.sum()
+    return Routing(probs_NX.shape[1] * (load_X * probs_NX.mean(dim=0)).sum(), load_X)
+
+
+def mean_routing(routings: list[Routing]) -> Routing:
+    """The balance loss averaged over layers, the loads stacked to (layers, X)."""
+    return Routing(
+        torch.stack([r.balance_loss for r in routings]).mean(),
+        torch.stack([r.load for r in routings]),
+    )

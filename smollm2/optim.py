@@ -1,0 +1,182 @@
+"""AdamW and Muon over fp32 master weights, and the learning rate of step k.
+
+The model computes in its own dtype (bf16 or fp32); the optimizer keeps an fp32 master and an fp32
+gradient of every parameter, so that small updates and summed micro-batches are not rounded away.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from smollm2.model import SmolLM2
+from smollm2.protocol import Recipe
+
+
+def warmup_steps(recipe: Recipe, steps: int) -> int:
+    """Updates until the peak learning rate."""
+    total = round(steps * recipe.schedule_length)
+    return min(max(1, round(total * recipe.warmup)), recipe.max_warmup_steps)
+
+
+def decay_start(recipe: Recipe, steps: int) -> int:
+    """Updates before the wsd schedule's final decay."""
+    total = round(steps * recipe.schedule_length)
+    return total - max(1, round(total * recipe.decay))
+
+
+def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of update `step` (0 is the first of `steps`) as a share of the peak."""
+    total, warmup = round(steps * recipe.schedule_length), warmup_steps(recipe, steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if recipe.schedule == "cosine":
+        progress = (step - warmup) / max(1, total - warmup)
+        share = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        share = min(1.0, (total - step) / (total - decay_start(recipe, steps)))
+    return recipe.final_lr + (1 - recipe.final_lr) * share
+
+
+class Optimizer:
+    """Owns the masters, gradients and moments of a model, which it converts to `dtype`.
+
+    After a backward pass each gradient is moved into its fp32 buffer (added, from the second
+    micro-batch of a step on) and the parameter's own is freed, so at most one gradient exists in
+    the model's dtype at a time.
+    """
+
+    def __init__(self, model: SmolLM2, recipe: Recipe, dtype: torch.dtype) -> None:
+        self.recipe = recipe
+        self.parameters = dict(model.named_parameters())
+        # In fp32 master and parameter are the same memory.
+        self.masters = {name: p.detach() for name, p in self.parameters.items()}
+        model.to(dtype)
+        self.grads = {name: torch.zeros_like(master) for name, master in self.masters.items()}
+        self.filled: set[str] = set()
+        for name, parameter in self.parameters.items():
+            parameter.register_post_accumulate_grad_hook(self.collector(name))
+
+        self.leaves: dict[str, Tensor] = {}
+        groups: dict[str, list[Tensor]] = {"decayed": [], "plain": [], "muon": []}
+        for name, master in self.masters.items():
+            muon = recipe.optimizer == "muon" and master.ndim > 1 and name != "embed.weight"
+            parts = matrices(model, name, master) if muon else iter([(name, master)])
+            grads = matrices(model, name, self.grads[name]) if muon else iter([(name, None)])
+            for (leaf_name, leaf), (_, grad) in zip(parts, grads, strict=True):
+                leaf.grad = self.grads[name] if grad is None else grad
+                self.leaves[leaf_name] = leaf
+                group = "muon" if muon else "decayed" if leaf.ndim > 1 else "plain"
+                groups[group].append(leaf)
+
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": groups["decayed"], "weight_decay": recipe.weight_decay},
+                {"params": groups["plain"], "weight_decay": 0.0},
+            ],
+            lr=recipe.lr,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.eps,
+            fused=True,
+        )
+        self.peaks: list[tuple[torch.optim.Optimizer, float]] = [(self.adamw, recipe.lr)]
+        if groups["muon"]:
+            muon_optimizer = torch.optim.Muon(
+                groups["muon"], lr=recipe.muon_lr, momentum=recipe.momentum, weight_decay=0.0
+            )
+            self.peaks.append((muon_optimizer, recipe.muon_lr))
+
+    def collector(self, name: str) -> Callable[[Tensor], None]:
+        """The hook that moves the gradient of parameter `name` into its fp32 buffer."""
+
+        def collect(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            if name in self.filled:
+                self.grads[name].add_(parameter.grad)
+            else:
+                self.grads[name].copy_(parameter.grad)
+                self.filled.add(name)
+            parameter.grad = None
+
+        return collect
+
+    def gradient_norm(self) -> Tensor:
+        """Global L2 norm of the collected gradients, a scalar on the device."""
+        return torch.nn.utils.get_total_norm(list(self.grads.values()))
+
+    @torch.no_grad()
+    def step(self, factor: float, gradient_norm: float) -> None:
+        """Clip, update the masters at `factor` of the peak learning rates, refresh the model."""
+        if gradient_norm > self.recipe.grad_clip:
+            torch._foreach_mul_(
+                list(self.grads.values()), self.recipe.grad_clip / (gradient_norm + 1e-6)
+            )
+        for optimizer, peak in self.peaks:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+        self.filled.clear()
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Round the masters into the model's parameters."""
+        for name, parameter in self.parameters.items():
+            if parameter.dtype != torch.float32:
+                parameter.copy_(self.masters[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Masters (`model.*`) and moments (`optimizer.*`): all that a checkpoint holds."""
+        tensors = {f"model.{name}": master for name, master in self.masters.items()}
+        names = {id(leaf): name for name, leaf in self.leaves.items()}
+        for optimizer, _ in self.peaks:
+            for leaf, moments in optimizer.state.items():
+                for key, value in moments.items():
+                    tensors[f"optimizer.{names[id(leaf)]}.{key}"] = value
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state`; without `optimizer.*` the moments start at zero."""
+        for name, master in self.masters.items():
+            master.copy_(tensors[f"model.{name}"])
+        for optimizer, _ in self.peaks:
+            for group in optimizer.param_groups:
+                for leaf in group["params"]:
+                    self.load_moments(optimizer, leaf, tensors)
+        self.refresh()
+
+    def load_moments(
+        self, optimizer: torch.optim.Optimizer, leaf: Tensor, tensors: dict[str, Tensor]
+    ) -> None:
+        name = next(name for name, other in self.leaves.items() if other is leaf)
+        prefix = f"optimizer.{name}."
+        moments = {
+            key.removeprefix(prefix): value.to(leaf.device, copy=True)
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+        if moments:
+            optimizer.state[leaf] = moments
+
+
+def matrices(model: SmolLM2, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The published matrices that a fused `tensor` (or its gradient) holds, as 2-D views.
+
+    Muon orthogonalizes queries, keys, values, gate, up and every expert each on its own.
+    """
+    config = model.config
+    if name.endswith("attn.qkv.weight"):
+        kv_width = config.n_kv_heads * config.head_dim
+        sizes, parts = [config.d_model, kv_width, kv_width], "qkv"
+        yield from ((f"{name}.{p}", t) for p, t in zip(parts, tensor.split(sizes), strict=True))
+        return
+    experts = tensor if tensor.ndim == 3 else tensor[None]
+    for x, matrix in enumerate(experts):
+        label = f"{name}.{x}" if tensor.ndim == 3 else name
+        if ".gate_up" in name:
+            gate, up = matrix.chunk(2)
+            yield from ((f"{label}.gate", gate), (f"{label}.up", up))
+        else:
+            yield label, matrix

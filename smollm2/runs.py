@@ -1,0 +1,382 @@
+"""A run's directory: manifest, CSV tables and checkpoints. Nothing else reads or writes one.
+
+    results/STUDY/RUN/
+        run.json            manifest: request, protocol, environment, state
+        train.csv  val.csv  experts.csv  eval.csv     append-only tables
+        tokenizer.json
+        checkpoints/        step-N.safetensors + .json while running, final.safetensors afterwards
+        run.lock            held by the one process that writes
+
+Whatever moment a process dies at, the directory is either as before a write or as after it: files
+are replaced whole, and tables may only run ahead of the newest checkpoint, to which resuming cuts
+them back.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smollm2.errors import RunError, UserError, did_you_mean
+from smollm2.protocol import Protocol
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from smollm2.model import SmolLM2
+
+FORMAT = 1
+TABLES: dict[str, tuple[str, ...]] = {
+    "train": (
+        "step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "mfu",
+        "peak_memory_mb", "balance_loss", "expert_load_min", "expert_load_max",
+    ),
+    "val": (
+        "step", "tokens", "flops", "seconds", "loss", "accuracy", "perplexity", "bits_per_byte",
+    ),
+    "experts": ("step", "layer", "expert", "load"),
+    "eval": ("task", "metric", "value", "stderr", "n", "protocol", "fingerprint"),
+}  # fmt: skip
+STEP_TABLES = ("train", "val", "experts")
+# Columns that two runs of the same protocol need not share.
+CLOCK_COLUMNS = frozenset({"seconds", "tokens_per_second", "mfu", "peak_memory_mb"})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint; seconds of training and counted tokens go with the weights."""
+
+    path: Path
+    step: int
+    seconds: float
+
+    def tensors(self) -> "dict[str, Tensor]":
+        from safetensors.torch import load_file
+
+        return load_file(self.path)
+
+
+class Run:
+    """A run directory, opened; see the module's description of the files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def study(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol.from_dict(self.manifest["protocol"])
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.manifest["state"] == "finished")
+
+    @property
+    def final_weights(self) -> Path:
+        return self.path / "checkpoints" / "final.safetensors"
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of the manifest."""
+        self.manifest |= fields
+        write_json(self.path / "run.json", self.manifest)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run's lock, which the system releases even when the process is killed."""
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / "run.lock", timeout=0):
+                yield
+        except Timeout:
+            raise UserError(
+                f"Another process is writing run {self.name!r}; wait for it, or choose another "
+                "--name."
+            ) from None
+
+    # Tables
+
+    def append(self, table: str, row: dict[str, Any]) -> None:
+        """Add one row; columns that are missing in `row` stay empty."""
+        path = self.path / f"{table}.csv"
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, TABLES[table], restval="", lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Write the table anew, whole."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, TABLES[table], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_file(self.path / f"{table}.csv", text.getvalue())
+
+    def table(self, table: str) -> "pd.DataFrame":
+        """A table as numbers; empty cells are NaN.
+
+        Raises:
+            UserError: the file is missing, lacks a column, or ends in the middle of a line.
+        """
+        import pandas as pd
+
+        path = self.path / f"{table}.csv"
+        if not path.exists():
+            raise UserError(f"Run {self.name!r} has no {path.name}.")
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise UserError(f"{self.name}/{path.name} ends in the middle of a line.")
+        frame = pd.read_csv(path)
+        missing = [column for column in TABLES[table] if column not in frame.columns]
+        if missing:
+            raise UserError(f"{self.name}/{path.name} lacks the column {missing[0]!r}.")
+        return frame
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """A table's rows as text, none if it does not exist; for rewriting, not for reckoning."""
+        path = self.path / f"{table}.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def cut(self, step: int) -> None:
+        """Drop what the tables recorded after `step`, a half-written last line included."""
+        for table in STEP_TABLES:
+            path = self.path / f"{table}.csv"
+            if path.exists():
+                text = path.read_text(encoding="utf-8")
+                header, *rows = text[: text.rfind("\n") + 1].splitlines(keepends=True) or [""]
+                rows = [row for row in rows if int(row.partition(",")[0]) <= step]
+                replace_file(path, header + "".join(rows))
+
+    # Checkpoints
+
+    def save_checkpoint(
+        self, name: str, tensors: "dict[str, Tensor]", step: int, seconds: float
+    ) -> None:
+        """Write `checkpoints/NAME.safetensors`, then the sidecar with its checksum.
+
+        A checkpoint without a matching sidecar does not count, so a death in between leaves the
+        one before in force.
+
+        Raises:
+            RunError: the disk is full or cannot be written; nothing half-written stays.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        folder = self.path / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        temporary, path = folder / f".{name}.tmp", folder / f"{name}.safetensors"
+        for table in STEP_TABLES:
+            sync_file(self.path / f"{table}.csv")
+        tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
+        try:
+            save_file(tensors, temporary)
+            sync_file(temporary)
+            facts = {"step": step, "seconds": seconds, "sha256": checksum(temporary)}
+            temporary.replace(path)
+            write_json(path.with_suffix(".json"), facts)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise RunError(
+                f"Could not write checkpoint {name} of run {self.name!r}: {error}. The checkpoint "
+                "before it is unharmed."
+            ) from error
+
+    def latest_checkpoint(self, warnings: list[str]) -> Checkpoint | None:
+        """The newest checkpoint whose checksum holds; each one passed over adds a warning."""
+        for step in sorted(self.checkpoint_steps(), reverse=True):
+            path = self.path / "checkpoints" / f"step-{step}.safetensors"
+            try:
+                return verified(path)
+            except UserError as error:
+                warnings.append(f"{error} Falling back to the checkpoint before it.")
+        return None
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps with a checkpoint that can be resumed from, verified or not, in order."""
+        names = (path.stem for path in (self.path / "checkpoints").glob("step-*.json"))
+        return sorted(int(name.removeprefix("step-")) for name in names)
+
+    def drop_checkpoints(self, keep: set[int]) -> None:
+        """Remove the step checkpoints not in `keep`, and what a death left half-written."""
+        folder = self.path / "checkpoints"
+        for step in self.checkpoint_steps():
+            if step not in keep:
+                # The sidecar first: without it the rest does not count.
+                (folder / f"step-{step}.json").unlink()
+                (folder / f"step-{step}.safetensors").unlink(missing_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+
+
+def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
+    """The trained model of a finished run, in evaluation mode.
+
+    Raises:
+        UserError: its final weights are missing or damaged.
+    """
+    from smollm2.device import DTYPES
+    from smollm2.model import SmolLM2
+
+    if not run.final_weights.exists():
+        raise UserError(
+            f"Run {run.name!r} has no weights (checkpoints/final.safetensors); train it again."
+        )
+    tensors = verified(run.final_weights).tensors()
+    model = SmolLM2(run.protocol.model)
+    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()})
+    return model.to(device, DTYPES[dtype]).eval()
+
+
+def verified(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, its checksum compared with its sidecar's.
+
+    Raises:
+        UserError: a file is missing or altered.
+    """
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if checksum(path) != facts["sha256"]:
+            raise UserError(f"Checkpoint {path.stem} is damaged: its checksum differs.")
+        return Checkpoint(path, facts["step"], facts["seconds"])
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"Checkpoint {path.stem} is damaged: {error}.") from None
+
+
+def create_run(results: Path, study: str, name: str, manifest: dict[str, Any]) -> Run:
+    """Make the directory of a new run in state `running`.
+
+    Raises:
+        UserError: a name that is not plain, a run that exists, or a directory that cannot be made.
+    """
+    path = run_path(results, study, name)
+    if path.exists():
+        raise UserError(
+            f"Run {name!r} exists. Continue it with --resume {name} if it is unfinished, or give "
+            "this one another --name."
+        )
+    # Made aside and renamed, so that no directory without manifest ever stands there.
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        write_json(
+            temporary / "run.json",
+            {"format": FORMAT, "name": name, "state": "running", "created_at": now()} | manifest,
+        )
+        temporary.rename(path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {results}: {error.strerror}; choose another --results."
+        ) from None
+    return Run(path)
+
+
+def run_path(results: Path, study: str, name: str) -> Path:
+    """Where a run lives.
+
+    Raises:
+        UserError: a study or run name that is not plain.
+    """
+    for what, text in (("study", study), ("run", name)):
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", text):
+            raise UserError(
+                f"{text!r} is no name for a {what}; use lower-case letters, digits, '.', '_' and "
+                "'-', such as pow2-s0."
+            )
+    return results / study / name
+
+
+def open_run(results: Path, study: str, name: str) -> Run:
+    """An existing run by name.
+
+    Raises:
+        UserError: there is none, with the nearest name.
+    """
+    path = run_path(results, study, name)
+    if not (path / "run.json").exists():
+        names = [run.name for run in list_runs(results, study)[0]]
+        there = (
+            f" There are {', '.join(names)}." if names else f" {results}/{study} has no runs yet."
+        )
+        raise UserError(f"There is no run {name!r}.{did_you_mean(name, names)}{there}")
+    return Run(path)
+
+
+def list_runs(results: Path, study: str) -> tuple[list[Run], list[str]]:
+    """The runs of a study in order of name, and a sentence on each directory that is none."""
+    runs, broken = [], []
+    for path in sorted((results / study).glob("*/")):
+        if path.name.startswith(".") or path.name == "figures":
+            continue
+        try:
+            runs.append(Run(path))
+        except UserError as error:
+            broken.append(str(error))
+    return runs, broken
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is not a run: it has no run.json.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.name}/run.json cannot be read: {error}.") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path.name}/run.json is not a manifest of this version.")
+    return manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` whole by `value` as JSON."""
+    replace_file(path, json.dumps(value, indent=2) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replace `path` whole: whoever reads it sees the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Have the system write the file to the disk."""
+    if path.exists():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

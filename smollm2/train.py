@@ -1,0 +1,375 @@
+"""The training loop: steps, validation, checkpoints; exact after any interruption."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from smollm2.data import batch
+from smollm2.device import DTYPES, matmul_flops_per_second, peak_memory_mb, synchronize
+from smollm2.errors import RunError
+from smollm2.evaluate import HeldOut, held_out, held_out_rows
+from smollm2.model import SmolLM2
+from smollm2.moe import Routing
+from smollm2.optim import Optimizer, lr_factor
+from smollm2.protocol import Protocol
+from smollm2.runs import Run, now
+
+if TYPE_CHECKING:
+    from smollm2.data import TokenData
+
+# The first steps after a start warm up allocators and compile; they are not timed.
+UNTIMED_STEPS = 2
+CHECKPOINT_SECONDS = 300.0
+
+
+class Stopped(Exception):
+    """The observer asked to stop; the state has been saved and the run can be resumed."""
+
+
+class Observer:
+    """What a caller is told while a run trains; the defaults ignore everything."""
+
+    def should_stop(self) -> bool:
+        """Asked after every step and every batch of an evaluation."""
+        return False
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        """A row of train.csv was written."""
+
+    def on_validation(self, row: dict[str, Any]) -> None:
+        """A row of val.csv was written."""
+
+    def on_evaluation(self, split: str, done: int, total: int) -> None:
+        """`done` of `total` tokens of a split have been scored."""
+
+    def on_warning(self, text: str) -> None:
+        """Something was not as it should be and has been dealt with."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One forward and backward pass over the batch of a step, before the update."""
+
+    loss: float
+    gradient_norm: float
+    routing: Routing | None
+
+
+class Trainer:
+    """A model, its optimizer and the tokens, at some step of a protocol."""
+
+    def __init__(self, protocol: Protocol, data: "TokenData") -> None:
+        self.protocol = protocol
+        self.data = data
+        self.step = 0  # updates made
+        self.seconds = 0.0  # of timed training
+        self.model = SmolLM2(protocol.model, protocol.seed).to(protocol.device)
+        self.optimizer = Optimizer(self.model, protocol.recipe, DTYPES[protocol.dtype])
+        if protocol.compile:
+            self.model.compile_blocks()
+
+    def gradients(self) -> StepResult:
+        """Forward and backward over the micro-batches of the coming step."""
+        protocol, recipe = self.protocol, self.protocol.recipe
+        inputs, targets = batch(
+            self.data.train,
+            self.data.fingerprint,
+            protocol.data_seed,
+            self.step,
+            protocol.rows_per_step,
+            protocol.seq_len,
+        )
+        total = torch.zeros((), device=protocol.device)
+        routings = []
+        for start in range(0, protocol.rows_per_step, protocol.batch_size):
+            rows = slice(start, start + protocol.batch_size)
+            x = torch.from_numpy(inputs[rows]).to(protocol.device, non_blocking=True)
+            y = torch.from_numpy(targets[rows]).to(protocol.device, non_blocking=True)
+            loss, routing = self.model.loss(x, y)
+            total += loss.detach() / recipe.grad_accum
+            if routing is not None:
+                loss = loss + recipe.balance_weight * routing.balance_loss
+                routings.append(Routing(*(value.detach() for value in routing)))
+            (loss / recipe.grad_accum).backward()
+        norm = self.optimizer.gradient_norm()
+        # Reading the numbers waits for the device: whether to update depends on them.
+        return StepResult(total.item(), norm.item(), mean_over_batches(routings))
+
+    def update(self, result: StepResult) -> float:
+        """Apply the gradients; returns the learning rate used.
+
+        Raises:
+            RunError: loss or gradient are not finite; nothing has been changed.
+        """
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+            raise RunError(
+                f"The loss at step {self.step + 1} is {result.loss} (gradient norm "
+                f"{result.gradient_norm}). The last good state, after step {self.step}, is kept. "
+                "Try a lower --lr."
+            )
+        factor = lr_factor(self.protocol.recipe, self.step, self.protocol.steps)
+        self.optimizer.step(factor, result.gradient_norm)
+        self.step += 1
+        return self.protocol.recipe.lr * factor
+
+
+def mean_over_batches(routings: list[Routing]) -> Routing | None:
+    """The routing of a step from that of its micro-batches, load still by layer."""
+    if not routings:
+        return None
+    return Routing(
+        torch.stack([r.balance_loss for r in routings]).mean(),
+        torch.stack([r.load for r in routings]).mean(dim=0),
+    )
+
+
+def train(
+    run: Run,
+    data: "TokenData",
+    observer: Observer,
+    *,
+    checkpoint_every: int | None = None,
+    keep_steps: frozenset[int] = frozenset(),
+) -> None:
+    """Train `run` from its newest checkpoint, or its first step, to its end.
+
+    The caller holds `run.writing()`. Afterwards the run is finished: final weights, test scores
+    in eval.csv, and no step checkpoints but those in `keep_steps`.
+
+    Args:
+        checkpoint_every: steps between checkpoints; None saves every five minutes. The two newest
+            are kept while running.
+
+    Raises:
+        Stopped: the observer asked for it; the state is saved.
+        RunError: the loss is not finite or the disk cannot be written. The last good checkpoint is
+            unharmed, and the manifest says what happened.
+    """
+    try:
+        Loop(run, data, observer, checkpoint_every, keep_steps).run_to_end()
+    except (RunError, OSError) as error:
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            run.update(state="failed", error=str(error))
+        if isinstance(error, OSError):
+            raise RunError(
+                f"Run {run.name!r} could not write its files: {error}. Its last checkpoint is "
+                "unharmed."
+            ) from error
+        raise
+
+
+class Loop:
+    """One process's share of a run: from where its files stand to the end."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: "TokenData",
+        observer: Observer,
+        checkpoint_every: int | None,
+        keep_steps: frozenset[int],
+    ) -> None:
+        self.run, self.observer = run, observer
+        self.protocol = run.protocol
+        self.checkpoint_every, self.keep_steps = checkpoint_every, keep_steps
+        self.saved_at = time.monotonic()
+        self.trainer = Trainer(self.protocol, data)
+        self.recent: list[int] = []  # steps of the newest checkpoints
+        self.restore()
+        self.timed_from = self.trainer.step + UNTIMED_STEPS
+        self.matmul_rate = matmul_flops_per_second(self.protocol.device, self.protocol.dtype)
+        run.update(state="running", error=None, matmul_flops_per_second=self.matmul_rate)
+
+    def restore(self) -> None:
+        """Load the newest good checkpoint, if any, and cut the tables back to its step."""
+        warnings: list[str] = []
+        checkpoint = self.run.latest_checkpoint(warnings)
+        for warning in warnings:
+            self.observer.on_warning(warning)
+        if checkpoint is not None:
+            self.trainer.optimizer.load(checkpoint.tensors())
+            self.trainer.step, self.trainer.seconds = checkpoint.step, checkpoint.seconds
+            self.recent = [checkpoint.step]
+        self.run.cut(self.trainer.step)
+
+    def run_to_end(self) -> None:
+        trainer, steps = self.trainer, self.protocol.steps
+        validated = {int(row["step"]) for row in self.run.rows("val")}
+        routing = None
+        try:
+            while True:
+                if self.is_validation_step() and trainer.step not in validated:
+                    self.validate(routing)
+                if trainer.step == steps:
+                    break
+                if self.observer.should_stop():
+                    raise Stopped
+                if self.is_checkpoint_due():
+                    self.save()
+                routing = self.train_step()
+        except Stopped:
+            self.save()
+            self.run.update(state="stopped")
+            raise
+        except RunError:
+            if trainer.step not in self.recent:
+                self.save()
+            raise
+        self.finish()
+
+    def is_validation_step(self) -> bool:
+        step = self.trainer.step
+        return step % self.protocol.validation_every == 0 or step == self.protocol.steps
+
+    def is_checkpoint_due(self) -> bool:
+        step = self.trainer.step
+        if step in self.recent:
+            return False
+        if step in self.keep_steps:
+            return True
+        if self.checkpoint_every is None:
+            return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        return step > 0 and step % self.checkpoint_every == 0
+
+    def save(self) -> None:
+        step = self.trainer.step
+        self.run.save_checkpoint(
+            f"step-{step}", self.trainer.optimizer.state(), step, self.trainer.seconds
+        )
+        self.recent = [*(s for s in self.recent if s != step), step][-2:]
+        self.run.drop_checkpoints(keep=self.keep_steps | set(self.recent))
+        self.saved_at = time.monotonic()
+
+    def train_step(self) -> Routing | None:
+        """One update and its row in train.csv."""
+        trainer, protocol = self.trainer, self.protocol
+        start = time.perf_counter()
+        result = trainer.gradients()
+        lr = trainer.update(result)
+        synchronize(protocol.device)
+        row: dict[str, Any] = {
+            "step": trainer.step,
+            "tokens": trainer.step * protocol.tokens_per_step,
+            "loss": result.loss,
+            "lr": lr,
+            "grad_norm": result.gradient_norm,
+            "peak_memory_mb": round(peak_memory_mb(protocol.device), 1),
+        }
+        if trainer.step > self.timed_from:
+            seconds = time.perf_counter() - start
+            trainer.seconds += seconds
+            flops_per_second = protocol.flops_per_step / seconds
+            row["tokens_per_second"] = round(protocol.tokens_per_step / seconds, 1)
+            row["mfu"] = round(flops_per_second / self.matmul_rate, 4)
+        row["seconds"] = round(trainer.seconds, 4)
+        if result.routing is not None:
+            row["balance_loss"] = result.routing.balance_loss.item()
+            row["expert_load_min"] = result.routing.load.min().item()
+            row["expert_load_max"] = result.routing.load.max().item()
+        self.run.append("train", row)
+        self.observer.on_step(row)
+        return result.routing
+
+    def validate(self, routing: Routing | None) -> None:
+        """A row of val.csv, and the experts' load in the last training batch."""
+        protocol, step = self.protocol, self.trainer.step
+        scores = self.evaluate("validation", protocol.validation_tokens)
+        if routing is not None:
+            for layer, expert, load in expert_loads(routing):
+                self.run.append(
+                    "experts", {"step": step, "layer": layer, "expert": expert, "load": load}
+                )
+        row = {
+            "step": step,
+            "tokens": step * protocol.tokens_per_step,
+            "flops": step * protocol.flops_per_step,
+            "seconds": round(self.trainer.seconds, 4),
+            "loss": scores.loss,
+            "accuracy": scores.accuracy,
+            "perplexity": scores.perplexity,
+            "bits_per_byte": scores.bits_per_byte,
+        }
+        self.run.append("val", row)
+        self.observer.on_validation(row)
+
+    def evaluate(self, split: str, n_tokens: int) -> HeldOut:
+        def on_batch(done: int) -> None:
+            self.observer.on_evaluation(split, done, n_tokens)
+            if self.observer.should_stop():
+                raise Stopped
+
+        protocol = self.protocol
+        return held_out(
+            self.trainer.model,
+            self.trainer.data,
+            split,
+            n_tokens,
+            protocol.seq_len,
+            protocol.batch_size,
+            on_batch,
+        )
+
+    def finish(self) -> None:
+        """Final weights and test scores, then the state `finished`, then the cleaning up."""
+        run, trainer, protocol = self.run, self.trainer, self.protocol
+        weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
+        run.save_checkpoint("final", weights, trainer.step, trainer.seconds)
+        try:
+            scores = self.evaluate("test", protocol.test_tokens)
+        except Stopped:
+            self.save()
+            run.update(state="stopped")
+            raise
+        rows = held_out_rows("test", scores, trainer.data.fingerprint, protocol.seq_len)
+        run.replace("eval", rows)
+        run.update(state="finished", finished_at=now())
+        run.drop_checkpoints(keep=set(self.keep_steps))
+
+
+def expert_loads(routing: Routing) -> Iterator[tuple[int, int, float]]:
+    for layer, loads in enumerate(routing.load.tolist()):
+        for expert, load in enumerate(loads):
+            yield layer, expert, load
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one step costs on this machine, for a plan; measured without compilation."""
+
+    step_seconds: float
+    activation_bytes: int  # saved for the backward pass of one micro-batch
+
+
+def probe(protocol: Protocol, data: "TokenData") -> Probe:
+    """Train two sequences of which the second is timed, and make one update; keep nothing."""
+    recipe = dataclasses.replace(protocol.recipe, grad_accum=1)
+    single = dataclasses.replace(protocol, batch_size=1, compile=False, recipe=recipe)
+    trainer = Trainer(single, data)
+    saved: dict[int, int] = {}  # bytes by memory address: views share it
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        trainer.gradients()
+    weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    activations = sum(size for address, size in saved.items() if address not in weights)
+    start = time.perf_counter()
+    result = trainer.gradients()
+    sequence_seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    trainer.update(result)
+    synchronize(protocol.device)
+    update_seconds = time.perf_counter() - start
+    return Probe(
+        sequence_seconds * protocol.rows_per_step + update_seconds,
+        activations * protocol.batch_size,
+    )

@@ -33,8 +33,8 @@ def compare(
     from smolctl.console import say, table
     from smolctl.targets import runs_of
 
-    if len(arms) < 2:
-        raise UserError("Name at least two arms: smolctl compare orig pow2.")
+    if len(set(arms)) < 2:
+        raise UserError("Name at least two different arms: smolctl compare orig pow2.")
     found = comparable({arm: runs_of(arm, results, study) for arm in arms})
     rows = [row_of(arm, found[arms[0]], runs) for arm, runs in found.items()]
     if as_json:

@@ -76,7 +76,7 @@ def peak_memory_mb(device: str) -> float:
 
 def matmul_flops_per_second(device: str, dtype: str) -> float:
     """Rate of a large square matrix product: the best of five, in FLOP/s."""
-    n = 8192 if device == "cuda" else 2048
+    n = 8192 if device == "cuda" else 1024
     a = torch.randn(n, n, device=device).to(DTYPES[dtype])
     b = torch.randn(n, n, device=device).to(DTYPES[dtype])
     seconds = []

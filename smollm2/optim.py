@@ -5,7 +5,7 @@ gradient of every parameter, so that small updates and summed micro-batches are 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -58,34 +58,38 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             parameter.register_post_accumulate_grad_hook(self.collector(name))
 
+        # What the optimizers update: whole parameters, or for Muon the matrices they fuse.
         self.leaves: dict[str, Tensor] = {}
-        groups: dict[str, list[Tensor]] = {"decayed": [], "plain": [], "muon": []}
+        decayed, plain, orthogonal = [], [], []
         for name, master in self.masters.items():
-            muon = recipe.optimizer == "muon" and master.ndim > 1 and name != "embed.weight"
-            parts = matrices(model, name, master) if muon else iter([(name, master)])
-            grads = matrices(model, name, self.grads[name]) if muon else iter([(name, None)])
-            for (leaf_name, leaf), (_, grad) in zip(parts, grads, strict=True):
-                leaf.grad = self.grads[name] if grad is None else grad
+            if recipe.optimizer == "muon" and master.ndim > 1 and name != "embed.weight":
+                leaves = matrices(model, name, master)
+                grads = matrices(model, name, self.grads[name])
+                group = orthogonal
+            else:
+                leaves, grads = {name: master}, {name: self.grads[name]}
+                group = decayed if master.ndim > 1 else plain
+            for leaf_name, leaf in leaves.items():
+                leaf.grad = grads[leaf_name]
                 self.leaves[leaf_name] = leaf
-                group = "muon" if muon else "decayed" if leaf.ndim > 1 else "plain"
-                groups[group].append(leaf)
+                group.append(leaf)
 
-        self.adamw = torch.optim.AdamW(
+        adamw = torch.optim.AdamW(
             [
-                {"params": groups["decayed"], "weight_decay": recipe.weight_decay},
-                {"params": groups["plain"], "weight_decay": 0.0},
+                {"params": decayed, "weight_decay": recipe.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
             ],
             lr=recipe.lr,
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.eps,
             fused=True,
         )
-        self.peaks: list[tuple[torch.optim.Optimizer, float]] = [(self.adamw, recipe.lr)]
-        if groups["muon"]:
-            muon_optimizer = torch.optim.Muon(
-                groups["muon"], lr=recipe.muon_lr, momentum=recipe.momentum, weight_decay=0.0
+        self.peaks: list[tuple[torch.optim.Optimizer, float]] = [(adamw, recipe.lr)]
+        if orthogonal:
+            muon = torch.optim.Muon(
+                orthogonal, lr=recipe.muon_lr, momentum=recipe.momentum, weight_decay=0.0
             )
-            self.peaks.append((muon_optimizer, recipe.muon_lr))
+            self.peaks.append((muon, recipe.muon_lr))
 
     def collector(self, name: str) -> Callable[[Tensor], None]:
         """The hook that moves the gradient of parameter `name` into its fp32 buffer."""
@@ -141,27 +145,21 @@ class Optimizer:
         """The inverse of `state`; without `optimizer.*` the moments start at zero."""
         for name, master in self.masters.items():
             master.copy_(tensors[f"model.{name}"])
+        names = {id(leaf): name for name, leaf in self.leaves.items()}
         for optimizer, _ in self.peaks:
             for group in optimizer.param_groups:
                 for leaf in group["params"]:
-                    self.load_moments(optimizer, leaf, tensors)
+                    moments = with_prefix(tensors, f"optimizer.{names[id(leaf)]}.")
+                    if moments:
+                        optimizer.state[leaf] = {k: v.to(leaf.device) for k, v in moments.items()}
         self.refresh()
 
-    def load_moments(
-        self, optimizer: torch.optim.Optimizer, leaf: Tensor, tensors: dict[str, Tensor]
-    ) -> None:
-        name = next(name for name, other in self.leaves.items() if other is leaf)
-        prefix = f"optimizer.{name}."
-        moments = {
-            key.removeprefix(prefix): value.to(leaf.device, copy=True)
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
-        if moments:
-            optimizer.state[leaf] = moments
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def matrices(model: SmolLM2, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def matrices(model: SmolLM2, name: str, tensor: Tensor) -> dict[str, Tensor]:
     """The published matrices that a fused `tensor` (or its gradient) holds, as 2-D views.
 
     Muon orthogonalizes queries, keys, values, gate, up and every expert each on its own.
@@ -169,14 +167,11 @@ def matrices(model: SmolLM2, name: str, tensor: Tensor) -> Iterator[tuple[str, T
     config = model.config
     if name.endswith("attn.qkv.weight"):
         kv_width = config.n_kv_heads * config.head_dim
-        sizes, parts = [config.d_model, kv_width, kv_width], "qkv"
-        yield from ((f"{name}.{p}", t) for p, t in zip(parts, tensor.split(sizes), strict=True))
-        return
-    experts = tensor if tensor.ndim == 3 else tensor[None]
-    for x, matrix in enumerate(experts):
-        label = f"{name}.{x}" if tensor.ndim == 3 else name
-        if ".gate_up" in name:
-            gate, up = matrix.chunk(2)
-            yield from ((f"{label}.gate", gate), (f"{label}.up", up))
-        else:
-            yield label, matrix
+        parts = tensor.split([config.d_model, kv_width, kv_width])
+        return {f"{name}.{part}": view for part, view in zip("qkv", parts, strict=True)}
+    experts = {f"{name}.{x}": view for x, view in enumerate(tensor)} if tensor.ndim == 3 else {}
+    views = experts or {name: tensor}
+    if ".gate_up" not in name:
+        return views
+    halves = {label: view.chunk(2) for label, view in views.items()}
+    return {f"{label}.{i}": half for label, pair in halves.items() for i, half in enumerate(pair)}

@@ -221,11 +221,12 @@ class Run:
     def drop_checkpoints(self, keep: set[int]) -> None:
         """Remove the step checkpoints not in `keep`, and what a death left half-written."""
         folder = self.path / "checkpoints"
-        for step in self.checkpoint_steps():
-            if step not in keep:
-                # The sidecar first: without it the rest does not count.
-                (folder / f"step-{step}.json").unlink()
-                (folder / f"step-{step}.safetensors").unlink(missing_ok=True)
+        kept = {f"step-{step}" for step in keep}
+        # Sidecars first: without one the weights do not count.
+        for pattern in ("step-*.json", "step-*.safetensors"):
+            for path in folder.glob(pattern):
+                if path.stem not in kept:
+                    path.unlink()
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
 

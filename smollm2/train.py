@@ -28,6 +28,10 @@ UNTIMED_STEPS = 2
 CHECKPOINT_SECONDS = 300.0
 
 
+class NotFinite(RunError):
+    """Loss or gradient became infinite or not a number."""
+
+
 class Stopped(Exception):
     """The observer asked to stop; the state has been saved and the run can be resumed."""
 
@@ -105,10 +109,10 @@ class Trainer:
         """Apply the gradients; returns the learning rate used.
 
         Raises:
-            RunError: loss or gradient are not finite; nothing has been changed.
+            NotFinite: loss or gradient are not; nothing has been changed.
         """
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
-            raise RunError(
+            raise NotFinite(
                 f"The loss at step {self.step + 1} is {result.loss} (gradient norm "
                 f"{result.gradient_norm}). The last good state, after step {self.step}, is kept. "
                 "Try a lower --lr."
@@ -201,25 +205,23 @@ class Loop:
     def run_to_end(self) -> None:
         trainer, steps = self.trainer, self.protocol.steps
         validated = {int(row["step"]) for row in self.run.rows("val")}
-        routing = None
         try:
             while True:
                 if self.is_validation_step() and trainer.step not in validated:
-                    self.validate(routing)
+                    self.validate()
                 if trainer.step == steps:
                     break
                 if self.observer.should_stop():
                     raise Stopped
                 if self.is_checkpoint_due():
                     self.save()
-                routing = self.train_step()
+                self.train_step()
         except Stopped:
             self.save()
             self.run.update(state="stopped")
             raise
-        except RunError:
-            if trainer.step not in self.recent:
-                self.save()
+        except NotFinite:
+            self.save()
             raise
         self.finish()
 
@@ -246,8 +248,8 @@ class Loop:
         self.run.drop_checkpoints(keep=self.keep_steps | set(self.recent))
         self.saved_at = time.monotonic()
 
-    def train_step(self) -> Routing | None:
-        """One update and its row in train.csv."""
+    def train_step(self) -> None:
+        """One update and its row in train.csv; with each validation, the experts' loads."""
         trainer, protocol = self.trainer, self.protocol
         start = time.perf_counter()
         result = trainer.gradients()
@@ -272,19 +274,17 @@ class Loop:
             row["balance_loss"] = result.routing.balance_loss.item()
             row["expert_load_min"] = result.routing.load.min().item()
             row["expert_load_max"] = result.routing.load.max().item()
+            if self.is_validation_step():
+                for layer, expert, load in expert_loads(result.routing):
+                    loads = {"step": trainer.step, "layer": layer, "expert": expert, "load": load}
+                    self.run.append("experts", loads)
         self.run.append("train", row)
         self.observer.on_step(row)
-        return result.routing
 
-    def validate(self, routing: Routing | None) -> None:
-        """A row of val.csv, and the experts' load in the last training batch."""
+    def validate(self) -> None:
+        """A row of val.csv."""
         protocol, step = self.protocol, self.trainer.step
         scores = self.evaluate("validation", protocol.validation_tokens)
-        if routing is not None:
-            for layer, expert, load in expert_loads(routing):
-                self.run.append(
-                    "experts", {"step": step, "layer": layer, "expert": expert, "load": load}
-                )
         row = {
             "step": step,
             "tokens": step * protocol.tokens_per_step,

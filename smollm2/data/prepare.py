@@ -361,7 +361,8 @@ def _write(
         for file in files.values():
             stack.enter_context(file.file)
         pieces = (piece for text in documents(source) for piece in _pieces(split(text)))
-        for piece, ids in stack.enter_context(closing(_encoded(tokenizer, pieces))):
+        wanted = _wanted(pieces, files)
+        for piece, ids in stack.enter_context(closing(_encoded(tokenizer, wanted))):
             if piece.ends_document:
                 ids.append(end_of_text)
             files[piece.split].write(ids, sizes, piece.ends_document)
@@ -397,6 +398,18 @@ def _write(
 def _enough(files: dict[str, _SplitFile]) -> bool:
     """The train split is full; the others must have something however early that is."""
     return files["train"].full and all(file.tokens for file in files.values())
+
+
+def _wanted(pieces: Iterator[_Piece], files: dict[str, _SplitFile]) -> Iterator[_Piece]:
+    """`pieces` without those that there is no need to encode once the train split is full."""
+    complete: set[str] = set()
+    for piece in pieces:
+        if files["train"].full and complete == {"validation", "test"}:
+            return
+        if not files[piece.split].full:
+            yield piece
+        if piece.ends_document and piece.split != "train":
+            complete.add(piece.split)
 
 
 def _pieces(parts: list[tuple[str, str]]) -> Iterator[_Piece]:

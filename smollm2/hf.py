@@ -1,0 +1,176 @@
+"""The same model in the layout of transformers: Llama, or Mixtral for a mixture of experts."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from smollm2.config import ModelConfig
+from smollm2.errors import UserError
+from smollm2.model import SmolLM2
+
+# Our names, with N for each number, and the names on disk with the numbers' places.
+PUBLISHED = {
+    "embed.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "blocks.N.attn_norm.weight": "model.layers.{}.input_layernorm.weight",
+    "blocks.N.attn.qkv.weight.q": "model.layers.{}.self_attn.q_proj.weight",
+    "blocks.N.attn.qkv.weight.k": "model.layers.{}.self_attn.k_proj.weight",
+    "blocks.N.attn.qkv.weight.v": "model.layers.{}.self_attn.v_proj.weight",
+    "blocks.N.attn.out.weight": "model.layers.{}.self_attn.o_proj.weight",
+    "blocks.N.mlp_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
+    "blocks.N.mlp.gate_up.weight.gate": "model.layers.{}.mlp.gate_proj.weight",
+    "blocks.N.mlp.gate_up.weight.up": "model.layers.{}.mlp.up_proj.weight",
+    "blocks.N.mlp.down.weight": "model.layers.{}.mlp.down_proj.weight",
+    "blocks.N.mlp.router.weight": "model.layers.{}.block_sparse_moe.gate.weight",
+    "blocks.N.mlp.gate_up.N.gate": "model.layers.{}.block_sparse_moe.experts.{}.w1.weight",
+    "blocks.N.mlp.gate_up.N.up": "model.layers.{}.block_sparse_moe.experts.{}.w3.weight",
+    "blocks.N.mlp.down.N": "model.layers.{}.block_sparse_moe.experts.{}.w2.weight",
+}
+
+
+def save_hf(
+    folder: Path, state: Mapping[str, Tensor], config: ModelConfig, tokenizer_json: Path | None
+) -> None:
+    """Write what `AutoModelForCausalLM.from_pretrained(folder)` reads.
+
+    Args:
+        folder: is made if need be; files of the same names are replaced.
+        state: of a `SmolLM2` (`model.state_dict()`), written in its dtype.
+        tokenizer_json: a `tokenizers` file to go with it; None leaves the tokenizer out.
+
+    Raises:
+        UserError: a tokenizer that cannot be read or has no token that ends a document.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = str(state["embed.weight"].dtype).removeprefix("torch.")
+    content = hf_config(config, dtype)
+    if tokenizer_json is not None:
+        content |= save_tokenizer(folder, tokenizer_json, config.max_seq_len)
+    write_json(folder / "config.json", content)
+    save_file(to_hf(state, config), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_tokenizer(folder: Path, tokenizer_json: Path, max_seq_len: int) -> dict[str, int]:
+    """Write the tokenizer's two files; returns what config.json says about its tokens."""
+    from smollm2.data import end_of_text_id, load_tokenizer
+
+    tokenizer = load_tokenizer(str(tokenizer_json))
+    end = end_of_text_id(tokenizer)
+    shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": tokenizer.id_to_token(end),
+        "model_max_length": max_seq_len,
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+    return {"eos_token_id": end}
+
+
+def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
+    """The content of config.json, as transformers 4 and 5 read it, for weights of `dtype`."""
+    kind = "Mixtral" if config.is_moe else "Llama"
+    content: dict[str, Any] = {
+        "architectures": [f"{kind}ForCausalLM"],
+        "model_type": kind.lower(),
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "intermediate_size": config.d_ff,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_seq_len,
+        "rms_norm_eps": config.norm_eps,
+        # Version 5 wants rope_parameters, but still reads version 4's name.
+        "rope_theta": config.rope_theta,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": True,
+        # Left out, these would be the 1 and 2 of Llama's own tokenizer.
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "torch_dtype": dtype,
+    }
+    if config.is_moe:
+        content |= {
+            "num_local_experts": config.n_experts,
+            "num_experts_per_tok": config.n_active_experts,
+        }
+    return content
+
+
+def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The tensors of model.safetensors: views of `state` by published name, without the tied head.
+
+    Args:
+        state: of a `SmolLM2` of this `config`; also gradients by the same names.
+    """
+    return {
+        published_name(label): matrix
+        for name, tensor in state.items()
+        for label, matrix in matrices(config, name, tensor)
+    }
+
+
+def from_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The inverse of `to_hf`: a state in fp32 for `SmolLM2.load_state_dict`.
+
+    Raises:
+        UserError: a tensor is missing, has another shape than `config` gives it, or no place in it.
+    """
+    state = SmolLM2(config).state_dict()
+    places = to_hf(state, config)  # views, through which the state is filled
+    for name, place in places.items():
+        if name not in tensors:
+            raise UserError(f"The checkpoint lacks the tensor {name}; is it of another variant?")
+        shape = tuple(tensors[name].shape)
+        if shape != tuple(place.shape):
+            raise UserError(
+                f"The checkpoint's {name} has shape {shape}, where the variant has "
+                f"{tuple(place.shape)}; is it of another variant?"
+            )
+        place.copy_(tensors[name])
+    if unexpected := sorted(tensors.keys() - places.keys()):
+        raise UserError(
+            f"The checkpoint has a tensor {unexpected[0]}, for which the variant has no place; "
+            "is it of another variant?"
+        )
+    return state
+
+
+def published_name(label: str) -> str:
+    """The name on disk of a matrix that `matrices` names `label`."""
+    return PUBLISHED[re.sub(r"\d+", "N", label)].format(*re.findall(r"\d+", label))
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def matrices(config: ModelConfig, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The published tensors that parameter `name` (or its gradient) holds, as labelled views.
+
+    A fused matrix is cut into queries, keys and values or gate and up, a stack of experts into
+    their matrices; what is neither comes back whole, under its own name.
+    """
+    if name.endswith("attn.qkv.weight"):
+        kv_width = config.n_kv_heads * config.head_dim
+        q, k, v = tensor.split([config.d_model, kv_width, kv_width])
+        yield from ((f"{name}.q", q), (f"{name}.k", k), (f"{name}.v", v))
+        return
+    stack = tensor if tensor.ndim == 3 else [tensor]
+    for number, matrix in enumerate(stack):
+        label = f"{name}.{number}" if tensor.ndim == 3 else name
+        if ".gate_up" in name:
+            gate, up = matrix.chunk(2)
+            yield from ((f"{label}.gate", gate), (f"{label}.up", up))
+        else:
+            yield label, matrix

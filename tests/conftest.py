@@ -1,0 +1,87 @@
+"""A corpus, a variant and a cache small enough that a run takes about a second."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY_VARIANT = """
+d_model = 32
+n_heads = 4
+n_kv_heads = 2
+n_layers = 2
+d_ff = 64
+vocab_size = 512
+max_seq_len = 64
+"""
+TINY_MOE = TINY_VARIANT + "n_experts = 4\nn_active_experts = 2\n"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared tokens of the tests stay out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SMOLCTL_CACHE"] = str(folder)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty documents of made-up sentences as JSONL."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 7))) for _ in range(200)]
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    with path.open("w") as file:
+        for _ in range(60):
+            text = " ".join(rng.choices(words, weights=range(1, 201), k=400))
+            file.write(f'{{"text": "{text}."}}\n')
+    return path
+
+
+@pytest.fixture(scope="session")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny.toml and tinymoe.toml."""
+    folder = tmp_path_factory.mktemp("variants")
+    (folder / "tiny.toml").write_text(TINY_VARIANT)
+    (folder / "tinymoe.toml").write_text(TINY_MOE)
+    return folder
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny(corpus: Path, variants: Path) -> list[str]:
+    """The options of a short run of the tiny variant: append --steps and what differs."""
+    return tiny_options(variants / "tiny.toml", corpus)
+
+
+def tiny_options(variant: Path, corpus: Path) -> list[str]:
+    return [
+        *("train", "--variant", str(variant), "--data", str(corpus), "--tokenizer", "train:512"),
+        *("--seq-len", "32", "--batch-size", "2", "--val-every", "5"),
+        *("--val-tokens", "128", "--test-tokens", "256"),
+    ]
+
+
+def smolctl(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "smolctl", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data that SMOLCTL_DATA names."""
+    folder = os.environ.get("SMOLCTL_DATA")
+    if not folder:
+        pytest.skip("needs the real corpus and tokenizer: set SMOLCTL_DATA to their folder")
+    return Path(folder)

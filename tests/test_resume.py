@@ -1,0 +1,345 @@
+"""Whatever interrupts a run, resuming gives the rows and weights of one never interrupted."""
+
+import csv
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import smolctl
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from smollm2.data import prepare
+from smollm2.errors import RunError, UserError
+from smollm2.protocol import Request, resolve
+from smollm2.runs import CLOCK_COLUMNS, STEP_TABLES, Run, create_run
+from smollm2.train import Observer, Stopped, train
+
+STEPS = 24
+
+
+def outcome(path: Path) -> dict[str, object]:
+    """What must not depend on interruptions: rows without clocks, test scores, weights."""
+    weights = (path / "checkpoints/final.safetensors").read_bytes()
+    found: dict[str, object] = {"weights": hashlib.sha256(weights).hexdigest()}
+    for table in (*STEP_TABLES, "eval"):
+        file = path / f"{table}.csv"
+        if file.exists():
+            with file.open(newline="") as rows:
+                found[table] = [
+                    {k: v for k, v in row.items() if k not in CLOCK_COLUMNS}
+                    for row in csv.DictReader(rows)
+                ]
+    return found
+
+
+@pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "tinymoe-float32"])
+def case(request, corpus, variants, tmp_path_factory):
+    """A request, its tokens, and what an undisturbed run of it leaves."""
+    variant, dtype = request.param.split("-")
+    asked = Request(
+        variant=str(variants / f"{variant}.toml"),
+        steps=STEPS,
+        batch_size=2,
+        seq_len=32,
+        grad_accum=2,
+        val_every=5,
+        val_tokens=128,
+        test_tokens=256,
+        dtype=dtype,
+        optimizer="muon" if variant == "tinymoe" else "adamw",
+    )
+    data = prepare(str(corpus), "train:512")
+    folder = tmp_path_factory.mktemp(request.param)
+    run = new_run(asked, data, folder, "undisturbed")
+    train(run, data, Observer())
+    return asked, data, folder, outcome(run.path)
+
+
+def new_run(asked, data, folder: Path, name: str) -> Run:
+    protocol = resolve(asked).on(data)
+    return create_run(folder, "runs", name, {"protocol": protocol.to_dict()})
+
+
+class StopAt(Observer):
+    """Asks to stop once `step` updates are made."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.done = step, 0
+
+    def should_stop(self) -> bool:
+        return self.done >= self.step
+
+    def on_step(self, row) -> None:
+        self.done = row["step"]
+
+
+class Interrupted(BaseException):
+    """Stands for a death of the process: nothing in the code catches it."""
+
+
+class DieAt(StopAt):
+    """Dies right after row `step` was written."""
+
+    def should_stop(self) -> bool:
+        return False
+
+    def on_step(self, row) -> None:
+        if row["step"] == self.step:
+            raise Interrupted
+
+
+counter = iter(range(10**6))
+
+
+@settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(stops=st.lists(st.integers(0, STEPS), min_size=1, max_size=3), every=st.integers(3, 9))
+def test_stopped_or_dying_anywhere_a_resumed_run_ends_the_same(case, stops, every):
+    asked, data, folder, undisturbed = case
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    for index, step in enumerate(stops):
+        observer = (StopAt if index % 2 else DieAt)(step)
+        try:
+            train(run, data, observer, checkpoint_every=every)
+        except (Stopped, Interrupted):
+            run = Run(run.path)
+    if not run.is_finished:
+        train(run, data, Observer(), checkpoint_every=every)
+    assert outcome(run.path) == undisturbed
+    assert run.checkpoint_steps() == []
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(case):
+    asked, data, folder, undisturbed = case
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    with pytest.raises(Interrupted):
+        train(run, data, DieAt(14), checkpoint_every=6)
+    assert run.checkpoint_steps() == [6, 12]
+    newest = run.path / "checkpoints/step-12.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+
+    class Listener(Observer):
+        warnings: list[str] = []  # noqa: RUF012
+
+        def on_warning(self, text: str) -> None:
+            self.warnings.append(text)
+
+    listener = Listener()
+    train(run, data, listener, checkpoint_every=6)
+    assert "step-12 is damaged" in listener.warnings[0]
+    assert outcome(run.path) == undisturbed
+
+
+def test_without_any_good_checkpoint_a_run_starts_over(case):
+    asked, data, folder, undisturbed = case
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    with pytest.raises(Interrupted):
+        train(run, data, DieAt(14), checkpoint_every=6)
+    for path in (run.path / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(b"torn")
+    train(run, data, Observer())
+    assert outcome(run.path) == undisturbed
+
+
+def test_a_half_written_last_line_is_cut(case):
+    asked, data, folder, undisturbed = case
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    with pytest.raises(Interrupted):
+        train(run, data, DieAt(14), checkpoint_every=6)
+    with (run.path / "train.csv").open("a") as file:
+        file.write("15,19")
+    train(run, data, Observer())
+    assert outcome(run.path) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def undisturbed_cli(tiny, tmp_path_factory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp("cli")
+    done = smolctl(*tiny, "--steps", str(STEPS), "--name", "r", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return outcome(folder / "results/runs/r")
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "smolctl", *arguments],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def wait_for_rows(path: Path, n_rows: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().count("\n") > n_rows:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"{path} did not get {n_rows} rows")
+
+
+@pytest.mark.parametrize("rows", [1, 8, 17])
+def test_sigkill_then_resume_ends_the_same(tiny, workdir, undisturbed_cli, rows):
+    options = ["--steps", str(STEPS), "--name", "r", "--checkpoint-every", "4"]
+    process = start([*tiny, *options], workdir)
+    wait_for_rows(workdir / "results/runs/r/train.csv", rows)
+    process.kill()
+    process.communicate()
+    done = smolctl("train", "--resume", "r", "--checkpoint-every", "4", cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    assert outcome(workdir / "results/runs/r") == undisturbed_cli
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(tiny, workdir, undisturbed_cli, number):
+    options = ["--steps", str(STEPS), "--name", "r", "--results", "elsewhere"]
+    process = start([*tiny, *options], workdir)
+    wait_for_rows(workdir / "elsewhere/runs/r/train.csv", 3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    command = said.rpartition("Continue with: smolctl ")[2].split()
+    assert Run(workdir / "elsewhere/runs/r").manifest["state"] == "stopped"
+    done = smolctl(*command, cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    assert outcome(workdir / "elsewhere/runs/r") == undisturbed_cli
+
+
+# Kill the process at the named function of smollm2.runs while it saves the second checkpoint:
+# before the weights get their name, and between the weights and their checksum.
+KILL_INSIDE_SAVING = """
+import os, signal, sys
+import smollm2.runs as runs
+from smolctl.cli import main
+original, calls = runs.{function}, []
+def deadly(*arguments):
+    if not {only_sidecars} or "step-" in str(arguments[0]):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return original(*arguments)
+runs.{function} = deadly
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("function", "only_sidecars"), [("checksum", False), ("write_json", True)])
+def test_killed_inside_a_checkpoint_it_resumes_from_the_one_before(
+    tiny, workdir, undisturbed_cli, function, only_sidecars
+):
+    code = KILL_INSIDE_SAVING.format(function=function, only_sidecars=only_sidecars)
+    options = ["--steps", str(STEPS), "--name", "r", "--checkpoint-every", "5"]
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *tiny, *options], cwd=workdir, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    run = Run(workdir / "results/runs/r")
+    assert run.checkpoint_steps() == [5]
+    done = smolctl("train", "--resume", "r", cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    assert outcome(run.path) == undisturbed_cli
+    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == [
+        "final.json",
+        "final.safetensors",
+    ]
+
+
+# A file-size limit fails a write in the middle, as a full disk does.
+FULL_DISK = """
+import resource, sys
+from smolctl.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+main(sys.argv[1:])
+"""
+
+
+def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(
+    tiny, workdir, undisturbed_cli
+):
+    first = smolctl(*tiny, "--steps", "24", "--name", "r", "--dry-run", cwd=workdir)
+    assert first.returncode == 0, first.stderr  # the tokens are in the cache now
+    process = start([*tiny, "--steps", "24", "--name", "r", "--checkpoint-every", "4"], workdir)
+    wait_for_rows(workdir / "results/runs/r/train.csv", 9)
+    process.kill()
+    process.communicate()
+    before = Run(workdir / "results/runs/r").checkpoint_steps()
+    full = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, "train", "--resume", "r", "--checkpoint-every", "4"],
+        cwd=workdir,
+        capture_output=True,
+        text=True,
+    )
+    assert full.returncode == 1
+    assert "Could not write checkpoint" in full.stderr
+    assert "Traceback" not in full.stderr
+    run = Run(workdir / "results/runs/r")
+    assert run.manifest["state"] == "failed"
+    assert set(run.checkpoint_steps()) <= set(before)
+    assert run.latest_checkpoint([]) is not None
+    assert not list((run.path / "checkpoints").glob(".*"))
+    done = smolctl("train", "--resume", "r", cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    assert outcome(run.path) == undisturbed_cli
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(case):
+    asked, data, folder, _ = case
+    run = create_run(
+        folder,
+        "runs",
+        f"run{next(counter)}",
+        {"protocol": resolve(asked.__class__(**{**vars(asked), "lr": 1e38})).on(data).to_dict()},
+    )
+    with pytest.raises(RunError, match=r"The loss at step \d+ is (nan|inf)"):
+        train(run, data, Observer())
+    last_row = int(run.rows("train")[-1]["step"])
+    assert run.checkpoint_steps()[-1] == last_row
+    assert Run(run.path).manifest["state"] == "failed"
+    assert f"step {last_row + 1}" in Run(run.path).manifest["error"]
+
+
+def test_two_processes_do_not_write_one_run(case):
+    asked, data, folder, _ = case
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    with run.writing(), pytest.raises(UserError, match="Another process"), Run(run.path).writing():
+        pass
+
+
+def test_a_branch_from_a_kept_step_equals_the_run_it_left(tiny, workdir, undisturbed_cli):
+    options = ["--steps", str(STEPS), "--name", "trunk", "--keep-step", "10"]
+    assert smolctl(*tiny, *options, cwd=workdir).returncode == 0
+    options = ["--steps", str(STEPS), "--name", "branch", "--from", "trunk@10"]
+    done = smolctl(*tiny, *options, cwd=workdir)
+    assert done.returncode == 0, done.stderr
+    branch = outcome(workdir / "results/runs/branch")
+    assert branch["weights"] == undisturbed_cli["weights"]
+    assert branch["train"] == undisturbed_cli["train"][10:]
+    assert Run(workdir / "results/runs/branch").manifest["started_from"] == "trunk@10"
+
+
+def test_from_a_finished_run_training_goes_on_with_its_weights(tiny, workdir):
+    assert smolctl(*tiny, "--steps", "20", "--name", "first", cwd=workdir).returncode == 0
+    options = ["--steps", "5", "--name", "second", "--from", "first"]
+    assert smolctl(*tiny, *options, cwd=workdir).returncode == 0
+    first = Run(workdir / "results/runs/first").table("val")["loss"].iloc[-1]
+    second = Run(workdir / "results/runs/second").table("val")["loss"].iloc[0]
+    assert second == pytest.approx(first, abs=1e-6)
+
+
+def test_the_order_of_the_process_environment_does_not_matter(tiny, workdir, undisturbed_cli):
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    done = smolctl(*tiny, "--steps", str(STEPS), "--name", "r", cwd=workdir, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert outcome(workdir / "results/runs/r") == undisturbed_cli
+
+

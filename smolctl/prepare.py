@@ -39,12 +39,13 @@ def prepare(
     from smollm2.errors import UserError
 
     if tokenizer is None:
-        raise UserError("Say which tokenizer: --tokenizer train:4096 for the nano scale, train:49152 for the full one, or smollm2.")  # noqa: E501
+        raise UserError(
+            "Say which tokenizer: --tokenizer train:4096 for the nano scale, train:49152 for the "
+            "full one, or smollm2."
+        )
     limit = None if max_tokens is None else int(max_tokens)
     made = prepared(data or "builtin", tokenizer, tokenizer, out=out, max_tokens=limit)
-    sizes = {
-        split: len(getattr(made, split)) for split in ("train", "validation", "test")
-    }
+    sizes = {split: len(getattr(made, split)) for split in ("train", "validation", "test")}
     if as_json:
         summary = {"path": str(out), "fingerprint": made.fingerprint, "tokens": sizes}
         json.dump(summary, sys.stdout)

@@ -134,9 +134,7 @@ def train(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            help="Of the run; default such as pow2-nano-300-s0.", rich_help_panel="Where"
-        ),
+        typer.Option(help="Of the run; default such as pow2-nano-300-s0.", rich_help_panel="Where"),
     ] = None,
     study: Study = STUDY,
     results: Results = RESULTS,
@@ -154,9 +152,7 @@ def train(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(
-            metavar="RUN", help="Continue an unfinished run.", rich_help_panel="Where"
-        ),
+        typer.Option(metavar="RUN", help="Continue an unfinished run.", rich_help_panel="Where"),
     ] = None,
     from_: Annotated[
         str | None,
@@ -337,9 +333,7 @@ def differing(saved: dict[str, Any], asked: dict[str, Any], prefix: str = "") ->
     return "; ".join(lines)
 
 
-def reopen(
-    results: Path, study: str, name: str, asked: dict[str, Any]
-) -> "tuple[Run, TokenData]":
+def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> "tuple[Run, TokenData]":
     """An unfinished run with its tokens, to be continued as it was.
 
     Raises:
@@ -359,7 +353,8 @@ def reopen(
     if asked:
         saved = run.manifest["request"]
         request = Request(**saved | {"settings": tuple(saved["settings"])} | asked)
-        other = resolve(request).on(data)
+        same_model = asked.keys().isdisjoint(("variant", "scale", "settings"))
+        other = resolve(request, protocol.model if same_model else None).on(data)
         if fields := differing(protocol.to_dict(), other.to_dict()):
             raise UserError(
                 f"A resumed run keeps its configuration, and this differs: {fields}. Leave these "
@@ -408,9 +403,7 @@ def execute(
 
     with run.writing(), TrainingProgress(run) as progress:
         try:
-            train(
-                run, data, progress, checkpoint_every=checkpoint_every, keep_steps=keep_steps
-            )
+            train(run, data, progress, checkpoint_every=checkpoint_every, keep_steps=keep_steps)
         except Stopped:
             progress.close()
             say(f"Stopped and saved. Continue with: {resume_command(run)}")

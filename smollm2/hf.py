@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
     return {
         published_name(label): matrix
         for name, tensor in state.items()
-        for label, matrix in matrices(config, name, tensor)
+        for label, matrix in matrices(config, name, tensor).items()
     }
 
 
@@ -155,7 +155,7 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def matrices(config: ModelConfig, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def matrices(config: ModelConfig, name: str, tensor: Tensor) -> dict[str, Tensor]:
     """The published tensors that parameter `name` (or its gradient) holds, as labelled views.
 
     A fused matrix is cut into queries, keys and values or gate and up, a stack of experts into
@@ -163,14 +163,15 @@ def matrices(config: ModelConfig, name: str, tensor: Tensor) -> Iterator[tuple[s
     """
     if name.endswith("attn.qkv.weight"):
         kv_width = config.n_kv_heads * config.head_dim
-        q, k, v = tensor.split([config.d_model, kv_width, kv_width])
-        yield from ((f"{name}.q", q), (f"{name}.k", k), (f"{name}.v", v))
-        return
-    stack = tensor if tensor.ndim == 3 else [tensor]
-    for number, matrix in enumerate(stack):
-        label = f"{name}.{number}" if tensor.ndim == 3 else name
-        if ".gate_up" in name:
-            gate, up = matrix.chunk(2)
-            yield from ((f"{label}.gate", gate), (f"{label}.up", up))
-        else:
-            yield label, matrix
+        parts = tensor.split([config.d_model, kv_width, kv_width])
+        return {f"{name}.{part}": view for part, view in zip("qkv", parts, strict=True)}
+    views = {name: tensor}
+    if tensor.ndim == 3:
+        views = {f"{name}.{x}": expert for x, expert in enumerate(tensor)}
+    if ".gate_up" not in name:
+        return views
+    return {
+        f"{label}.{part}": half
+        for label, view in views.items()
+        for part, half in zip(("gate", "up"), view.chunk(2), strict=True)
+    }

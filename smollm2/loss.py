@@ -46,7 +46,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_h, grad_weight = ctx.saved_tensors
         # Saved only for this: scaled in place, which spares a second copy of the head's gradient.
         return grad_h.mul_(grad_output), grad_weight.mul_(grad_output), None

@@ -60,7 +60,9 @@ class Optimizer:
 
         # What the optimizers update: whole parameters, or for Muon the matrices they fuse.
         self.leaves: dict[str, Tensor] = {}
-        decayed, plain, orthogonal = [], [], []
+        decayed: list[Tensor] = []
+        plain: list[Tensor] = []
+        orthogonal: list[Tensor] = []
         for name, master in self.masters.items():
             if recipe.optimizer == "muon" and master.ndim > 1 and name != "embed.weight":
                 leaves = matrices(model, name, master)

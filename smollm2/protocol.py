@@ -230,8 +230,11 @@ class Protocol:
             raise UserError(f"This is not a protocol of this version: {error}.") from None
 
 
-def resolve(request: Request) -> Protocol:
+def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     """Fill in every default. The result has no data yet: see `Protocol.on`.
+
+    Args:
+        model: the architecture, where it is known and the request's variant file may be gone.
 
     Raises:
         UserError: anything in the request that cannot be done.
@@ -239,7 +242,7 @@ def resolve(request: Request) -> Protocol:
     from smollm2.device import resolve_device, resolve_dtype  # torch, seconds to import
 
     recipe, model_settings = resolve_recipe(request)
-    model = variant(request.variant, request.scale, model_settings)
+    model = model or variant(request.variant, request.scale, model_settings)
     batch_size = request.batch_size if request.batch_size is not None else 4
     default_seq_len = 2048 if request.scale == "full" else 256
     seq_len = request.seq_len if request.seq_len is not None else default_seq_len
@@ -319,7 +322,7 @@ def resolve_steps(request: Request, model: ModelConfig, seq_len: int, tokens_per
         raise UserError(f"--{name} must be more than 0, not {value}.")
     if name == "steps":
         return int(value)
-    per_step = tokens_per_step
+    per_step = float(tokens_per_step)
     if name == "flops":
         per_step = tokens_per_step * training_flops_per_token(model, seq_len)
     return max(1, round(value / per_step))

@@ -20,6 +20,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -218,7 +219,7 @@ class Run:
         names = (path.stem for path in (self.path / "checkpoints").glob("step-*.json"))
         return sorted(int(name.removeprefix("step-")) for name in names)
 
-    def drop_checkpoints(self, keep: set[int]) -> None:
+    def drop_checkpoints(self, keep: AbstractSet[int]) -> None:
         """Remove the step checkpoints not in `keep`, and what a death left half-written."""
         folder = self.path / "checkpoints"
         kept = {f"step-{step}" for step in keep}

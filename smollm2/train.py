@@ -245,7 +245,7 @@ class Loop:
             f"step-{step}", self.trainer.optimizer.state(), step, self.trainer.seconds
         )
         self.recent = [*(s for s in self.recent if s != step), step][-2:]
-        self.run.drop_checkpoints(keep=self.keep_steps | set(self.recent))
+        self.run.drop_checkpoints(self.keep_steps | set(self.recent))
         self.saved_at = time.monotonic()
 
     def train_step(self) -> None:
@@ -329,7 +329,7 @@ class Loop:
         rows = held_out_rows("test", scores, trainer.data.fingerprint, protocol.seq_len)
         run.replace("eval", rows)
         run.update(state="finished", finished_at=now())
-        run.drop_checkpoints(keep=set(self.keep_steps))
+        run.drop_checkpoints(self.keep_steps)
 
 
 def expert_loads(routing: Routing) -> Iterator[tuple[int, int, float]]:

@@ -13,9 +13,7 @@ NANO = {name: variant(name, scale="nano") for name in VARIANTS}
 
 
 def same_weights(one, other):
-    return all(
-        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
-    )
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_readme_example_gives_logits():

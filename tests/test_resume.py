@@ -263,9 +263,7 @@ main(sys.argv[1:])
 """
 
 
-def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(
-    tiny, workdir, undisturbed_cli
-):
+def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(tiny, workdir, undisturbed_cli):
     first = smolctl(*tiny, "--steps", "24", "--name", "r", "--dry-run", cwd=workdir)
     assert first.returncode == 0, first.stderr  # the tokens are in the cache now
     process = start([*tiny, "--steps", "24", "--name", "r", "--checkpoint-every", "4"], workdir)
@@ -341,5 +339,3 @@ def test_the_order_of_the_process_environment_does_not_matter(tiny, workdir, und
     done = smolctl(*tiny, "--steps", str(STEPS), "--name", "r", cwd=workdir, env=environment)
     assert done.returncode == 0, done.stderr
     assert outcome(workdir / "results/runs/r") == undisturbed_cli
-
-

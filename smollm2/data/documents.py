@@ -182,13 +182,10 @@ def _text_file(path: Path) -> Iterator[str]:
     """The whole file, or stretches of 64 MB of it, each cut after whitespace."""
     rest, line = b"", 1
     with closing(_open(path)) as file:
-        while block := file.read(TEXT_STRETCH - len(rest)):
-            data = rest + block
+        while data := rest + file.read(TEXT_STRETCH - len(rest)):
             end = _stretch_end(data) if len(data) == TEXT_STRETCH else len(data)
             yield _decoded(data[:end], path, line)
             rest, line = data[end:], line + data.count(b"\n", 0, end)
-    if rest:
-        yield _decoded(rest, path, line)
 
 
 def _stretch_end(data: bytes) -> int:

@@ -1,0 +1,302 @@
+"""The command line: bad input gets a sentence and exit code 2, and leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import smolctl
+
+from smolctl.cli import main
+from smollm2.runs import Run
+
+NANO = ["train", "--variant", "pow2", "--scale", "nano", "--steps", "2"]
+
+
+def run_main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line in this process."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return int(exit_.value.code or 0), captured.out, captured.err
+
+
+def write_bad_files(folder: Path) -> None:
+    (folder / "empty.txt").write_text("")
+    (folder / "binary.txt").write_bytes(b"text\0\1\2 more")
+    (folder / "latin1.txt").write_bytes("caf\xe9 ".encode("latin-1") * 100)
+    (folder / "nofield.jsonl").write_text('{"body": "hello"}\n' * 30)
+    (folder / "broken.jsonl").write_text('{"text": "hello"}\n{"text": \n')
+    (folder / "short.txt").write_text("Too short a text to hold anything out of it. " * 20)
+    (folder / "bad.toml").write_text("d_model = [")
+    (folder / "file").write_text("a file, no directory")
+
+
+BAD_INPUT = {
+    "unknown variant": (["train", "--variant", "pow3", "--steps", "2"], "Did you mean 'pow2'?"),
+    "no variant": (["train", "--steps", "2"], "--variant pow2"),
+    "unknown setting": ([*NANO, "--set", "n_layer=3"], "Did you mean 'n_layers'?"),
+    "wrong type": ([*NANO, "--set", "n_layers=many"], "n_layers takes a whole number"),
+    "setting without value": ([*NANO, "--set", "n_layers"], "field=value"),
+    "indivisible heads": ([*NANO, "--set", "n_heads=7"], "does not divide"),
+    "indivisible kv heads": ([*NANO, "--set", "n_kv_heads=3"], "does not divide"),
+    "short form": (["train", "--variant", "pow2:heads=3", "--steps", "2"], "n_heads"),
+    "broken toml": (["train", "--variant", "bad.toml", "--steps", "2"], "bad.toml"),
+    "unknown scale": (["train", "--variant", "pow2", "--scale", "mini", "--steps", "2"], "nano"),
+    "unknown recipe": ([*NANO, "--recipe", "smolm2"], "Did you mean 'smollm2'?"),
+    "unknown optimizer": ([*NANO, "--optimizer", "sgd"], "adamw or muon"),
+    "negative rate": ([*NANO, "--lr", "-1"], "positive"),
+    "no steps": (["train", "--variant", "pow2"], "--steps 5000"),
+    "zero steps": (["train", "--variant", "pow2", "--steps", "0"], "--steps must be more than 0"),
+    "two horizons": ([*NANO, "--tokens", "1e6"], "--steps and --tokens"),
+    "zero batch": ([*NANO, "--batch-size", "0"], "--batch-size must be at least 1"),
+    "long sequences": ([*NANO, "--seq-len", "4096"], "--set max_seq_len=4096"),
+    "unknown device": ([*NANO, "--device", "tpu"], "Unknown device"),
+    "unknown dtype": ([*NANO, "--dtype", "fp8"], "fp32 or bf16"),
+    "missing corpus": ([*NANO, "--data", "missing.txt"], "missing.txt"),
+    "empty corpus": ([*NANO, "--data", "empty.txt"], "empty"),
+    "binary corpus": ([*NANO, "--data", "binary.txt"], "binary"),
+    "invalid utf-8": ([*NANO, "--data", "latin1.txt"], "UTF-8"),
+    "no text field": ([*NANO, "--data", "nofield.jsonl"], "text"),
+    "broken json": ([*NANO, "--data", "broken.jsonl"], "2"),
+    "small corpus": ([*NANO, "--data", "short.txt", "--tokenizer", "train:300"], "--seq-len"),
+    "no network": ([*NANO, "--data", "hub:some/corpus"], "hub"),
+    "no network for tokenizer": ([*NANO, "--data", "CORPUS", "--tokenizer", "smollm2"], "hub"),
+    "bad train spec": ([*NANO, "--data", "CORPUS", "--tokenizer", "train:many"], "train:"),
+    "large tokenizer": (
+        [*NANO, "--data", "CORPUS", "--tokenizer", "train:600", "--set", "vocab_size=512"],
+        "--tokenizer train:512",
+    ),
+    "slash in name": ([*NANO, "--data", "CORPUS", "--name", "a/b"], "no name for a run"),
+    "parent as study": ([*NANO, "--data", "CORPUS", "--study", ".."], "no name for a study"),
+    "unwritable results": ([*NANO, "--data", "CORPUS", "--results", "file"], "--results"),
+    "resume of nothing": (["train", "--resume", "nothing"], "no run 'nothing'"),
+    "from nothing": ([*NANO, "--from", "nothing"], "no run 'nothing'"),
+    "checkpoint every 0": ([*NANO, "--checkpoint-every", "0"], "at least 1"),
+    "compare without runs": (["compare", "orig", "pow2"], "smolctl train --variant"),
+    "compare one arm": (["compare", "orig"], "two different arms"),
+    "eval without runs": (["eval", "pow2"], "smolctl train --variant"),
+    "report without runs": (["report"], "smolctl train --variant"),
+    "three bits": (["quantize", "--bits", "3"], "8 or 4"),
+    "prepare without tokenizer": (["prepare", "--out", "made"], "--tokenizer"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_gets_a_sentence_and_leaves_nothing(case, capsys, workdir, corpus):
+    write_bad_files(workdir)
+    before = sorted(workdir.rglob("*"))
+    arguments, expected = BAD_INPUT[case]
+    arguments = [str(corpus) if word == "CORPUS" else word for word in arguments]
+    code, out, err = run_main(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert expected in err
+    assert err.startswith("Error: ")
+    assert err.strip().endswith((".", "?", "300", ")"))
+    assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_results_directory_without_permission_is_refused(capsys, workdir, tiny):
+    (workdir / "locked").mkdir(mode=0o500)
+    code, _, err = run_main(capsys, *tiny, "--steps", "2", "--results", "locked/results")
+    assert code == 2
+    assert "choose another --results" in err
+
+
+@pytest.fixture
+def finished(capsys, workdir, tiny) -> Path:
+    """A finished run `first` in the current directory."""
+    assert run_main(capsys, *tiny, "--steps", "6", "--name", "first")[0] == 0
+    return workdir / "results/runs/first"
+
+
+def test_an_existing_run_is_not_overwritten(capsys, finished, tiny):
+    before = (finished / "run.json").read_bytes()
+    code, _, err = run_main(capsys, *tiny, "--steps", "6", "--name", "first")
+    assert code == 2
+    assert "--resume first" in err
+    assert (finished / "run.json").read_bytes() == before
+
+
+def test_a_finished_run_is_not_resumed(capsys, finished):
+    code, _, err = run_main(capsys, "train", "--resume", "first")
+    assert code == 2
+    assert "--from first" in err
+
+
+def test_a_resume_with_another_configuration_names_the_fields(capsys, finished):
+    Run(finished).update(state="stopped")
+    code, _, err = run_main(
+        capsys, "train", "--resume", "first", "--lr", "0.5", "--seed", "3", "--val-every", "5"
+    )
+    assert code == 2
+    assert "recipe.lr: 0.001 there, 0.5 asked for" in err
+    assert "seed: 0 there, 3 asked for" in err
+    assert "validation_every" not in err
+
+
+def test_a_resume_while_another_process_writes_is_refused(capsys, finished):
+    run = Run(finished)
+    run.update(state="stopped")
+    with run.writing():
+        code, _, err = run_main(capsys, "train", "--resume", "first")
+    assert code == 2
+    assert "Another process" in err
+
+
+def test_from_another_architecture_names_the_fields(capsys, finished, tiny):
+    code, _, err = run_main(
+        capsys, *tiny, "--steps", "6", "--set", "n_layers=3", "--from", "first", "--name", "b"
+    )
+    assert code == 2
+    assert "n_layers: 2 there, 3 asked for" in err
+    assert not finished.with_name("b").exists()
+
+
+def test_from_a_step_that_was_not_kept_says_what_there_is(capsys, finished, tiny):
+    code, _, err = run_main(capsys, *tiny, "--steps", "6", "--from", "first@3", "--name", "b")
+    assert code == 2
+    assert "--keep-step" in err
+
+
+def test_the_tables_have_the_columns_of_the_contract(finished):
+    run = Run(finished)
+    train = run.table("train")
+    assert list(train["step"]) == [1, 2, 3, 4, 5, 6]
+    assert list(run.table("val")["step"]) == [0, 5, 6]
+    timed = train[train["step"] > 2]
+    assert train[train["step"] <= 2]["seconds"].eq(0).all()
+    assert timed["seconds"].is_monotonic_increasing
+    assert timed["mfu"].between(0, 1).all()
+    assert set(run.table("eval")["metric"]) == {"loss", "accuracy", "perplexity", "bits_per_byte"}
+
+
+def test_the_manifest_holds_no_path_of_the_machine(finished, corpus, variants):
+    manifest = (finished / "run.json").read_text()
+    assert str(corpus.parent) not in manifest
+    assert str(variants) not in manifest
+    assert '"source": "corpus.jsonl"' in manifest
+
+
+def test_train_prints_json_on_stdout_alone(capsys, workdir, tiny):
+    code, out, _ = run_main(capsys, *tiny, "--steps", "6", "--name", "first", "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["steps"] == 6
+    assert summary["tokens"] == 6 * 2 * 32
+    assert summary["test"]["loss"] == pytest.approx(
+        Run(workdir / "results/runs/first").table("eval").set_index("metric")["value"]["loss"]
+    )
+
+
+def test_a_dry_run_plans_and_trains_not(capsys, workdir, tiny):
+    code, out, _ = run_main(capsys, *tiny, "--tokens", "640000", "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["protocol"]["steps"] == 10_000
+    assert plan["epochs"] > 10
+    assert plan["eta_seconds"] == pytest.approx(10_000 * plan["step_seconds"])
+    assert not (workdir / "results").exists()
+
+
+def test_a_dry_run_shows_the_schedule(capsys, workdir, tiny):
+    code, out, _ = run_main(capsys, *tiny, "--steps", "100", "--dry-run")
+    assert code == 0
+    assert "to 1.0e-03 by step 5, constant to 80, then to 0 at 100" in out
+
+
+def test_the_five_commands_run_in_a_row(capsys, workdir, tiny, variants, corpus):
+    for name, *more in (("a0",), ("a1", "--seed", "1"), ("b0", "--set", "n_layers=3")):
+        assert run_main(capsys, *tiny, "--steps", "6", "--name", name, *more)[0] == 0
+    code, out, _ = run_main(capsys, "eval", "a0", "--json")
+    assert code == 0
+    assert {row["metric"] for row in json.loads(out)} >= {"loss", "bits_per_byte"}
+    code, out, _ = run_main(capsys, "compare", "tiny", "tiny:n_layers=3", "--json")
+    assert code == 0
+    base, other = json.loads(out)
+    assert len(base["test_loss"]) == 2
+    assert other["verdict"] == "unresolved"  # one seed decides nothing
+    code, out, _ = run_main(capsys, "report")
+    assert code == 0
+    assert "Not measured" in out
+    assert "| b0 | tiny:n_layers=3 (full) |" in out
+    assert run_main(capsys, "quantize", "--bits", "4")[0] == 0
+
+
+def test_eval_repeats_the_test_loss_of_the_run(capsys, finished):
+    before = Run(finished).table("eval")
+    assert run_main(capsys, "eval", "first")[0] == 0
+    assert Run(finished).table("eval").equals(before)
+
+
+def test_a_broken_run_is_named_and_left_out(capsys, finished):
+    broken = finished.with_name("broken")
+    broken.mkdir()
+    (broken / "run.json").write_text("{")
+    code, _, err = run_main(capsys, "report")
+    assert code == 0
+    assert "broken/run.json cannot be read" in err
+
+
+def test_another_protocol_is_never_mixed_in(capsys, finished, tiny):
+    assert (
+        run_main(capsys, *tiny, "--steps", "7", "--name", "longer", "--set", "n_layers=3")[0] == 0
+    )
+    code, _, err = run_main(capsys, "compare", "first", "longer")
+    assert code == 2
+    assert "longer is left out" in err
+
+
+def test_prepared_tokens_train_without_datasets(workdir, tiny, corpus):
+    made = smolctl(
+        *("prepare", "--data", str(corpus), "--tokenizer", "train:512", "--out", "tokens"),
+        cwd=workdir,
+    )
+    assert made.returncode == 0, made.stderr
+    block = "import sys; sys.modules['datasets'] = sys.modules['pyarrow'] = None; "
+    code = block + "from smolctl.cli import main; main(sys.argv[1:])"
+    options = [*tiny, "--steps", "6", "--name", "r", "--data", "tokens"]
+    at = options.index("--tokenizer")
+    del options[at : at + 2]  # the folder brings its own
+    options = [
+        o for i, o in enumerate(options) if "--tokenizer" not in options[max(i - 1, 0) : i + 1]
+    ]
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options], cwd=workdir, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys, smolctl.cli\n"
+        "heavy = {'torch', 'pandas', 'scipy', 'datasets', 'matplotlib', 'tokenizers', 'numpy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "eval", "compare", "quantize", "report"])
+def test_every_help_has_examples(capsys, command):
+    code, out, _ = run_main(capsys, command, "--help")
+    assert code == 0
+    assert "Examples" in out
+    assert f"smolctl {command}" in out
+
+
+def test_unexpected_errors_are_sentences_without_debug(capsys, monkeypatch, workdir):
+    def explode(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("smolctl.targets.finished_runs", explode)
+    code, _, err = run_main(capsys, "report")
+    assert code == 1
+    assert "--debug" in err
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", "report"])

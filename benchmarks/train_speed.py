@@ -128,7 +128,7 @@ def measure(protocol: Protocol, options: argparse.Namespace) -> Row:
     seconds = (time.perf_counter() - start) / options.steps
     row: Row = {
         "tokens_per_second": protocol.tokens_per_step / seconds,
-        "peak_rss_mb": peak_resident_mb(),
+        "peak_rss_mb": peak_memory_mb("cpu"),
         "device": device_name(device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -192,14 +192,6 @@ def random_tokens(protocol: Protocol) -> Any:
     """What a training step reads of prepared data."""
     tokens = np.random.default_rng(0).integers(protocol.model.vocab_size, size=500_000)
     return SimpleNamespace(train=tokens.astype(np.uint16), fingerprint="random")
-
-
-def peak_resident_mb() -> float:
-    """Peak resident memory of this process (Linux; rusage would count the parent's as well)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return float("nan")
 
 
 def comparison(rows: list[Row]) -> Table:

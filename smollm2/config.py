@@ -5,6 +5,7 @@ A variant is named by `pow2`, by `pow2:n_kv_heads=8,n_layers=28`, or by a TOML f
 """
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,8 +40,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) <= 0:
-                raise UserError(f"{field.name} must be positive, not {getattr(self, field.name)}.")
+            value = getattr(self, field.name)
+            if not 0 < value < math.inf:  # false for nan
+                raise UserError(f"{field.name} must be positive and finite, not {value}.")
         if self.d_model % self.n_heads:
             raise UserError(
                 f"d_model {self.d_model} does not divide into n_heads {self.n_heads}; "

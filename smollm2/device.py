@@ -66,12 +66,15 @@ def peak_memory_mb(device: str) -> float:
     """Peak memory so far in MB (10^6 bytes): the GPU's allocator, on a CPU the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; its ru_maxrss may be the peak of the process that started us
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
     if sys.platform == "win32":
         return float("nan")  # the standard library does not tell
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
 def matmul_flops_per_second(device: str, dtype: str) -> float:

@@ -1,6 +1,5 @@
 """The same model in the layout of transformers: Llama, or Mixtral for a mixture of experts."""
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from smollm2.config import ModelConfig
 from smollm2.errors import UserError
-from smollm2.model import SmolLM2
+from smollm2.model import SmolLM2, matrices
+from smollm2.runs import write_json
 
 # Our names, with N for each number, and the names on disk with the numbers' places.
 PUBLISHED = {
@@ -149,29 +149,3 @@ def from_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
 def published_name(label: str) -> str:
     """The name on disk of a matrix that `matrices` names `label`."""
     return PUBLISHED[re.sub(r"\d+", "N", label)].format(*re.findall(r"\d+", label))
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def matrices(config: ModelConfig, name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The published tensors that parameter `name` (or its gradient) holds, as labelled views.
-
-    A fused matrix is cut into queries, keys and values or gate and up, a stack of experts into
-    their matrices; what is neither comes back whole, under its own name.
-    """
-    if name.endswith("attn.qkv.weight"):
-        kv_width = config.n_kv_heads * config.head_dim
-        parts = tensor.split([config.d_model, kv_width, kv_width])
-        return {f"{name}.{part}": view for part, view in zip("qkv", parts, strict=True)}
-    views = {name: tensor}
-    if tensor.ndim == 3:
-        views = {f"{name}.{x}": expert for x, expert in enumerate(tensor)}
-    if ".gate_up" not in name:
-        return views
-    return {
-        f"{label}.{part}": half
-        for label, view in views.items()
-        for part, half in zip(("gate", "up"), view.chunk(2), strict=True)
-    }

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_TOKENS = {"cpu": 256, "cuda": 4096}  # 256 × 49,152 logits in fp32 are 50 MB
+CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # 512 × 49,152 logits in bf16 are 50 MB
+# Rows of logits that are widened to fp32 at a time: on a CPU they then stay in its cache.
+BLOCK_TOKENS = {"cpu": 16, "cuda": 4096}
 
 
 def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -15,13 +17,16 @@ def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> 
     The forward pass already computes both gradients, chunk by chunk, so that neither logits nor
     their gradients outlive a chunk.
     """
-    return LinearCrossEntropy.apply(h_ND, weight_VD, targets_N)
+    # Asked here: inside, gradients are off, and needs_input_grad is true even under no_grad.
+    needs_grad = torch.is_grad_enabled() and (h_ND.requires_grad or weight_VD.requires_grad)
+    return LinearCrossEntropy.apply(h_ND, weight_VD, targets_N, needs_grad)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        needs_grad = any(ctx.needs_input_grad)
+    def forward(
+        ctx: Any, h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, needs_grad: bool
+    ) -> Tensor:
         n_tokens, chunk = len(targets_N), chunk_tokens(h_ND.device)
         total = torch.zeros((), device=h_ND.device)
         grad_h = torch.empty_like(h_ND) if needs_grad else None
@@ -30,11 +35,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, n_tokens, chunk):
             rows = slice(start, start + chunk)
             logits = F.linear(h_ND[rows], weight_VD)
-            loss, grad_logits = cross_entropy_and_grad(logits, targets_N[rows], n_tokens)
-            total += loss
+            total += cross_entropy_to_grad_(logits, targets_N[rows], n_tokens)
             if grad_h is not None:
-                torch.mm(grad_logits, weight_VD, out=grad_h[rows])
-                part = grad_logits.T @ h_ND[rows]
+                torch.mm(logits, weight_VD, out=grad_h[rows])
+                part = logits.T @ h_ND[rows]
                 if n_tokens <= chunk:
                     grad_weight = part
                 elif grad_weight is None:
@@ -46,21 +50,23 @@ class LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_h, grad_weight = ctx.saved_tensors
         # Saved only for this: scaled in place, which spares a second copy of the head's gradient.
-        return grad_h.mul_(grad_output), grad_weight.mul_(grad_output), None
+        return grad_h.mul_(grad_output), grad_weight.mul_(grad_output), None, None
 
 
-def cross_entropy_and_grad(
-    logits_NV: Tensor, targets_N: Tensor, n_tokens: int
-) -> tuple[Tensor, Tensor]:
-    """Sum of the chunk's losses / n_tokens, and its gradient for the logits in their dtype."""
-    log_probs = logits_NV.float().log_softmax(dim=-1)
-    loss = F.nll_loss(log_probs, targets_N, reduction="sum") / n_tokens
-    grad = log_probs.exp_()
-    grad[torch.arange(len(targets_N), device=grad.device), targets_N] -= 1.0
-    return loss, grad.div_(n_tokens).to(logits_NV.dtype)
+def cross_entropy_to_grad_(logits_NV: Tensor, targets_N: Tensor, n_tokens: int) -> Tensor:
+    """Sum of the rows' losses / n_tokens; the logits become the gradient of that, in place."""
+    block = BLOCK_TOKENS.get(logits_NV.device.type, BLOCK_TOKENS["cpu"])
+    total = torch.zeros((), device=logits_NV.device)
+    for logits, targets in zip(logits_NV.split(block), targets_N.split(block), strict=True):
+        log_probs = logits.float().log_softmax(dim=-1)
+        total += F.nll_loss(log_probs, targets, reduction="sum")
+        grad = log_probs.exp_()
+        grad[torch.arange(len(targets), device=grad.device), targets] -= 1.0
+        logits.copy_(grad.div_(n_tokens))
+    return total / n_tokens
 
 
 @torch.no_grad()

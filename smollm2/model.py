@@ -146,9 +146,8 @@ def rope_tables(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines (T, 1, E) of the rotary embedding (Su et al. 2021, arXiv:2104.09864),
     in the half-split layout of transformers' Llama."""
-    frequencies = config.rope_theta ** (
-        -torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim
-    )
+    exponents = torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim
+    frequencies = 1.0 / config.rope_theta**exponents  # as written there, to the last bit
     angles = torch.outer(torch.arange(n_positions, device=device).float(), frequencies)
     angles = torch.cat([angles, angles], dim=-1)[:, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
@@ -158,3 +157,25 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + E/2) of the last dimension of x (B, T, heads, E)."""
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+def matrices(config: ModelConfig, name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """The published tensors that parameter `name` (or its gradient) holds, as labelled views.
+
+    A fused matrix is cut into queries, keys and values or gate and up, a stack of experts into
+    their matrices; what is neither comes back whole, under its own name.
+    """
+    if name.endswith("attn.qkv.weight"):
+        kv_width = config.n_kv_heads * config.head_dim
+        parts = tensor.split([config.d_model, kv_width, kv_width])
+        return {f"{name}.{part}": view for part, view in zip("qkv", parts, strict=True)}
+    views = {name: tensor}
+    if tensor.ndim == 3:
+        views = {f"{name}.{x}": expert for x, expert in enumerate(tensor)}
+    if ".gate_up" not in name:
+        return views
+    return {
+        f"{label}.{part}": half
+        for label, view in views.items()
+        for part, half in zip(("gate", "up"), view.chunk(2), strict=True)
+    }

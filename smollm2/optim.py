@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from smollm2.model import SmolLM2
+from smollm2.model import SmolLM2, matrices
 from smollm2.protocol import Recipe
 
 
@@ -65,8 +65,8 @@ class Optimizer:
         orthogonal: list[Tensor] = []
         for name, master in self.masters.items():
             if recipe.optimizer == "muon" and master.ndim > 1 and name != "embed.weight":
-                leaves = matrices(model, name, master)
-                grads = matrices(model, name, self.grads[name])
+                leaves = matrices(model.config, name, master)
+                grads = matrices(model.config, name, self.grads[name])
                 group = orthogonal
             else:
                 leaves, grads = {name: master}, {name: self.grads[name]}
@@ -144,7 +144,7 @@ class Optimizer:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state`; without `optimizer.*` the moments start at zero."""
+        """The inverse of `state`, which takes the moments over; without any they start at zero."""
         for name, master in self.masters.items():
             master.copy_(tensors[f"model.{name}"])
         names = {id(leaf): name for name, leaf in self.leaves.items()}
@@ -159,21 +159,3 @@ class Optimizer:
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def matrices(model: SmolLM2, name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The published matrices that a fused `tensor` (or its gradient) holds, as 2-D views.
-
-    Muon orthogonalizes queries, keys, values, gate, up and every expert each on its own.
-    """
-    config = model.config
-    if name.endswith("attn.qkv.weight"):
-        kv_width = config.n_kv_heads * config.head_dim
-        parts = tensor.split([config.d_model, kv_width, kv_width])
-        return {f"{name}.{part}": view for part, view in zip("qkv", parts, strict=True)}
-    experts = {f"{name}.{x}": view for x, view in enumerate(tensor)} if tensor.ndim == 3 else {}
-    views = experts or {name: tensor}
-    if ".gate_up" not in name:
-        return views
-    halves = {label: view.chunk(2) for label, view in views.items()}
-    return {f"{label}.{i}": half for label, pair in halves.items() for i, half in enumerate(pair)}

@@ -55,10 +55,17 @@ class Recipe:
                 raise UserError(
                     f"Unknown {name} {getattr(self, name)!r}; choose {' or '.join(choices)}."
                 )
-        if self.grad_accum < 1:
-            raise UserError(f"grad_accum must be at least 1, not {self.grad_accum}.")
-        if not (0 < self.lr < math.inf and 0 < self.muon_lr < math.inf):
-            raise UserError(f"The learning rate must be a positive number, not {self.lr}.")
+        for names, fits, wanted in (
+            (("lr", "muon_lr", "eps", "grad_clip"), lambda x: 0 < x < math.inf, "positive"),
+            (("beta1", "beta2", "momentum"), lambda x: 0 <= x < 1, "from 0 to less than 1"),
+            (("warmup", "decay", "final_lr"), lambda x: 0 <= x <= 1, "from 0 to 1"),
+            (("weight_decay", "balance_weight"), lambda x: 0 <= x < math.inf, "0 or more"),
+            (("grad_accum", "schedule_length"), lambda x: 1 <= x < math.inf, "at least 1"),
+            (("max_warmup_steps",), lambda x: x >= 0, "0 or more"),
+        ):
+            for name in names:
+                if not fits(getattr(self, name)):  # also where it is nan
+                    raise UserError(f"{name} must be {wanted}, not {getattr(self, name)}.")
 
 
 RECIPES: dict[str, Recipe] = {

@@ -45,14 +45,14 @@ def measure(request: Request, data_source: str, tokenizer: str) -> dict[str, obj
         "dtype": protocol.dtype,
     }
     with TemporaryDirectory() as folder:
-        run = create_run(Path(folder), "lr", "run", {"protocol": protocol.to_dict()})
+        run = create_run(Path(folder), "lr", "run", request, protocol)
         try:
             train(run, data, Observer())
         except RunError:  # the loss is not finite: that is the finding
             return row | {"validation_loss": "", "largest_rise": "inf"}
         means = run.table("train")["loss"].rolling(10).mean().dropna()
         return row | {
-            "validation_loss": run.table("val")["loss"].iloc[-1],
+            "validation_loss": float(run.table("val")["loss"].iloc[-1]),
             "largest_rise": round(float((means - means.cummin()).max()), 4),
         }
 

@@ -59,7 +59,7 @@ def evaluate(
 def score(run: Any, split: str, tokens: int | None, source: str | None) -> list[dict[str, Any]]:
     """Evaluate one run and replace its rows of this split in eval.csv."""
     from smolctl.console import progress
-    from smolctl.train import tokens_of
+    from smolctl.prepare import tokens_of
     from smollm2.evaluate import held_out, held_out_rows
     from smollm2.runs import load_model
 

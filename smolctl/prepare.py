@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smolctl.options import Data, Json, Tokenizer
+from smollm2.errors import UserError
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
+    from smollm2.runs import Run
 
 EXAMPLES = """
 **Examples**
@@ -36,7 +38,6 @@ def prepare(
     import sys
 
     from smolctl.console import facts, say
-    from smollm2.errors import UserError
 
     if tokenizer is None:
         raise UserError(
@@ -87,3 +88,28 @@ def prepared(
             bar.update(task, description=stage, completed=done, total=total, amount=count(done))
 
         return make(source, tokenizer, out=out, max_tokens=max_tokens, progress=on_progress)
+
+
+def tokens_of(run: "Run", source: str | None, tokenizer: str | None) -> "TokenData":
+    """The tokens a run was trained on: from the cache, else prepared again from `source`."""
+    from smollm2.data import find_prepared, open_prepared
+
+    wanted = run.protocol.data
+    assert wanted is not None
+    if source is None:
+        cached = find_prepared(wanted.fingerprint)
+        if cached is not None:
+            return open_prepared(cached)
+        if wanted.source != "builtin":
+            raise UserError(
+                f"The tokens of run {run.name!r} are no longer in the cache; give its --data "
+                f"({wanted.source}) again."
+            )
+        source = "builtin"
+    data = prepared(source, tokenizer, str(run.path / "tokenizer.json"))
+    if data.fingerprint != wanted.fingerprint:
+        raise UserError(
+            f"--data {Path(source).name} is not what run {run.name!r} was trained on: its "
+            f"fingerprint is {data.fingerprint}, the run's {wanted.fingerprint} ({wanted.source})."
+        )
+    return data

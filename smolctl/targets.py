@@ -1,11 +1,16 @@
-"""What a user typed -> runs: a run's name, a variant (all its finished runs), or a path."""
+"""What a user typed -> runs and checkpoints.
 
+A target is a run's name, a variant (all its finished runs), or a path; RUN@STEP is a checkpoint.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smollm2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from smollm2.protocol import Protocol
     from smollm2.runs import Run
 
 
@@ -58,3 +63,60 @@ def runs_of(target: str, results: Path, study: str) -> "list[Run]":
         f"{target!r} is no finished run or variant of {results / study}."
         f"{did_you_mean(target, known)} There are {', '.join(known)}."
     )
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A checkpoint that a new run starts from."""
+
+    label: str
+    path: Path
+    step: int
+    seconds: float
+
+    def copy_to(self, run: "Run") -> None:
+        """Make it the new run's first checkpoint, so that the run can be resumed by itself."""
+        from safetensors.torch import load_file
+
+        run.save_checkpoint(f"step-{self.step}", load_file(self.path), self.step, self.seconds)
+
+
+def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> StartingPoint:
+    """RUN (its final weights, at step 0) or RUN@STEP (weights and optimizer, at STEP).
+
+    Raises:
+        UserError: no such run or checkpoint, another architecture, or a horizon already passed.
+    """
+    from smolctl.resume import differing
+    from smollm2.runs import Run, open_run, verified
+
+    target, at, step_text = spec.partition("@")
+    is_path = "/" in target
+    run = Run(Path(target)) if is_path else open_run(results, study, target)
+    if fields := differing(vars(run.protocol.model), vars(draft.model)):
+        raise UserError(f"Run {run.name!r} is another architecture: {fields}.")
+    if not at:
+        if not run.final_weights.exists():
+            raise UserError(
+                f"Run {run.name!r} has no final weights; name one of its checkpoints "
+                f"({checkpoints_of(run)})."
+            )
+        return StartingPoint(run.name, verified(run.final_weights).path, 0, 0.0)
+    if not step_text.isdigit() or int(step_text) not in run.checkpoint_steps():
+        raise UserError(
+            f"Run {run.name!r} has no checkpoint at step {step_text!r}; it has "
+            f"{checkpoints_of(run)}. A run keeps one for later with --keep-step."
+        )
+    if int(step_text) >= draft.steps:
+        raise UserError(
+            f"The new run ends at step {draft.steps}, and step {step_text} is not before that; "
+            "give more --steps (they count from the start of the first run)."
+        )
+    checkpoint = verified(run.path / "checkpoints" / f"step-{step_text}.safetensors")
+    label = f"{run.name}@{checkpoint.step}"
+    return StartingPoint(label, checkpoint.path, checkpoint.step, checkpoint.seconds)
+
+
+def checkpoints_of(run: "Run") -> str:
+    steps = run.checkpoint_steps()
+    return ", ".join(f"{run.name}@{step}" for step in steps) if steps else "none"

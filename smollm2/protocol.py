@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smollm2.config import ModelConfig, checked_fields, replace_fields, split_setting, variant
@@ -118,6 +119,19 @@ class Request:
     val_tokens: int | None = None
     test_tokens: int | None = None
     settings: tuple[str, ...] = ()
+
+    def without_paths(self) -> "Request":
+        """With files and folders by their base names, for a manifest."""
+
+        def base(text: str) -> str:
+            return text if text.startswith(("hub:", "train:")) else Path(text).name
+
+        return dataclasses.replace(
+            self,
+            variant=base(self.variant),
+            data=base(self.data),
+            tokenizer=self.tokenizer and base(self.tokenizer),
+        )
 
 
 @dataclass(frozen=True)

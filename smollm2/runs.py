@@ -14,6 +14,7 @@ them back.
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -26,8 +27,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smollm2.cost import parameters, training_flops_per_token
 from smollm2.errors import RunError, UserError, did_you_mean
-from smollm2.protocol import Protocol
+from smollm2.protocol import Protocol, Request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -268,7 +270,14 @@ def verified(path: Path) -> Checkpoint:
         raise UserError(f"Checkpoint {path.stem} is damaged: {error}.") from None
 
 
-def create_run(results: Path, study: str, name: str, manifest: dict[str, Any]) -> Run:
+def create_run(
+    results: Path,
+    study: str,
+    name: str,
+    request: Request,
+    protocol: Protocol,
+    started_from: str | None = None,
+) -> Run:
     """Make the directory of a new run in state `running`.
 
     Raises:
@@ -284,16 +293,35 @@ def create_run(results: Path, study: str, name: str, manifest: dict[str, Any]) -
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        write_json(
-            temporary / "run.json",
-            {"format": FORMAT, "name": name, "state": "running", "created_at": now()} | manifest,
-        )
+        write_json(temporary / "run.json", new_manifest(name, request, protocol, started_from))
         temporary.rename(path)
     except OSError as error:
         raise UserError(
             f"Cannot write to {results}: {error.strerror}; choose another --results."
         ) from None
     return Run(path)
+
+
+def new_manifest(
+    name: str, request: Request, protocol: Protocol, started_from: str | None
+) -> dict[str, Any]:
+    """run.json as it stands before the first step."""
+    from smollm2.device import environment
+
+    return {
+        "format": FORMAT,
+        "name": name,
+        "state": "running",
+        "error": None,
+        "created_at": now(),
+        "finished_at": None,
+        "started_from": started_from,
+        "request": dataclasses.asdict(request.without_paths()),
+        "protocol": protocol.to_dict(),
+        "parameters": dataclasses.asdict(parameters(protocol.model)),
+        "training_flops_per_token": training_flops_per_token(protocol.model, protocol.seq_len),
+        "environment": environment(protocol.device),
+    }
 
 
 def run_path(results: Path, study: str, name: str) -> Path:

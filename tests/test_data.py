@@ -24,6 +24,7 @@ from smollm2.data import (
     open_prepared,
     prepare,
     source_name,
+    splits,
     train_tokenizer,
 )
 from smollm2.errors import RunError, UserError
@@ -328,10 +329,10 @@ def test_few_documents_are_held_out_in_stretches(tmp_path, tokenizer):
 
 @given(text=st.text(min_size=1))
 def test_stretches_are_the_text_in_order(text):
-    parts = prepare_module._stretches(text)
+    parts = splits._stretches(text)
     assert "".join(part for _, part in parts) == text
     assert [split for split, _ in parts] == sorted(
-        (split for split, _ in parts), key=prepare_module.SPLITS.index
+        (split for split, _ in parts), key=splits.SPLITS.index
     )
 
 

@@ -1,6 +1,7 @@
 """Whatever interrupts a run, resuming gives the rows and weights of one never interrupted."""
 
 import csv
+import dataclasses
 import hashlib
 import os
 import signal
@@ -62,8 +63,7 @@ def case(request, corpus, variants, tmp_path_factory):
 
 
 def new_run(asked, data, folder: Path, name: str) -> Run:
-    protocol = resolve(asked).on(data)
-    return create_run(folder, "runs", name, {"protocol": protocol.to_dict()})
+    return create_run(folder, "runs", name, asked, resolve(asked).on(data))
 
 
 class StopAt(Observer):
@@ -292,12 +292,8 @@ def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(tiny, workdi
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(case):
     asked, data, folder, _ = case
-    run = create_run(
-        folder,
-        "runs",
-        f"run{next(counter)}",
-        {"protocol": resolve(asked.__class__(**{**vars(asked), "lr": 1e38})).on(data).to_dict()},
-    )
+    asked = dataclasses.replace(asked, lr=1e38)
+    run = new_run(asked, data, folder, f"run{next(counter)}")
     with pytest.raises(RunError, match=r"The loss at step \d+ is (nan|inf)"):
         train(run, data, Observer())
     last_row = int(run.rows("train")[-1]["step"])

@@ -1,0 +1,66 @@
+"""Which documents are held out: whole ones by the hash of their content, so that duplicates
+stay together; of a few documents, a stretch of each."""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+from smollm2.data.documents import documents
+
+SPLITS = ("train", "validation", "test")
+SCANNED = 1000  # distinct documents looked at before deciding how to split
+HELD_OUT = 0.05  # of the documents, for validation and again for test
+
+Splitter = Callable[[str], list[tuple[str, str]]]
+
+
+def scan(source: str, progress: Callable[[str, int, int | None], None]) -> list[bytes]:
+    """The sorted hashes of up to 1000 distinct documents."""
+    found: set[bytes] = set()
+    for count, text in enumerate(documents(source), 1):
+        found.add(_hash(text))
+        progress("scan", count, None)
+        if len(found) == SCANNED:
+            break
+    return sorted(found)
+
+
+def splitter(hashes: list[bytes]) -> tuple[str, Splitter]:
+    """How to split a source in which `_scan` found `hashes`: a name for it and the function."""
+    if len(hashes) < 20:
+        return "90/5/5 of each document", _stretches
+    if len(hashes) < SCANNED:
+        count = max(1, round(HELD_OUT * len(hashes)))
+        last = hashes[count - 1], hashes[2 * count - 1]
+        rule = f"{count} documents each for validation and test, by SHA-256"
+    else:
+        last = _threshold(HELD_OUT), _threshold(2 * HELD_OUT)
+        rule = "90/5/5 of the documents, by SHA-256"
+
+    def by_hash(text: str) -> list[tuple[str, str]]:
+        value = _hash(text)
+        split = "validation" if value <= last[0] else "test" if value <= last[1] else "train"
+        return [(split, text)]
+
+    return rule, by_hash
+
+
+def _threshold(share: float) -> bytes:
+    return round(share * 2**64).to_bytes(8, "big")
+
+
+def _stretches(text: str) -> list[tuple[str, str]]:
+    """The first 90 % for training, then 5 % each, cut before whitespace where there is some."""
+    first = _cut_near(text, len(text) * 90 // 100)
+    second = max(first, _cut_near(text, len(text) * 95 // 100))
+    parts = zip(SPLITS, (text[:first], text[first:second], text[second:]), strict=True)
+    return [(split, part) for split, part in parts if part]
+
+
+def _cut_near(text: str, place: int) -> int:
+    space = re.compile(r"\s").search(text, place)
+    return space.start() if space else place
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -63,7 +63,7 @@ class TrainingProgress(Observer):
         text = f"step {row['step']}/{self.steps}: validation loss {row['loss']:.4f}"
         if speed := self.row.get("tokens_per_second"):
             text += f", {count(speed)} tokens/s"
-        if not stderr.is_terminal and (eta := self.eta()) is not None:
+        if not stderr.is_terminal and (eta := self.eta()):
             text += f", ETA {duration(eta)}"
         say(f"{self.name}: {text}")
 

@@ -253,7 +253,7 @@ def execute(
     from smolctl.progress import TrainingProgress
     from smollm2.train import Stopped, train
 
-    with run.writing(), TrainingProgress(run) as progress:
+    with TrainingProgress(run) as progress:
         try:
             train(run, data, progress, checkpoint_every=checkpoint_every, keep_steps=keep_steps)
         except Stopped:

@@ -143,7 +143,7 @@ def train(
 ) -> None:
     """Train `run` from its newest checkpoint, or its first step, to its end.
 
-    The caller holds `run.writing()`. Afterwards the run is finished: final weights, test scores
+    Afterwards the run is finished: final weights, test scores
     in eval.csv, and no step checkpoints but those in `keep_steps`.
 
     Args:
@@ -152,11 +152,13 @@ def train(
 
     Raises:
         Stopped: the observer asked for it; the state is saved.
+        UserError: another process is writing the run.
         RunError: the loss is not finite or the disk cannot be written. The last good checkpoint is
             unharmed, and the manifest says what happened.
     """
     try:
-        Loop(run, data, observer, checkpoint_every, keep_steps).run_to_end()
+        with run.writing():
+            Loop(run, data, observer, checkpoint_every, keep_steps).run_to_end()
     except (RunError, OSError) as error:
         with contextlib.suppress(OSError):  # the disk may be what failed
             run.update(state="failed", error=str(error))

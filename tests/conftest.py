@@ -72,10 +72,10 @@ def tiny_options(variant: Path, corpus: Path) -> list[str]:
     ]
 
 
-def smolctl(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+def smolctl(*arguments: str, timeout: float = 120, **options) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "smolctl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
 
 @pytest.fixture(scope="session")

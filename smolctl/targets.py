@@ -3,7 +3,7 @@
 A target is a run's name, a variant (all its finished runs), or a path; RUN@STEP is a checkpoint.
 """
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from smollm2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from smollm2.protocol import Protocol
-    from smollm2.runs import Run
+    from smollm2.runs import Checkpoint, Run
 
 
 def finished_runs(results: Path, study: str) -> "list[Run]":
@@ -65,24 +65,12 @@ def runs_of(target: str, results: Path, study: str) -> "list[Run]":
     )
 
 
-@dataclass(frozen=True)
-class StartingPoint:
-    """A checkpoint that a new run starts from."""
+def starting_point(
+    results: Path, study: str, spec: str, draft: "Protocol"
+) -> "tuple[Checkpoint, str]":
+    """What `--from` names: RUN (final weights, at step 0) or RUN@STEP (weights and optimizer).
 
-    label: str
-    path: Path
-    step: int
-    seconds: float
-
-    def copy_to(self, run: "Run") -> None:
-        """Make it the new run's first checkpoint, so that the run can be resumed by itself."""
-        from safetensors.torch import load_file
-
-        run.save_checkpoint(f"step-{self.step}", load_file(self.path), self.step, self.seconds)
-
-
-def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> StartingPoint:
-    """RUN (its final weights, at step 0) or RUN@STEP (weights and optimizer, at STEP).
+    Returns the checkpoint and what to call it.
 
     Raises:
         UserError: no such run or checkpoint, another architecture, or a horizon already passed.
@@ -101,7 +89,7 @@ def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> S
                 f"Run {run.name!r} has no final weights; name one of its checkpoints "
                 f"({checkpoints_of(run)})."
             )
-        return StartingPoint(run.name, verified(run.final_weights).path, 0, 0.0)
+        return dataclasses.replace(verified(run.final_weights), step=0, seconds=0.0), run.name
     if not step_text.isdigit() or int(step_text) not in run.checkpoint_steps():
         raise UserError(
             f"Run {run.name!r} has no checkpoint at step {step_text!r}; it has "
@@ -113,8 +101,7 @@ def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> S
             "give more --steps (they count from the start of the first run)."
         )
     checkpoint = verified(run.path / "checkpoints" / f"step-{step_text}.safetensors")
-    label = f"{run.name}@{checkpoint.step}"
-    return StartingPoint(label, checkpoint.path, checkpoint.step, checkpoint.seconds)
+    return checkpoint, f"{run.name}@{checkpoint.step}"
 
 
 def checkpoints_of(run: "Run") -> str:

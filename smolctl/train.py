@@ -195,10 +195,10 @@ def train(
         if variant is None:
             raise UserError("Say which model to train: --variant pow2, for example.")
         request = Request(**asked)
-        run_or_plan = prepare_run(request, results, study, name, from_, dry_run, as_json)
-        if run_or_plan is None:
+        prepared = prepare_run(request, results, study, name, from_, keep, dry_run, as_json)
+        if prepared is None:  # a dry run
             return
-        run, tokens_of_run = run_or_plan
+        run, tokens_of_run = prepared
     execute(run, tokens_of_run, checkpoint_every, keep, as_json)
 
 
@@ -213,6 +213,7 @@ def prepare_run(
     study: str,
     name: str | None,
     from_: str | None,
+    keep_steps: frozenset[int],
     dry_run: bool,
     as_json: bool,
 ) -> "tuple[Run, TokenData] | None":
@@ -224,6 +225,8 @@ def prepare_run(
     from smollm2.runs import create_run, run_path
 
     draft = resolve(request)
+    if keep_steps and max(keep_steps) > draft.steps:
+        raise UserError(f"--keep-step {max(keep_steps)} is after the last step, {draft.steps}.")
     if name is not None and run_path(results, study, name).exists() and not dry_run:
         raise UserError(f"Run {name!r} exists. Resume it (--resume {name}) or choose another name.")
     source = starting_point(results, study, from_, draft) if from_ is not None else None
@@ -234,10 +237,8 @@ def prepare_run(
     if dry_run:
         show_plan(protocol, data, f"{results}/{study}/{name}", as_json)
         return None
-    run = create_run(results, study, name, request, protocol, source.label if source else None)
-    if source is not None:
-        source.copy_to(run)
-    data.tokenizer.save(str(run.path / "tokenizer.json"))
+    start, label = source or (None, None)
+    run = create_run(results, study, name, request, protocol, data.tokenizer, start, label)
     return run, data
 
 

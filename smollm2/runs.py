@@ -20,6 +20,7 @@ import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from smollm2.protocol import Protocol, Request
 
 if TYPE_CHECKING:
     import pandas as pd
+    from tokenizers import Tokenizer
     from torch import Tensor
 
     from smollm2.model import SmolLM2
@@ -61,6 +63,11 @@ class Checkpoint:
     path: Path
     step: int
     seconds: float
+    sha256: str
+
+    def sidecar(self) -> dict[str, Any]:
+        """What the JSON file beside the weights holds."""
+        return {"step": self.step, "seconds": self.seconds, "sha256": self.sha256}
 
     def tensors(self) -> "dict[str, Tensor]":
         from safetensors.torch import load_file
@@ -188,7 +195,6 @@ class Run:
         from safetensors.torch import save_file
 
         folder = self.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
         temporary, path = folder / f".{name}.tmp", folder / f"{name}.safetensors"
         for table in STEP_TABLES:
             sync_file(self.path / f"{table}.csv")
@@ -196,9 +202,9 @@ class Run:
         try:
             save_file(tensors, temporary)
             sync_file(temporary)
-            facts = {"step": step, "seconds": seconds, "sha256": checksum(temporary)}
+            saved = Checkpoint(path, step, seconds, checksum(temporary))
             temporary.replace(path)
-            write_json(path.with_suffix(".json"), facts)
+            write_json(path.with_suffix(".json"), saved.sidecar())
         except (OSError, SafetensorError) as error:
             temporary.unlink(missing_ok=True)
             raise RunError(
@@ -261,13 +267,13 @@ def verified(path: Path) -> Checkpoint:
     """
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if checksum(path) != facts["sha256"]:
-            raise UserError(f"Checkpoint {path.stem} is damaged: its checksum differs.")
-        return Checkpoint(path, facts["step"], facts["seconds"])
+        checkpoint = Checkpoint(path, facts["step"], facts["seconds"], facts["sha256"])
+        is_whole = checksum(path) == checkpoint.sha256
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"Checkpoint {path.stem} is damaged: {error}.") from None
+    if not is_whole:
+        raise UserError(f"Checkpoint {path.stem} is damaged: its checksum differs.")
+    return checkpoint
 
 
 def create_run(
@@ -276,9 +282,15 @@ def create_run(
     name: str,
     request: Request,
     protocol: Protocol,
+    tokenizer: "Tokenizer | None" = None,
+    start: Checkpoint | None = None,
     started_from: str | None = None,
 ) -> Run:
     """Make the directory of a new run in state `running`.
+
+    Args:
+        start: becomes the run's first checkpoint, so that it depends on no other run.
+        started_from: what the manifest calls `start`.
 
     Raises:
         UserError: a name that is not plain, a run that exists, or a directory that cannot be made.
@@ -289,13 +301,20 @@ def create_run(
             f"Run {name!r} exists. Continue it with --resume {name} if it is unfinished, or give "
             "this one another --name."
         )
-    # Made aside and renamed, so that no directory without manifest ever stands there.
+    # Made aside and renamed, so that no incomplete directory ever stands there.
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        (temporary / "checkpoints").mkdir(parents=True)
         write_json(temporary / "run.json", new_manifest(name, request, protocol, started_from))
+        if tokenizer is not None:
+            tokenizer.save(str(temporary / "tokenizer.json"))
+        if start is not None:
+            first = temporary / "checkpoints" / f"step-{start.step}.safetensors"
+            shutil.copyfile(start.path, first)
+            write_json(first.with_suffix(".json"), start.sidecar())
         temporary.rename(path)
     except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"Cannot write to {results}: {error.strerror}; choose another --results."
         ) from None
@@ -316,6 +335,7 @@ def new_manifest(
         "created_at": now(),
         "finished_at": None,
         "started_from": started_from,
+        "keep_steps": [],
         "request": dataclasses.asdict(request.without_paths()),
         "protocol": protocol.to_dict(),
         "parameters": dataclasses.asdict(parameters(protocol.model)),

@@ -143,12 +143,13 @@ def train(
 ) -> None:
     """Train `run` from its newest checkpoint, or its first step, to its end.
 
-    Afterwards the run is finished: final weights, test scores
-    in eval.csv, and no step checkpoints but those in `keep_steps`.
+    Afterwards the run is finished: final weights, test scores in eval.csv, and no step checkpoints
+    but those in `keep_steps`.
 
     Args:
         checkpoint_every: steps between checkpoints; None saves every five minutes. The two newest
             are kept while running.
+        keep_steps: checkpoints to keep for good, in addition to those asked for in earlier calls.
 
     Raises:
         Stopped: the observer asked for it; the state is saved.
@@ -183,14 +184,20 @@ class Loop:
     ) -> None:
         self.run, self.observer = run, observer
         self.protocol = run.protocol
-        self.checkpoint_every, self.keep_steps = checkpoint_every, keep_steps
+        self.checkpoint_every = checkpoint_every
+        self.keep_steps = keep_steps | set(run.manifest["keep_steps"])
         self.saved_at = time.monotonic()
         self.trainer = Trainer(self.protocol, data)
         self.recent: list[int] = []  # steps of the newest checkpoints
         self.restore()
         self.timed_from = self.trainer.step + UNTIMED_STEPS
         self.matmul_rate = matmul_flops_per_second(self.protocol.device, self.protocol.dtype)
-        run.update(state="running", error=None, matmul_flops_per_second=self.matmul_rate)
+        run.update(
+            state="running",
+            error=None,
+            keep_steps=sorted(self.keep_steps),
+            matmul_flops_per_second=self.matmul_rate,
+        )
 
     def restore(self) -> None:
         """Load the newest good checkpoint, if any, and cut the tables back to its step."""
@@ -198,6 +205,11 @@ class Loop:
         checkpoint = self.run.latest_checkpoint(warnings)
         for warning in warnings:
             self.observer.on_warning(warning)
+        if checkpoint is None and (parent := self.run.manifest["started_from"]):
+            raise RunError(
+                f"Run {self.run.name!r} has no good checkpoint left, and it did not start from "
+                f"scratch. Start it again under another --name, with --from {parent}."
+            )
         if checkpoint is not None:
             self.trainer.optimizer.load(checkpoint.tensors())
             self.trainer.step, self.trainer.seconds = checkpoint.step, checkpoint.seconds
@@ -211,12 +223,12 @@ class Loop:
             while True:
                 if self.is_validation_step() and trainer.step not in validated:
                     self.validate()
-                if trainer.step == steps:
-                    break
                 if self.observer.should_stop():
                     raise Stopped
                 if self.is_checkpoint_due():
                     self.save()
+                if trainer.step == steps:
+                    break
                 self.train_step()
         except Stopped:
             self.save()
@@ -233,8 +245,6 @@ class Loop:
 
     def is_checkpoint_due(self) -> bool:
         step = self.trainer.step
-        if step in self.recent:
-            return False
         if step in self.keep_steps:
             return True
         if self.checkpoint_every is None:
@@ -243,10 +253,12 @@ class Loop:
 
     def save(self) -> None:
         step = self.trainer.step
+        if step in self.recent:
+            return
         self.run.save_checkpoint(
             f"step-{step}", self.trainer.optimizer.state(), step, self.trainer.seconds
         )
-        self.recent = [*(s for s in self.recent if s != step), step][-2:]
+        self.recent = [*self.recent, step][-2:]
         self.run.drop_checkpoints(self.keep_steps | set(self.recent))
         self.saved_at = time.monotonic()
 

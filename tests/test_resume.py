@@ -335,3 +335,28 @@ def test_the_order_of_the_process_environment_does_not_matter(tiny, workdir, und
     done = smolctl(*tiny, "--steps", str(STEPS), "--name", "r", cwd=workdir, env=environment)
     assert done.returncode == 0, done.stderr
     assert outcome(workdir / "results/runs/r") == undisturbed_cli
+
+
+def test_a_branch_whose_start_is_lost_does_not_start_from_scratch(tiny, workdir):
+    options = ["--steps", "12", "--name", "trunk", "--keep-step", "6"]
+    assert smolctl(*tiny, *options, cwd=workdir).returncode == 0
+    options = ["--steps", "12", "--name", "branch", "--from", "trunk@6"]
+    process = start([*tiny, *options], workdir)
+    wait_for_rows(workdir / "results/runs/branch/train.csv", 1)
+    process.kill()
+    process.communicate()
+    for path in (workdir / "results/runs/branch/checkpoints").glob("*.safetensors"):
+        path.write_bytes(b"torn")
+    done = smolctl("train", "--resume", "branch", cwd=workdir)
+    assert done.returncode == 1
+    assert "--from trunk@6" in done.stderr
+
+
+def test_a_kept_step_survives_a_resume(case):
+    asked, data, folder, undisturbed = case
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    with pytest.raises(Interrupted):
+        train(run, data, DieAt(14), checkpoint_every=6, keep_steps=frozenset({4, STEPS}))
+    train(Run(run.path), data, Observer())
+    assert run.checkpoint_steps() == [4, STEPS]
+    assert outcome(run.path) == undisturbed

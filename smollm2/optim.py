@@ -56,7 +56,9 @@ class Optimizer:
         self.grads = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.filled: set[str] = set()
         for name, parameter in self.parameters.items():
-            parameter.register_post_accumulate_grad_hook(self.collector(name))
+            parameter.register_post_accumulate_grad_hook(
+                collector(name, self.grads[name], self.filled)
+            )
 
         # What the optimizers update: whole parameters, or for Muon the matrices they fuse.
         self.leaves: dict[str, Tensor] = {}
@@ -92,20 +94,6 @@ class Optimizer:
                 orthogonal, lr=recipe.muon_lr, momentum=recipe.momentum, weight_decay=0.0
             )
             self.peaks.append((muon, recipe.muon_lr))
-
-    def collector(self, name: str) -> Callable[[Tensor], None]:
-        """The hook that moves the gradient of parameter `name` into its fp32 buffer."""
-
-        def collect(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            if name in self.filled:
-                self.grads[name].add_(parameter.grad)
-            else:
-                self.grads[name].copy_(parameter.grad)
-                self.filled.add(name)
-            parameter.grad = None
-
-        return collect
 
     def gradient_norm(self) -> Tensor:
         """Global L2 norm of the collected gradients, a scalar on the device."""
@@ -155,6 +143,25 @@ class Optimizer:
                     if moments:
                         optimizer.state[leaf] = {k: v.to(leaf.device) for k, v in moments.items()}
         self.refresh()
+
+
+def collector(name: str, buffer: Tensor, filled: set[str]) -> Callable[[Tensor], None]:
+    """A hook that moves a parameter's gradient into its fp32 buffer.
+
+    It knows no optimizer: with a reference back to one, model and optimizer would be a cycle, and
+    their gigabytes would stay after the last use.
+    """
+
+    def collect(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        if name in filled:
+            buffer.add_(parameter.grad)
+        else:
+            buffer.copy_(parameter.grad)
+            filled.add(name)
+        parameter.grad = None
+
+    return collect
 
 
 def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
 """What training does: it learns, obeys its settings, and evaluation never disturbs it."""
 
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from smollm2.evaluate import held_out
 from smollm2.model import SmolLM2
 from smollm2.protocol import Protocol, Request, resolve
 from smollm2.runs import Run, create_run, load_model
-from smollm2.train import Observer, Probe, probe, train
+from smollm2.train import Observer, Probe, Trainer, probe, train
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +191,18 @@ def test_training_files_are_the_contract(asked, run_of):
     assert run.manifest["parameters"]["total"] == sum(
         p.numel() for p in load_model(run, "cpu", "float32").parameters()
     )
+
+
+def test_a_trainer_that_is_let_go_frees_its_memory_at_once(asked, data):
+    trainer = Trainer(resolve(asked).on(data), data)
+    trainer.update(trainer.gradients())
+    model = weakref.ref(trainer.model)
+    gc.disable()
+    try:
+        del trainer
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smollm2.config import ModelConfig, checked_fields, replace_fields, split_setting, variant
+from smollm2.config import ModelConfig, replace_fields, split_setting, variant
 from smollm2.cost import training_flops_per_token
 from smollm2.errors import UserError, did_you_mean
 
@@ -29,7 +29,7 @@ class Recipe:
 
     The defaults follow the published training of SmolLM2-135M (AdamW, WSD; huggingface/smollm),
     except for the peak learning rate: that one was for a million tokens a step, `lr` here was
-    chosen for 8192 (see the README).
+    chosen for a few thousand (see the README).
     """
 
     optimizer: str = "adamw"  # muon: Muon for the matrices of the layers, AdamW for the rest
@@ -87,6 +87,10 @@ RECIPES: dict[str, Recipe] = {
         schedule_length=12.0,
     ),
 }
+
+
+# Narrower models want larger steps; `smollm2` at the nano scale.
+NANO_LR = 3e-3
 
 
 @dataclass(frozen=True)
@@ -307,6 +311,9 @@ def resolve_recipe(request: Request) -> tuple[Recipe, list[str]]:
             f"Unknown recipe {request.recipe!r}.{did_you_mean(request.recipe, list(RECIPES))} "
             f"There are {', '.join(RECIPES)}."
         )
+    recipe = RECIPES[request.recipe]
+    if request.scale == "nano" and request.recipe == "smollm2":
+        recipe = dataclasses.replace(recipe, lr=NANO_LR)
     recipe_fields = {f.name for f in dataclasses.fields(Recipe)}
     model_fields = {f.name for f in dataclasses.fields(ModelConfig)}
     settings = dict(split_setting(text) for text in request.settings)
@@ -321,8 +328,9 @@ def resolve_recipe(request: Request) -> tuple[Recipe, list[str]]:
     for name in ("lr", "optimizer", "schedule", "grad_accum"):
         if (value := getattr(request, name)) is not None:
             changes[name] = value
-    recipe = replace_fields(RECIPES[request.recipe], checked_fields(Recipe, changes))
-    return recipe, [f"{name}={value}" for name, value in settings.items() if name in model_fields]
+    return replace_fields(recipe, changes), [
+        f"{name}={value}" for name, value in settings.items() if name in model_fields
+    ]
 
 
 def resolve_steps(request: Request, model: ModelConfig, seq_len: int, tokens_per_step: int) -> int:

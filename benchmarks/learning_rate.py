@@ -1,66 +1,63 @@
 """Choose the default learning rate: short runs of every variant over a grid, on validation.
 
-    python benchmarks/learning_rate.py --data novels.jsonl.gz
+    python benchmarks/learning_rate.py novels.jsonl.gz
 
 Adds one row a run to benchmarks/learning_rate.csv and skips what is there, so it can be stopped
 and started again.
 """
 
 import csv
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
+import pandas as pd
 import typer
 
-from smollm2.data import prepare
-from smollm2.errors import RunError
+from smollm2.data import TokenData, prepare
 from smollm2.protocol import Request, resolve
 from smollm2.runs import create_run
-from smollm2.train import Observer, train
+from smollm2.train import NotFinite, Observer, train
 
-COLUMNS = (
-    "variant", "scale", "lr", "seed", "steps", "tokens_per_step", "data", "dtype",
-    "validation_loss", "largest_rise",
-)  # fmt: skip
-
+WHAT = ("variant", "scale", "lr", "seed", "steps", "tokens_per_step", "data", "dtype")
+COLUMNS = (*WHAT, "validation_loss", "largest_rise")
 OUT = Path(__file__).with_suffix(".csv")
 
 
-def measure(request: Request, data_source: str, tokenizer: str) -> dict[str, object]:
+def measure(request: Request, data: TokenData) -> dict[str, object]:
     """One run: its final validation loss, and how far the training loss ever rose again.
 
     largest_rise: the largest mean loss of ten steps minus the smallest such mean before it.
     """
-    data = prepare(data_source, tokenizer)
     protocol = resolve(request).on(data)
-    row: dict[str, object] = {
-        "variant": request.variant,
-        "scale": request.scale,
-        "lr": request.lr,
-        "seed": request.seed,
-        "steps": protocol.steps,
-        "tokens_per_step": protocol.tokens_per_step,
-        "data": data.source,
-        "dtype": protocol.dtype,
-    }
     with TemporaryDirectory() as folder:
         run = create_run(Path(folder), "lr", "run", request, protocol)
         try:
             train(run, data, Observer())
-        except RunError:  # the loss is not finite: that is the finding
-            return row | {"validation_loss": "", "largest_rise": "inf"}
+        except NotFinite:  # that is the finding
+            return {"validation_loss": "", "largest_rise": "inf"}
         means = run.table("train")["loss"].rolling(10).mean().dropna()
-        return row | {
+        return {
             "validation_loss": float(run.table("val")["loss"].iloc[-1]),
             "largest_rise": round(float((means - means.cummin()).max()), 4),
         }
 
 
+def what(request: Request, data: TokenData) -> dict[str, str]:
+    """The cells that tell a run from the others."""
+    protocol = resolve(request)
+    cells = (
+        *(request.variant, request.scale, request.lr, request.seed, protocol.steps),
+        *(protocol.tokens_per_step, data.source, protocol.dtype),
+    )
+    return dict(zip(WHAT, map(str, cells), strict=True))
+
+
 def main(
-    data: str,
+    corpus: str,
     variants: str = "orig,orig-174m,pow2,pow2-135m,moe-160m",
-    rates: str = "5e-4,1e-3,2e-3,4e-3,8e-3",
+    rates: str = "1e-3,2e-3,3e-3,4e-3",
     seeds: str = "100,101",
     scale: str = "nano",
     steps: int = 300,
@@ -69,41 +66,33 @@ def main(
     tokenizer: str = "train:4096",
     out: Path = OUT,
 ) -> None:
-    done = set()
-    if out.exists():
-        with out.open(newline="") as file:
-            done = {
-                (
-                    row["variant"],
-                    row["scale"],
-                    float(row["lr"]),
-                    int(row["seed"]),
-                    int(row["steps"]),
-                )
-                for row in csv.DictReader(file)
-            }
-    for seed in seeds.split(","):
-        for rate in rates.split(","):
-            for variant in variants.split(","):
-                if (variant, scale, float(rate), int(seed), steps) in done:
-                    continue
-                request = Request(
-                    variant,
-                    scale,
-                    steps=steps,
-                    lr=float(rate),
-                    seed=int(seed),
-                    batch_size=batch_size,
-                    seq_len=seq_len or None,
-                    test_tokens=1,
-                )
-                row = measure(request, data, tokenizer)
-                typer.echo(row)
-                with out.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    if file.tell() == 0:
-                        writer.writeheader()
-                    writer.writerow(row)
+    data = prepare(corpus, tokenizer)
+    rows = list(csv.DictReader(out.read_text().splitlines())) if out.exists() else []
+    done = [{column: row[column] for column in WHAT} for row in rows]
+    for seed, rate, variant in product(seeds.split(","), rates.split(","), variants.split(",")):
+        request = Request(
+            variant,
+            scale,
+            steps=steps,
+            lr=float(rate),
+            seed=int(seed),
+            batch_size=batch_size,
+            seq_len=seq_len or None,
+            test_tokens=1,
+        )
+        cells = what(request, data)
+        if cells in done:
+            continue
+        row = cells | measure(request, data)
+        typer.echo(row)
+        with out.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+    table = pd.read_csv(out)
+    by = ["scale", "tokens_per_step", "steps", "variant"]
+    typer.echo(table.pivot_table(values="validation_loss", index=by, columns="lr").round(3))
 
 
 if __name__ == "__main__":

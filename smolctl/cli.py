@@ -4,6 +4,7 @@ Modules imported here load nothing heavy: torch, pandas and the like are importe
 functions that need them, so that `smolctl --help` is immediate.
 """
 
+import signal
 import sys
 from typing import Annotated
 
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exit codes: 0 done, 1 it failed, 2 what was asked cannot be done,
     128 + signal when stopped by one."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Ends like Ctrl-C does, through every `finally`; training installs a gentler handler.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app(arguments)
     except (UserError, RunError) as error:

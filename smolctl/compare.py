@@ -1,6 +1,7 @@
 """`smolctl compare`: finished runs of two or more arms, side by side."""
 
 import statistics
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,23 +69,38 @@ def comparable(arms: "dict[str, list[Run]]") -> "dict[str, list[Run]]":
     from smolctl.console import warn
 
     def shared(run: "Run") -> dict[str, Any]:
-        return run.protocol.controlled() | {"steps": run.protocol.steps}
+        started_from = run.manifest["started_from"]
+        return run.protocol.controlled() | {
+            "steps": run.protocol.steps,
+            "started from": started_from,
+        }
 
-    newest = max(next(iter(arms.values())), key=lambda run: str(run.manifest["finished_at"]))
+    newest = {arm: max(runs, key=finished_at) for arm, runs in arms.items()}
+    base = newest[next(iter(arms))]
+    seen: dict[Path, str] = {}
     kept: dict[str, list[Run]] = {arm: [] for arm in arms}
     for arm, runs in arms.items():
         for run in runs:
-            fields = [k for k, v in shared(newest).items() if shared(run)[k] != v]
+            other = seen.setdefault(run.path.resolve(), arm)
+            if other != arm:
+                raise UserError(f"{run.name} stands in both {other!r} and {arm!r}.")
+            fields = [k for k, v in shared(base).items() if shared(run)[k] != v]
             if fields:
-                warn(f"{run.name} is left out: it differs from {newest.name} in {fields}.")
+                warn(f"{run.name} is left out: it differs from {base.name} in {fields}.")
+            elif run.protocol.model != newest[arm].protocol.model:
+                warn(f"{run.name} is left out: its architecture is not that of {newest[arm].name}.")
             else:
                 kept[arm].append(run)
         if not kept[arm]:
             raise UserError(
-                f"No run of {arm!r} shares the protocol of {newest.name}; train one with the same "
+                f"No run of {arm!r} shares the protocol of {base.name}; train one with the same "
                 "settings."
             )
     return kept
+
+
+def finished_at(run: "Run") -> str:
+    return str(run.manifest["finished_at"])
 
 
 def row_of(arm: str, base: "list[Run]", runs: "list[Run]") -> dict[str, Any]:
@@ -108,8 +124,7 @@ def row_of(arm: str, base: "list[Run]", runs: "list[Run]") -> dict[str, Any]:
 
 
 def test_loss(run: "Run") -> float:
-    table = run.table("eval")
-    return float(table[(table.task == "test") & (table.metric == "loss")]["value"].iloc[0])
+    return float(run.test_scores()["loss"])
 
 
 def mean_and_spread(values: list[float]) -> str:

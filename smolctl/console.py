@@ -6,7 +6,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Talk(Console):
+    """A console whose reader may go away: what is said is lost, the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+stderr = Talk(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
 
 

@@ -36,6 +36,8 @@ def evaluate(
 
     if split not in ("validation", "test"):
         raise UserError(f"Unknown split {split!r}; choose validation or test.")
+    if tokens is not None and tokens < 1:
+        raise UserError(f"--tokens must be at least 1, not {tokens}.")
     runs = [run for target in targets for run in runs_of(target, results, study)]
     rows: list[dict[str, Any]] = []
     for run in runs:
@@ -57,17 +59,27 @@ def evaluate(
 
 
 def score(run: Any, split: str, tokens: int | None, source: str | None) -> list[dict[str, Any]]:
-    """Evaluate one run and replace its rows of this split in eval.csv."""
-    from smolctl.console import progress
-    from smolctl.prepare import tokens_of
+    """Evaluate one run and replace its rows of this split and number of tokens in eval.csv."""
+    from smolctl.console import progress, warn
+    from smolctl.tokens import tokens_of
+    from smollm2.device import resolve_device, resolve_dtype
     from smollm2.evaluate import held_out, held_out_rows
     from smollm2.runs import load_model
 
     protocol = run.protocol
     data = tokens_of(run, source, None)
     default = protocol.test_tokens if split == "test" else protocol.validation_tokens
-    n_tokens = tokens or default
-    model = load_model(run, protocol.device, protocol.dtype)
+    n_tokens = default if tokens is None else tokens
+    device, dtype = protocol.device, protocol.dtype
+    try:
+        resolve_device(device)
+    except UserError:
+        device = resolve_device(None)
+        dtype = resolve_dtype(None, device)
+        warn(
+            f"{run.name} was trained on {protocol.device}; it is evaluated on {device} in {dtype}."
+        )
+    model = load_model(run, device, dtype)
     with run.writing(), progress() as bar:
         task = bar.add_task(f"{run.name} {split}", total=n_tokens)
         scores = held_out(
@@ -80,6 +92,8 @@ def score(run: Any, split: str, tokens: int | None, source: str | None) -> list[
             lambda done: bar.update(task, completed=done),
         )
         rows = held_out_rows(split, scores, data.fingerprint, protocol.seq_len)
-        kept = [row for row in run.rows("eval") if row["task"] != split]
+        # Rows over another number of tokens are other measurements and stay.
+        key = (split, str(scores.n_tokens))
+        kept = [row for row in run.rows("eval") if (row["task"], row["n"]) != key]
         run.replace("eval", kept + rows)
     return rows

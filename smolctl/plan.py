@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from smollm2.protocol import Protocol
 
 
-def show_plan(protocol: "Protocol", data: "TokenData", path: str, as_json: bool) -> None:
-    """What a run would do and cost here; two sequences are trained to know."""
+def show_plan(
+    protocol: "Protocol", data: "TokenData", path: str, first_step: int, as_json: bool
+) -> None:
+    """What a run from `first_step` on would do and cost here; two sequences are trained to know."""
     from smolctl.console import count, duration, facts, say
     from smollm2.cost import parameters, training_flops_per_token, training_state_bytes
     from smollm2.data import epochs
@@ -19,16 +21,18 @@ def show_plan(protocol: "Protocol", data: "TokenData", path: str, as_json: bool)
     from smollm2.train import probe
 
     size, recipe = parameters(protocol.model), protocol.recipe
-    tokens = protocol.steps * protocol.tokens_per_step
+    steps = protocol.steps - first_step
+    tokens = steps * protocol.tokens_per_step
     say("Measuring a step on this machine ...")
     measured = probe(protocol, data)
-    eta = measured.step_seconds * protocol.steps
+    eta = measured.step_seconds * steps
     state = training_state_bytes(protocol.model, recipe.optimizer, protocol.dtype)
     repeats = epochs(len(data.train), protocol.seq_len, tokens)
     flops = training_flops_per_token(protocol.model, protocol.seq_len)
     if as_json:
         plan = {
             "path": path,
+            "first_step": first_step,
             "protocol": protocol.to_dict(),
             "parameters": dataclasses.asdict(size),
             "tokens": tokens,
@@ -49,7 +53,8 @@ def show_plan(protocol: "Protocol", data: "TokenData", path: str, as_json: bool)
         f"{state / gb:.2f}, activations {measured.activation_bytes / gb:.2f}"
     )
     facts(
-        f"Plan: {protocol.variant} ({protocol.scale}) for {protocol.steps:,} steps",
+        f"Plan: {protocol.variant} ({protocol.scale}), steps {first_step + 1:,} to "
+        f"{protocol.steps:,}",
         [
             ("parameters", f"{size.total:,}{active}, {size.embedding:,} embedding"),
             ("FLOPs", f"{count(flops)} a token, {tokens * flops:.2e} in all"),

@@ -11,7 +11,8 @@ from smollm2.train import Observer
 if TYPE_CHECKING:
     from smollm2.runs import Run
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP, where there is one: the terminal or the connection closed.
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)])]
 
 
 class TrainingProgress(Observer):
@@ -27,7 +28,11 @@ class TrainingProgress(Observer):
         self.row: dict[str, Any] = {}
         self.started: tuple[float, int] | None = None  # clock and step at the first step seen
         self.bar = progress("{task.completed}/{task.total}", "{task.fields[numbers]}")
-        self.task = self.bar.add_task(run.name, total=self.steps, numbers="starting")
+        # Known before the bar starts, the steps of an earlier process do not count as speed.
+        done = max(run.checkpoint_steps(), default=0)
+        self.task = self.bar.add_task(
+            run.name, total=self.steps, completed=done, numbers="starting"
+        )
 
     def __enter__(self) -> Self:
         self.handlers = {number: signal.signal(number, self.on_signal) for number in SIGNALS}

@@ -38,8 +38,7 @@ def report(study: Study = STUDY, results: Results = RESULTS) -> None:
 
 def facts_of(run: "Run") -> dict[str, Any]:
     """The cells of one run in the card."""
-    scores = run.table("eval")
-    test = scores[scores.task == "test"].set_index("metric")["value"]
+    test = run.test_scores()
     protocol = run.protocol
     return {
         "name": run.name,

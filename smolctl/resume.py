@@ -1,5 +1,6 @@
 """`smolctl train --resume`: an unfinished run is continued as it was, or not at all."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ from smollm2.errors import UserError
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
+    from smollm2.protocol import Protocol
     from smollm2.runs import Run
 
 
@@ -16,8 +18,8 @@ def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> "tupl
     Raises:
         UserError: it is finished, something else was asked for, or its tokens are not to be had.
     """
-    from smolctl.prepare import tokens_of
-    from smollm2.protocol import Request, resolve
+    from smolctl.tokens import tokens_of
+    from smollm2.protocol import differing
     from smollm2.runs import open_run
 
     run = open_run(results, study, name)
@@ -29,26 +31,30 @@ def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> "tupl
         )
     data = tokens_of(run, asked.pop("data", None), asked.pop("tokenizer", None))
     if asked:
-        saved = run.manifest["request"]
-        request = Request(**saved | {"settings": tuple(saved["settings"])} | asked)
-        same_model = asked.keys().isdisjoint(("variant", "scale", "settings"))
-        other = resolve(request, protocol.model if same_model else None).on(data)
+        other = with_changes(run, asked).on(data)
         if fields := differing(protocol.to_dict(), other.to_dict()):
             raise UserError(
                 f"A resumed run keeps its configuration, and this differs: {fields}. Leave these "
-                f"options out, or start a new run under another --name."
+                "options out, or start a new run under another --name."
             )
     return run, data
 
 
-def differing(saved: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
-    """The fields that differ, `lr: 0.001 there, 0.003 asked for`; nested ones dotted."""
-    lines = []
-    for key, old in saved.items():
-        new = asked.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            if inner := differing(old, new, f"{prefix}{key}."):
-                lines.append(inner)
-        elif old != new:
-            lines.append(f"{prefix}{key}: {old} there, {new} asked for")
-    return "; ".join(lines)
+def with_changes(run: "Run", asked: dict[str, Any]) -> "Protocol":
+    """What the run's protocol would be had `asked` been asked for as well."""
+    from smollm2.config import replace_fields
+    from smollm2.protocol import Request, resolve, resolve_recipe
+
+    protocol, saved = run.protocol, dict(run.manifest["request"])
+    if not asked.keys().isdisjoint(("steps", "tokens", "flops")):
+        saved |= {"steps": None, "tokens": None, "flops": None}
+    machine = {"device": protocol.device, "dtype": protocol.dtype, "compile": protocol.compile}
+    settings = {"settings": (*saved["settings"], *asked.get("settings", ()))}
+    request = Request(**saved | machine | asked | settings)
+    if not asked.keys().isdisjoint(("variant", "scale")):
+        return resolve(request)
+    # The variant may be a file that is gone: its architecture is in the manifest.
+    _, fields = resolve_recipe(request)
+    changes = dict(field.split("=", 1) for field in fields)
+    other = resolve(request, replace_fields(protocol.model, changes))
+    return dataclasses.replace(other, variant=protocol.variant)

@@ -75,7 +75,7 @@ def starting_point(
     Raises:
         UserError: no such run or checkpoint, another architecture, or a horizon already passed.
     """
-    from smolctl.resume import differing
+    from smollm2.protocol import differing
     from smollm2.runs import Run, open_run, verified
 
     target, at, step_text = spec.partition("@")
@@ -90,7 +90,7 @@ def starting_point(
                 f"({checkpoints_of(run)})."
             )
         return dataclasses.replace(verified(run.final_weights), step=0, seconds=0.0), run.name
-    if not step_text.isdigit() or int(step_text) not in run.checkpoint_steps():
+    if step_text not in map(str, run.checkpoint_steps()):
         raise UserError(
             f"Run {run.name!r} has no checkpoint at step {step_text!r}; it has "
             f"{checkpoints_of(run)}. A run keeps one for later with --keep-step."
@@ -99,6 +99,11 @@ def starting_point(
         raise UserError(
             f"The new run ends at step {draft.steps}, and step {step_text} is not before that; "
             "give more --steps (they count from the start of the first run)."
+        )
+    if run.protocol.recipe.optimizer != draft.recipe.optimizer:
+        raise UserError(
+            f"{spec} continues {run.protocol.recipe.optimizer}, not {draft.recipe.optimizer}; give "
+            f"--optimizer {run.protocol.recipe.optimizer}, or start from final weights."
         )
     checkpoint = verified(run.path / "checkpoints" / f"step-{step_text}.safetensors")
     return checkpoint, f"{run.name}@{checkpoint.step}"

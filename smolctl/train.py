@@ -219,8 +219,8 @@ def prepare_run(
 ) -> "tuple[Run, TokenData] | None":
     """Everything before the first step; nothing is written unless all of it holds."""
     from smolctl.plan import show_plan
-    from smolctl.prepare import prepared
     from smolctl.targets import starting_point
+    from smolctl.tokens import prepared
     from smollm2.protocol import default_run_name, resolve
     from smollm2.runs import create_run, run_path
 
@@ -234,10 +234,11 @@ def prepare_run(
     data = prepared(request.data, request.tokenizer, default_tokenizer)
     protocol = draft.on(data)
     name = name or default_run_name(request, protocol)
-    if dry_run:
-        show_plan(protocol, data, f"{results}/{study}/{name}", as_json)
-        return None
     start, label = source or (None, None)
+    if dry_run:
+        first = start.step if start else 0
+        show_plan(protocol, data, f"{results}/{study}/{name}", first, as_json)
+        return None
     run = create_run(results, study, name, request, protocol, data.tokenizer, start, label)
     return run, data
 
@@ -276,7 +277,7 @@ def show_result(run: "Run", as_json: bool) -> None:
     from smolctl.console import count, duration, facts, say
     from smollm2.cost import parameters
 
-    scores = run.table("eval").set_index("metric")["value"]
+    scores = run.test_scores()
     steps = run.table("train")
     seconds = float(steps["seconds"].iloc[-1])
     protocol = run.protocol

@@ -58,6 +58,11 @@ class ModelConfig:
                 f"n_heads {self.n_heads} does not divide into n_kv_heads {self.n_kv_heads}; "
                 f"choose n_kv_heads among {divisors(self.n_heads)}."
             )
+        if self.is_moe and (self.d_model % 8 or self.d_ff % 8):
+            raise UserError(
+                f"Experts need a d_model and d_ff divisible by 8, not {self.d_model} and "
+                f"{self.d_ff}: their grouped product reads rows aligned to 16 bytes."
+            )
         if self.n_active_experts > self.n_experts:
             raise UserError(
                 f"n_active_experts {self.n_active_experts} is more than n_experts {self.n_experts}."
@@ -109,10 +114,10 @@ def variant(spec: str, scale: str = "full", settings: Iterable[str] = ()) -> Mod
     """
     if scale not in SCALES:
         raise UserError(f"Unknown scale {scale!r}; choose {' or '.join(SCALES)}.")
-    if is_file_spec(spec):
-        config, inline = from_toml(Path(spec)), ""
+    name, inline = split_spec(spec)
+    if is_file_spec(name):
+        config = from_toml(Path(name))
     else:
-        name, _, inline = spec.partition(":")
         if name not in VARIANTS:
             raise UserError(
                 f"Unknown variant {name!r}.{did_you_mean(name, list(VARIANTS))} "
@@ -123,6 +128,12 @@ def variant(spec: str, scale: str = "full", settings: Iterable[str] = ()) -> Mod
         config = nano(config)
     fields = [part for part in inline.split(",") if part] + list(settings)
     return replace_fields(config, dict(split_setting(field) for field in fields))
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """`"pow2:n_layers=28"` -> `("pow2", "n_layers=28")`; a path may hold a colon (`C:\\...`)."""
+    head, _, fields = spec.rpartition(":")
+    return (head, fields) if len(head) > 1 else (spec, "")
 
 
 def is_file_spec(spec: str) -> bool:

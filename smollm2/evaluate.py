@@ -58,7 +58,7 @@ def held_out(
         hidden, _ = model.hidden(torch.from_numpy(inputs).to(device))
         flat = torch.from_numpy(targets).flatten()
         losses, correct = score_tokens(hidden.flatten(0, 1), model.embed.weight, flat.to(device))
-        losses = losses.double().cpu()
+        losses = losses.cpu().double()  # MPS has no fp64
         nats += losses.sum().item()
         text_nats += losses[flat != data.end_of_text].sum().item()
         hits += int(correct.sum())

@@ -120,6 +120,10 @@ class Optimizer:
             if parameter.dtype != torch.float32:
                 parameter.copy_(self.masters[name])
 
+    def is_finite(self) -> bool:
+        """Whether every master weight is a finite number."""
+        return all(bool(master.isfinite().all()) for master in self.masters.values())
+
     def state(self) -> dict[str, Tensor]:
         """Masters (`model.*`) and moments (`optimizer.*`): all that a checkpoint holds."""
         tensors = {f"model.{name}": master for name, master in self.masters.items()}

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smollm2.config import ModelConfig, replace_fields, split_setting, variant
+from smollm2.config import (
+    ModelConfig,
+    is_file_spec,
+    replace_fields,
+    split_setting,
+    split_spec,
+    variant,
+)
 from smollm2.cost import training_flops_per_token
 from smollm2.errors import UserError, did_you_mean
 
@@ -197,11 +204,18 @@ class Protocol:
                 f"use --tokenizer train:{self.model.vocab_size}, or --set "
                 f"vocab_size={data.vocab_size}."
             )
-        for split, tokens in (("validation", data.validation), ("test", data.test)):
-            if len(tokens) <= self.seq_len:
+        # An epoch of training starts up to a sequence late: see `data.batches`.
+        needed = {
+            "train": 2 * self.seq_len,
+            "validation": self.seq_len + 1,
+            "test": self.seq_len + 1,
+        }
+        for split, n_needed in needed.items():
+            n_tokens = len(getattr(data, split))
+            if n_tokens < n_needed:
                 raise UserError(
-                    f"The {split} split of {data.source} has {len(tokens)} tokens, too few for one "
-                    f"sequence of {self.seq_len}; use more text or a shorter --seq-len."
+                    f"The {split} split of {data.source} has {n_tokens} tokens, and sequences of "
+                    f"{self.seq_len} need {n_needed}; use more text or a shorter --seq-len."
                 )
         return dataclasses.replace(
             self,
@@ -279,6 +293,9 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
             f"--seq-len {seq_len} is longer than the model's context of {model.max_seq_len}; "
             f"use a shorter one, or --set max_seq_len={seq_len}."
         )
+    for option, seed in (("--seed", request.seed), ("--data-seed", request.data_seed or 0)):
+        if not 0 <= seed < 2**63:
+            raise UserError(f"{option} must be from 0 to 2^63 - 1, not {seed}.")
     tokens_per_step = batch_size * recipe.grad_accum * seq_len
     steps = resolve_steps(request, model, seq_len, tokens_per_step)
     device = resolve_device(request.device)
@@ -379,11 +396,25 @@ def clamp(n: int, low: int, high: int) -> int:
 
 def variant_label(spec: str, settings: list[str]) -> str:
     """The variant's short form, `--set` included: `pow2:n_kv_heads=8`, `mine` for mine.toml."""
-    name, _, inline = spec.partition(":")
-    if name.endswith(".toml"):
-        name = name.replace("\\", "/").rpartition("/")[2].removesuffix(".toml")
-    fields = [part for part in inline.split(",") if part] + settings
-    return f"{name}:{','.join(fields)}" if fields else name
+    name, inline = split_spec(spec)
+    if is_file_spec(name):
+        name = Path(name).stem
+    fields = dict(split_setting(part) for part in [*inline.split(","), *settings] if part)
+    text = ",".join(f"{field}={fields[field]}" for field in sorted(fields))
+    return f"{name}:{text}" if fields else name
+
+
+def differing(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+    """The fields that differ, as `lr: 0.001 there, 0.003 asked for`; nested ones dotted."""
+    lines = []
+    for key, old in there.items():
+        new = asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := differing(old, new, f"{prefix}{key}."):
+                lines.append(inner)
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} there, {new} asked for")
+    return "; ".join(lines)
 
 
 def default_run_name(request: Request, protocol: Protocol) -> str:

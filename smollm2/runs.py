@@ -15,6 +15,7 @@ them back.
 import contextlib
 import csv
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -28,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smollm2.config import VARIANTS
 from smollm2.cost import parameters, training_flops_per_token
 from smollm2.errors import RunError, UserError, did_you_mean
 from smollm2.protocol import Protocol, Request
@@ -102,6 +104,10 @@ class Run:
     def final_weights(self) -> Path:
         return self.path / "checkpoints" / "final.safetensors"
 
+    def read(self) -> None:
+        """Read the manifest again."""
+        self.manifest = read_manifest(self.path)
+
     def update(self, **fields: Any) -> None:
         """Change fields of the manifest."""
         self.manifest |= fields
@@ -160,6 +166,19 @@ class Run:
             raise UserError(f"{self.name}/{path.name} lacks the column {missing[0]!r}.")
         return frame
 
+    def test_scores(self) -> "pd.Series":
+        """The test scores of the run's protocol by metric: loss, accuracy, ...
+
+        Raises:
+            UserError: as `table`, or there are none.
+        """
+        table = self.table("eval")
+        n_tokens = self.protocol.test_tokens
+        scores = table[(table["task"] == "test") & (table["n"] == n_tokens)]
+        if scores.empty:
+            raise UserError(f"{self.name}/eval.csv has no test scores over {n_tokens} tokens.")
+        return scores.set_index("metric")["value"]
+
     def rows(self, table: str) -> list[dict[str, Any]]:
         """A table's rows as text, none if it does not exist; for rewriting, not for reckoning."""
         path = self.path / f"{table}.csv"
@@ -201,6 +220,7 @@ class Run:
         tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
         try:
             save_file(tensors, temporary)
+            temporary.chmod(0o644)  # its own is for one user only
             sync_file(temporary)
             saved = Checkpoint(path, step, seconds, checksum(temporary))
             temporary.replace(path)
@@ -307,17 +327,20 @@ def create_run(
         (temporary / "checkpoints").mkdir(parents=True)
         write_json(temporary / "run.json", new_manifest(name, request, protocol, started_from))
         if tokenizer is not None:
-            tokenizer.save(str(temporary / "tokenizer.json"))
+            replace_file(temporary / "tokenizer.json", tokenizer.to_str(pretty=True))
         if start is not None:
             first = temporary / "checkpoints" / f"step-{start.step}.safetensors"
             shutil.copyfile(start.path, first)
             write_json(first.with_suffix(".json"), start.sidecar())
         temporary.rename(path)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(f"Cannot make run {name!r}: {error.strerror}.") from None
         raise UserError(
             f"Cannot write to {results}: {error.strerror}; choose another --results."
         ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return Run(path)
 
 
@@ -350,6 +373,8 @@ def run_path(results: Path, study: str, name: str) -> Path:
     Raises:
         UserError: a study or run name that is not plain.
     """
+    if name in VARIANTS or name == "figures":
+        raise UserError(f"{name!r} means something else; choose a name such as {name}-s0.")
     for what, text in (("study", study), ("run", name)):
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", text):
             raise UserError(
@@ -428,5 +453,5 @@ def sync_file(path: Path) -> None:
 
 
 def now() -> str:
-    """The time as ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The time as ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smollm2.data import batch
-from smollm2.device import DTYPES, matmul_flops_per_second, peak_memory_mb, synchronize
-from smollm2.errors import RunError
+from smollm2.device import (
+    DTYPES,
+    environment,
+    matmul_flops_per_second,
+    peak_memory_mb,
+    resolve_device,
+    synchronize,
+)
+from smollm2.errors import RunError, UserError
 from smollm2.evaluate import HeldOut, held_out, held_out_rows
 from smollm2.model import SmolLM2
 from smollm2.moe import Routing
@@ -113,9 +120,8 @@ class Trainer:
         """
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise NotFinite(
-                f"The loss at step {self.step + 1} is {result.loss} (gradient norm "
-                f"{result.gradient_norm}). The last good state, after step {self.step}, is kept. "
-                "Try a lower --lr."
+                f"At step {self.step + 1} the loss is {result.loss} and the gradient norm "
+                f"{result.gradient_norm}."
             )
         factor = lr_factor(self.protocol.recipe, self.step, self.protocol.steps)
         self.optimizer.step(factor, result.gradient_norm)
@@ -157,18 +163,38 @@ def train(
         RunError: the loss is not finite or the disk cannot be written. The last good checkpoint is
             unharmed, and the manifest says what happened.
     """
-    try:
-        with run.writing():
+    with run.writing():
+        run.read()  # another process may have finished it while this one prepared its tokens
+        if run.is_finished:
+            raise UserError(f"Run {run.name!r} has just been finished by another process.")
+        try:
             Loop(run, data, observer, checkpoint_every, keep_steps).run_to_end()
-    except (RunError, OSError) as error:
-        with contextlib.suppress(OSError):  # the disk may be what failed
-            run.update(state="failed", error=str(error))
-        if isinstance(error, OSError):
-            raise RunError(
-                f"Run {run.name!r} could not write its files: {error}. Its last checkpoint is "
-                "unharmed."
-            ) from error
-        raise
+        except Stopped:
+            raise
+        except Exception as error:
+            failure = as_run_error(run, error)
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                run.update(state="failed", error=str(failure))
+            if failure is error:
+                raise
+            raise failure from error
+
+
+def as_run_error(run: Run, error: Exception) -> Exception:
+    """A full disk and full memory in a sentence; any other error as it is."""
+    if isinstance(error, OSError):
+        return RunError(
+            f"Run {run.name!r} could not write its files: {error}. What was saved before is "
+            "unharmed."
+        )
+    # A CPU allocation that fails is a plain RuntimeError.
+    no_memory = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    if isinstance(error, MemoryError) or no_memory:
+        return RunError(
+            "There is not enough memory for this batch; try half the --batch-size with "
+            "--grad-accum 2, or a shorter --seq-len."
+        )
+    return error
 
 
 class Loop:
@@ -187,6 +213,7 @@ class Loop:
         self.checkpoint_every = checkpoint_every
         self.keep_steps = keep_steps | set(run.manifest["keep_steps"])
         self.saved_at = time.monotonic()
+        resolve_device(self.protocol.device)  # a run may have come from another machine
         self.trainer = Trainer(self.protocol, data)
         self.recent: list[int] = []  # steps of the newest checkpoints
         self.restore()
@@ -210,6 +237,13 @@ class Loop:
                 f"Run {self.run.name!r} has no good checkpoint left, and it did not start from "
                 f"scratch. Start it again under another --name, with --from {parent}."
             )
+        here = environment(self.protocol.device)
+        for name in ("torch", "device_name", "threads"):
+            if (before := self.run.manifest["environment"][name]) != here[name]:
+                self.observer.on_warning(
+                    f"{name} was {before} when the run started and is {here[name]} now: it goes "
+                    "on, but not bit for bit as it would have there."
+                )
         if checkpoint is not None:
             self.trainer.optimizer.load(checkpoint.tensors())
             self.trainer.step, self.trainer.seconds = checkpoint.step, checkpoint.seconds
@@ -230,14 +264,18 @@ class Loop:
                 if trainer.step == steps:
                     break
                 self.train_step()
+            self.finish()
         except Stopped:
             self.save()
             self.run.update(state="stopped")
             raise
-        except NotFinite:
-            self.save()
-            raise
-        self.finish()
+        except NotFinite as error:
+            with contextlib.suppress(NotFinite):  # the last update may have spoilt the weights
+                self.save()
+            kept = "Nothing had been saved before."
+            if self.recent:
+                kept = f"The state after step {self.recent[-1]} is kept."
+            raise NotFinite(f"{error} {kept} Try a lower --lr.") from None
 
     def is_validation_step(self) -> bool:
         step = self.trainer.step
@@ -255,12 +293,18 @@ class Loop:
         step = self.trainer.step
         if step in self.recent:
             return
+        self.check_weights()
         self.run.save_checkpoint(
             f"step-{step}", self.trainer.optimizer.state(), step, self.trainer.seconds
         )
         self.recent = [*self.recent, step][-2:]
         self.run.drop_checkpoints(self.keep_steps | set(self.recent))
         self.saved_at = time.monotonic()
+
+    def check_weights(self) -> None:
+        """Raise NotFinite rather than let weights that are not finite be saved."""
+        if not self.trainer.optimizer.is_finite():
+            raise NotFinite(f"After step {self.trainer.step} the weights are not finite.")
 
     def train_step(self) -> None:
         """One update and its row in train.csv; with each validation, the experts' loads."""
@@ -332,14 +376,10 @@ class Loop:
     def finish(self) -> None:
         """Final weights and test scores, then the state `finished`, then the cleaning up."""
         run, trainer, protocol = self.run, self.trainer, self.protocol
+        self.check_weights()
         weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
         run.save_checkpoint("final", weights, trainer.step, trainer.seconds)
-        try:
-            scores = self.evaluate("test", protocol.test_tokens)
-        except Stopped:
-            self.save()
-            run.update(state="stopped")
-            raise
+        scores = self.evaluate("test", protocol.test_tokens)
         rows = held_out_rows("test", scores, trainer.data.fingerprint, protocol.seq_len)
         run.replace("eval", rows)
         run.update(state="finished", finished_at=now())

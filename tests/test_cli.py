@@ -74,6 +74,16 @@ BAD_INPUT = {
     "unwritable results": ([*NANO, "--data", "CORPUS", "--results", "file"], "--results"),
     "resume of nothing": (["train", "--resume", "nothing"], "no run 'nothing'"),
     "from nothing": ([*NANO, "--from", "nothing"], "no run 'nothing'"),
+    "negative seed": ([*NANO, "--seed", "-1"], "--seed must be from 0"),
+    "huge seed": ([*NANO, "--seed", str(10**20)], "--seed must be from 0"),
+    "narrow experts": (
+        ["train", "--variant", "moe-160m", "--scale", "nano", "--steps", "2", "--set", "d_ff=321"],
+        "divisible by 8",
+    ),
+    "long name of a corpus": ([*NANO, "--data", "x" * 300], "Cannot read"),
+    "name of a variant": ([*NANO, "--data", "CORPUS", "--name", "pow2"], "pow2-s0"),
+    "kept step too late": ([*NANO, "--keep-step", "3"], "after the last step"),
+    "eval of no tokens": (["eval", "pow2", "--tokens", "0"], "--tokens must be at least 1"),
     "checkpoint every 0": ([*NANO, "--checkpoint-every", "0"], "at least 1"),
     "compare without runs": (["compare", "orig", "pow2"], "smolctl train --variant"),
     "compare one arm": (["compare", "orig"], "two different arms"),
@@ -155,6 +165,58 @@ def test_from_another_architecture_names_the_fields(capsys, finished, tiny):
     assert code == 2
     assert "n_layers: 2 there, 3 asked for" in err
     assert not finished.with_name("b").exists()
+
+
+def test_from_a_checkpoint_of_another_optimizer_is_refused(capsys, workdir, tiny):
+    options = ["--steps", "6", "--name", "first", "--keep-step", "3"]
+    assert run_main(capsys, *tiny, *options)[0] == 0
+    options = ["--steps", "6", "--name", "b", "--from", "first@3", "--optimizer", "muon"]
+    code, _, err = run_main(capsys, *tiny, *options)
+    assert code == 2
+    assert "--optimizer adamw" in err
+    assert not (workdir / "results/runs/b").exists()
+
+
+def test_a_resume_with_its_own_settings_goes_on(capsys, finished):
+    Run(finished).update(state="stopped")
+    same = ["--set", "weight_decay=0.01", "--tokens", str(6 * 64), "--seq-len", "32"]
+    assert run_main(capsys, "train", "--resume", "first", *same)[0] == 0
+
+
+def test_a_scored_part_never_passes_for_the_whole(capsys, finished, tiny):
+    before = Run(finished).test_scores()
+    assert run_main(capsys, "eval", "first", "--tokens", "64")[0] == 0
+    assert Run(finished).test_scores().equals(before)
+    assert set(Run(finished).table("eval")["n"]) == {64, 256}
+
+
+def test_arms_hold_one_architecture_and_no_branches(capsys, finished, tiny, workdir):
+    assert run_main(capsys, *tiny, "--steps", "6", "--name", "more", "--from", "first")[0] == 0
+    (workdir / "tiny.toml").write_text(
+        Path(tiny[tiny.index("--variant") + 1]).read_text() + "rope_theta = 500.0\n"
+    )
+    other = [*tiny, "--variant", "tiny.toml", "--steps", "6"]
+    assert run_main(capsys, *other, "--set", "n_layers=3", "--name", "b")[0] == 0
+    assert run_main(capsys, *other, "--name", "same-name")[0] == 0
+    code, out, err = run_main(capsys, "compare", "tiny", "tiny:n_layers=3", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["runs"] == ["same-name"]  # the newest decides what `tiny` is
+    assert "first is left out: its architecture" in err
+    assert "more is left out: it differs" in err
+    code, _, err = run_main(capsys, "compare", "tiny", "first")
+    assert code == 2
+    assert "stands in both" in err
+
+
+def test_altered_tokens_are_not_trained_on(capsys, workdir, tiny, corpus):
+    options = ["--data", str(corpus), "--tokenizer", "train:512", "--out", "tokens"]
+    assert run_main(capsys, "prepare", *options)[0] == 0
+    tokens = workdir / "tokens/train.bin"
+    tokens.write_bytes(bytes(tokens.stat().st_size))
+    at = tiny.index("--tokenizer")
+    code, _, err = run_main(capsys, *tiny[:at], *tiny[at + 2 :], "--steps", "2", "--data", "tokens")
+    assert code == 2
+    assert "copy the folder again" in err
 
 
 def test_from_a_step_that_was_not_kept_says_what_there_is(capsys, finished, tiny):
@@ -266,10 +328,17 @@ def test_prepared_tokens_train_without_datasets(workdir, tiny, corpus):
         o for i, o in enumerate(options) if "--tokenizer" not in options[max(i - 1, 0) : i + 1]
     ]
 
-    done = subprocess.run(
-        [sys.executable, "-c", code, *options], cwd=workdir, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    # A machine with an empty cache, to which only the folder was brought.
+    environment = os.environ | {"SMOLCTL_CACHE": str(workdir / "other-cache")}
+    for arguments in (options, ["eval", "r"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=workdir,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_help_loads_nothing_heavy():

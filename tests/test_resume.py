@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -16,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smollm2.data import prepare
-from smollm2.errors import RunError, UserError
+from smollm2.errors import UserError
 from smollm2.protocol import Request, resolve
 from smollm2.runs import CLOCK_COLUMNS, STEP_TABLES, Run, create_run
-from smollm2.train import Observer, Stopped, train
+from smollm2.train import NotFinite, Observer, StepResult, Stopped, Trainer, train
 
 STEPS = 24
 
@@ -290,16 +291,58 @@ def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(tiny, workdi
     assert outcome(run.path) == undisturbed_cli
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(case):
-    asked, data, folder, _ = case
-    asked = dataclasses.replace(asked, lr=1e38)
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(case, monkeypatch):
+    asked, data, folder, undisturbed = case
     run = new_run(asked, data, folder, f"run{next(counter)}")
-    with pytest.raises(RunError, match=r"The loss at step \d+ is (nan|inf)"):
-        train(run, data, Observer())
-    last_row = int(run.rows("train")[-1]["step"])
-    assert run.checkpoint_steps()[-1] == last_row
+    honest = Trainer.gradients
+
+    def poisoned(trainer: Trainer) -> StepResult:
+        result = honest(trainer)
+        return dataclasses.replace(result, loss=math.nan) if trainer.step == 9 else result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "gradients", poisoned)
+        with pytest.raises(NotFinite, match=r"At step 10 the loss is nan .* after step 9 is kept"):
+            train(run, data, Observer())
+    assert run.checkpoint_steps() == [9]
     assert Run(run.path).manifest["state"] == "failed"
-    assert f"step {last_row + 1}" in Run(run.path).manifest["error"]
+    assert "step 10" in Run(run.path).manifest["error"]
+    train(run, data, Observer())  # the state that was kept is the one before the bad update
+    assert outcome(run.path) == undisturbed
+
+
+def test_a_last_update_that_spoils_the_weights_does_not_finish_the_run(case):
+    asked, data, folder, _ = case
+    asked = dataclasses.replace(asked, steps=1, lr=1e38, optimizer="adamw")
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    with pytest.raises(NotFinite):
+        train(run, data, Observer())
+    assert not run.final_weights.exists()
+    assert Run(run.path).manifest["state"] == "failed"
+
+
+def test_a_run_finished_in_the_meantime_is_left_as_it_is(case):
+    asked, data, folder, undisturbed = case
+    late = new_run(asked, data, folder, f"run{next(counter)}")
+    train(Run(late.path), data, Observer())
+    with pytest.raises(UserError, match="finished by another process"):
+        train(late, data, Observer())
+    assert outcome(late.path) == undisturbed
+    assert Run(late.path).is_finished
+
+
+def test_another_number_of_threads_is_said_on_resuming(case):
+    asked, data, folder, _ = case
+    run = new_run(asked, data, folder, f"run{next(counter)}")
+    run.update(environment=run.manifest["environment"] | {"threads": 99})
+    heard: list[str] = []
+
+    class Listener(Observer):
+        def on_warning(self, text: str) -> None:
+            heard.append(text)
+
+    train(run, data, Listener())
+    assert any("threads was 99" in text for text in heard)
 
 
 def test_two_processes_do_not_write_one_run(case):

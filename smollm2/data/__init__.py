@@ -6,7 +6,14 @@ Reading prepared data needs neither `datasets` nor `pyarrow`.
 
 from smollm2.data.batches import batch, epochs, windows
 from smollm2.data.documents import documents, source_name
-from smollm2.data.prepare import TokenData, cache_dir, find_prepared, open_prepared, prepare
+from smollm2.data.prepare import (
+    TokenData,
+    cache_dir,
+    find_prepared,
+    is_prepared,
+    open_prepared,
+    prepare,
+)
 from smollm2.data.tokenizer import (
     end_of_text_id,
     load_tokenizer,
@@ -24,6 +31,7 @@ __all__ = [
     "end_of_text_id",
     "epochs",
     "find_prepared",
+    "is_prepared",
     "load_tokenizer",
     "open_prepared",
     "parse_train_spec",

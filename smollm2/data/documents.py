@@ -223,7 +223,7 @@ def _jsonl_file(path: Path) -> Iterator[str]:
 def _json_text(line: str, where: str) -> str:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f'{where}: broken JSON ({error}); expected one object a line, as {{"text": "..."}}.'
         ) from error

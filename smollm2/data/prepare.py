@@ -91,7 +91,7 @@ def prepare(
         UserError: the source, the tokenizer or `out` cannot be used.
         RunError: the disk is full.
     """
-    if is_path(source) and (Path(source) / "data.json").is_file():
+    if is_prepared(source):
         return _open_as_asked(Path(source), tokenizer)
     if tokenizer is None:
         raise UserError(f"{source_name(source)!r} is not prepared: name a tokenizer for it.")
@@ -99,6 +99,10 @@ def prepare(
         max_tokens = HUB_TOKENS
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"max_tokens is {max_tokens}: expected at least 1 token for training.")
+    try:
+        identity = source_identity(source)
+    except OSError as error:
+        raise UserError(f"Cannot read {source_name(source)!r}: {error.strerror}.") from error
     vocab_size = parse_train_spec(tokenizer)
     made_with = load_tokenizer(tokenizer) if vocab_size is None else vocab_size
     write = partial(_write, source, made_with, max_tokens, progress or _silent)
@@ -108,7 +112,7 @@ def prepare(
         tokenizer_key = (
             made_with if isinstance(made_with, int) else tokenizer_fingerprint(made_with)
         )
-        key = json.dumps([FORMAT, source_identity(source), tokenizer_key, max_tokens])
+        key = json.dumps([FORMAT, identity, tokenizer_key, max_tokens])
         name = f"{_file_name(source)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         return _cached(name, write)
     except OSError as error:
@@ -160,9 +164,20 @@ def open_prepared(path: Path) -> TokenData:
         ) from error
 
 
+def is_prepared(source: str) -> bool:
+    """Whether `source` is a folder that `prepare` wrote."""
+    try:
+        return is_path(source) and (Path(source) / "data.json").is_file()
+    except OSError:  # no name of a file, such as one too long
+        return False
+
+
 def find_prepared(fingerprint: str) -> Path | None:
-    """The folder in the cache whose tokens have this fingerprint, if it is still there."""
-    for file in sorted((cache_dir() / "data").glob("*/data.json")):
+    """The folder whose tokens have this fingerprint, in the cache or opened before elsewhere."""
+    folder = cache_dir() / "data"
+    pointer = folder / f"{fingerprint}.path"
+    elsewhere = [Path(pointer.read_text(encoding="utf-8"))] if pointer.is_file() else []
+    for file in [*sorted(folder.glob("*/data.json")), *(path / "data.json" for path in elsewhere)]:
         try:
             if json.loads(file.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
                 return file.parent
@@ -182,7 +197,17 @@ def cache_dir() -> Path:
 
 
 def _open_as_asked(path: Path, tokenizer: str | None) -> TokenData:
+    """A folder that came from elsewhere: its tokens are checked, and its place is remembered."""
     data = open_prepared(path)
+    digests = [hashlib.sha256(getattr(data, split).data).digest() for split in SPLITS]
+    if _fingerprint(digests) != data.fingerprint:
+        raise UserError(
+            f"The tokens in {path.name!r} are not those that were prepared: copy the folder again, "
+            "or prepare it again from its source."
+        )
+    (cache_dir() / "data").mkdir(parents=True, exist_ok=True)
+    pointer = cache_dir() / "data" / f"{data.fingerprint}.path"
+    pointer.write_text(str(path.resolve()), encoding="utf-8")
     if tokenizer is None:
         return data
     asked = "" if parse_train_spec(tokenizer) else tokenizer_fingerprint(load_tokenizer(tokenizer))
@@ -227,6 +252,11 @@ def _write_then_rename(path: Path, write: Callable[[Path], None]) -> None:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fingerprint(digests: list[bytes]) -> str:
+    """One fingerprint from the SHA-256 of each split, in the order of SPLITS."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
 
 def _file_name(source: str) -> str:
@@ -317,12 +347,11 @@ def _write(
             "Expected at least a few sentences; give more text."
         )
     tokenizer.save(str(path / "tokenizer.json"))
-    digest = hashlib.sha256(b"".join(file.hash.digest() for file in files.values()))
     info = {
         "format": FORMAT,
         "source": source_name(source),
         "python": platform.python_version() if source == "builtin" else None,
-        "fingerprint": digest.hexdigest()[:16],
+        "fingerprint": _fingerprint([file.hash.digest() for file in files.values()]),
         "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
         "vocab_size": len(sizes),
         "end_of_text": end_of_text,

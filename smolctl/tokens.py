@@ -1,0 +1,62 @@
+"""The tokens that a command works on: prepared with a progress bar, or found again for a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smollm2.errors import UserError
+
+if TYPE_CHECKING:
+    from smollm2.data import TokenData
+    from smollm2.runs import Run
+
+
+def prepared(
+    source: str,
+    tokenizer: str | None,
+    default_tokenizer: str,
+    *,
+    out: Path | None = None,
+    max_tokens: int | None = None,
+) -> "TokenData":
+    """The tokens of `source`, from the cache or made now with a progress bar.
+
+    A prepared folder brings its own tokenizer; elsewhere None stands for `default_tokenizer`.
+    """
+    from smolctl.console import count, progress
+    from smollm2.data import is_prepared
+    from smollm2.data import prepare as make
+
+    if tokenizer is None and not is_prepared(source):
+        tokenizer = default_tokenizer
+    with progress("{task.fields[amount]}") as bar:
+        task = bar.add_task("preparing", total=None, amount="")
+
+        def on_progress(stage: str, done: int, total: int | None) -> None:
+            bar.update(task, description=stage, completed=done, total=total, amount=count(done))
+
+        return make(source, tokenizer, out=out, max_tokens=max_tokens, progress=on_progress)
+
+
+def tokens_of(run: "Run", source: str | None, tokenizer: str | None) -> "TokenData":
+    """The tokens a run was trained on: from the cache, else prepared again from `source`."""
+    from smollm2.data import find_prepared, open_prepared
+
+    wanted = run.protocol.data
+    assert wanted is not None
+    if source is None:
+        cached = find_prepared(wanted.fingerprint)
+        if cached is not None:
+            return open_prepared(cached)
+        if wanted.source != "builtin":
+            raise UserError(
+                f"The tokens of run {run.name!r} are not on this machine any more; give its --data "
+                f"({wanted.source}, or the folder prepared from it) again."
+            )
+        source = "builtin"
+    data = prepared(source, tokenizer, str(run.path / "tokenizer.json"))
+    if data.fingerprint != wanted.fingerprint:
+        raise UserError(
+            f"--data {Path(source).name} is not what run {run.name!r} was trained on: its "
+            f"fingerprint is {data.fingerprint}, the run's {wanted.fingerprint} ({wanted.source})."
+        )
+    return data

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from smollm2.config import ModelConfig
 from smollm2.loss import linear_cross_entropy
 from smollm2.moe import MoE, Routing, mean_routing
+from smollm2.swiglu import swiglu
 
 
 class Loss(NamedTuple):
@@ -32,7 +33,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, sum(self.heads) * config.head_dim, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask_B1TT: Tensor | None = None
+    ) -> Tensor:
         B, T, D = x_BTD.shape
         n_heads, n_kv_heads, _ = self.heads
         qkv = self.qkv(x_BTD).view(B, T, -1, self.head_dim)
@@ -43,7 +46,8 @@ class Attention(nn.Module):
             q_BTHE.transpose(1, 2),
             k_BTKE.transpose(1, 2),
             v_BTKE.transpose(1, 2),
-            is_causal=True,
+            attn_mask=mask_B1TT,
+            is_causal=mask_B1TT is None,
             enable_gqa=n_kv_heads != n_heads,
         )
         return self.out(y_BHTE.transpose(1, 2).reshape(B, T, D))
@@ -58,8 +62,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate, up = self.gate_up(x_BTD).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x_BTD)))
 
 
 class Block(nn.Module):
@@ -72,8 +75,10 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.mlp = MoE(config) if config.is_moe else MLP(config)
 
-    def forward(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Routing | None]:
-        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), rope)
+    def forward(
+        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask_B1TT: Tensor | None = None
+    ) -> tuple[Tensor, Routing | None]:
+        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), rope, mask_B1TT)
         h_BTD = self.mlp_norm(x_BTD)
         if isinstance(self.mlp, MoE):
             y_BTD, routing = self.mlp(h_BTD)
@@ -113,13 +118,26 @@ class SmolLM2(nn.Module):
                 depth = (2 * self.config.n_layers) ** 0.5 if writes else 1.0
                 parameter.normal_(0.0, std / depth, generator=generator)
 
-    def hidden(self, tokens_BT: Tensor) -> tuple[Tensor, Routing | None]:
-        """Final hidden states (B, T, D) before the head, and the routing averaged over layers."""
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask_BTT: Tensor | None = None,
+    ) -> tuple[Tensor, Routing | None]:
+        """Final hidden states (B, T, D) before the head, and the routing averaged over layers.
+
+        Args:
+            positions_BT: each token's position, below T; None counts 0, 1, 2 along the row.
+            mask_BTT: True where a token (row) attends to another (column); None is causal.
+        """
         x_BTD = self.embed(tokens_BT)
         rope = rope_tables(self.config, tokens_BT.shape[1], x_BTD.device, x_BTD.dtype)
+        if positions_BT is not None:
+            rope = rope[0][positions_BT], rope[1][positions_BT]
+        mask_B1TT = None if mask_BTT is None else mask_BTT[:, None]
         routings = []
         for block in self.blocks:
-            x_BTD, routing = block(x_BTD, rope)
+            x_BTD, routing = block(x_BTD, rope, mask_B1TT)
             if routing is not None:
                 routings.append(routing)
         return self.norm(x_BTD), mean_routing(routings) if routings else None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smollm2.config import ModelConfig
+from smollm2.swiglu import swiglu
 
 
 class Routing(NamedTuple):
@@ -45,8 +46,8 @@ class MoE(nn.Module):
         counts_X = F.one_hot(experts_Nk.flatten(), probs_NX.shape[1]).sum(0)
         ends_X = counts_X.cumsum(0).to(torch.int32)
         rows = x_ND[order // self.n_active]
-        gate, up = grouped_mm(rows, self.gate_up, ends_X).chunk(2, dim=-1)
-        rows = grouped_mm(F.silu(gate) * up, self.down, ends_X)
+        rows = swiglu(grouped_mm(rows, self.gate_up, ends_X))
+        rows = grouped_mm(rows, self.down, ends_X)
 
         # Back to token order, where a token's k rows are weighted and summed.
         y_NkD = rows[order.argsort()].view(*experts_Nk.shape, -1)
@@ -56,7 +57,7 @@ class MoE(nn.Module):
 
 def grouped_mm(rows: Tensor, weight: Tensor, ends_X: Tensor) -> Tensor:
     """rows[group x] @ weight[x].T for each expert x, whose group of rows ends at ends_X[x]."""
-    product = getattr(F, "grouped_mm", None) or torch._grouped_mm  # public from torch 2.12 on
+    product = getattr(F, "grouped_mm", None) or torch._grouped_mm  # not public everywhere
     return product(rows, weight.transpose(-2, -1), offs=ends_X)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from smollm2 import VARIANTS, SmolLM2, variant
 from smollm2.model import rope_tables, rotate
+from smollm2.swiglu import swiglu
 
 NANO = {name: variant(name, scale="nano") for name in VARIANTS}
 
@@ -115,3 +116,10 @@ def test_rotation_keeps_lengths_and_depends_on_distance_alone():
 def test_importing_the_package_does_not_import_torch():
     script = "import sys, smollm2; smollm2.variant('pow2'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_swiglu_has_the_values_and_gradients_of_its_formula():
+    gate_up = torch.randn(3, 5, 16, dtype=torch.float64, requires_grad=True)
+    gate, up = gate_up.chunk(2, dim=-1)
+    torch.testing.assert_close(swiglu(gate_up), torch.nn.functional.silu(gate) * up)
+    assert torch.autograd.gradcheck(swiglu, gate_up)

@@ -15,7 +15,9 @@ EXAMPLES = """
 
 - `smolctl prepare --data smollm-corpus --tokenizer smollm2 --max-tokens 50e6 --out tokens/`
 
-Then, on any machine, without `datasets`: `smolctl train --variant pow2 --steps 300 --data tokens/`
+Then, on any machine, without `datasets`:
+
+- `smolctl train --variant pow2 --scale nano --steps 300 --data tokens/`
 """
 
 

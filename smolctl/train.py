@@ -296,7 +296,9 @@ def show_result(run: "Run", as_json: bool) -> None:
         sys.stdout.write("\n")
         return
     size = parameters(protocol.model)
-    speed_text = "not measured (too few steps)" if speed != speed else f"{speed:,.0f} tokens/s"
+    speed_text = "speed not measured: too few steps"
+    if speed == speed:
+        speed_text = f"{duration(seconds)} timed, {speed:,.0f} tokens/s (median)"
     facts(
         f"{run.name} is finished",
         [
@@ -305,7 +307,7 @@ def show_result(run: "Run", as_json: bool) -> None:
             ("test loss", f"{scores['loss']:.4f} nats a token"),
             ("bits per byte", f"{scores['bits_per_byte']:.4f}"),
             ("accuracy", f"{scores['accuracy']:.2%} of next tokens"),
-            ("training", f"{duration(seconds)} timed, {speed_text} (median)"),
+            ("training", speed_text),
             ("files", str(run.path)),
         ],
     )

@@ -27,6 +27,7 @@ def test_a_nano_model_learns_english(real_data, workdir):
 def test_full_size_trains_on_a_cpu(real_data, workdir, variant):
     done = smolctl(
         *("train", "--variant", variant, "--steps", "3", "--batch-size", "1", "--seq-len", "256"),
+        *("--lr", "1e-4"),  # three steps have no warm-up to speak of
         *("--data", str(real_data / "corpus/novels.jsonl.gz")),
         *("--tokenizer", str(real_data / "tokenizer"), "--name", "r"),
         cwd=workdir,

@@ -1,0 +1,201 @@
+"""Log-likelihoods of the choices of multiple-choice questions, and the metrics made of them.
+
+What is computed is what lm-evaluation-harness computes: the log-likelihood of a choice is the sum
+over the tokens of its continuation. The cost is lower: a question's context is computed once for
+all its choices (see `tasks.pack`), questions of about the same length go together, and only the
+hidden states that predict a continuation's token meet the head.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from smollm2.errors import UserError
+from smollm2.loss import score_tokens
+from smollm2.model import SmolLM2
+from smollm2.tasks import Item, Task
+from smollm2.tasks.pack import PackedItem, batches, pack, stack
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Of a forward pass, if the caller does not say; on a CPU its activations then stay in the cache.
+BATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """How likely a model finds the choices of one item; tuples have an entry for each choice.
+
+    Args:
+        item: the index of the item.
+        gold: the index of the right choice.
+        log_likelihoods: of the continuation after its context, in nats.
+        greedy: whether every token of the continuation was the model's first choice.
+        characters: of the continuation without the space that parts it from its context.
+        n_bytes: of the text that was scored, in UTF-8, all spaces included.
+    """
+
+    item: int
+    gold: int
+    log_likelihoods: tuple[float, ...]
+    greedy: tuple[bool, ...]
+    characters: tuple[int, ...]
+    n_bytes: tuple[int, ...]
+
+    @property
+    def choice(self) -> int:
+        """The most likely choice, the first of equals."""
+        return first_largest(self.log_likelihoods)
+
+    @property
+    def choice_norm(self) -> int:
+        """The most likely choice by log-likelihood per character, the first of equals."""
+        pairs = zip(self.log_likelihoods, self.characters, strict=True)
+        return first_largest([nats / n if n else -math.inf for nats, n in pairs])
+
+    @property
+    def bits_per_byte(self) -> float:
+        """What the right choice costs."""
+        return -self.log_likelihoods[self.gold] / math.log(2) / self.n_bytes[self.gold]
+
+
+def score_items(
+    model: SmolLM2,
+    tokenizer: "Tokenizer",
+    items: Sequence[Item],
+    *,
+    max_len: int,
+    batch_tokens: int | None = None,
+    skip: Collection[int] = (),
+    on_items: Callable[[int], None] = lambda n: None,
+) -> Iterator[ItemScore]:
+    """Score items, the longest first, so that what needs most memory comes first.
+
+    Neither `batch_tokens` nor the order or number of items changes a score beyond rounding.
+
+    Args:
+        max_len: how many tokens the model reads at most; of a longer choice the first are dropped.
+        batch_tokens: at most, in a forward pass, unless one item alone has more; None takes what
+            suits the model's device.
+        skip: indices of items that are scored already.
+        on_items: called after each batch with the number of items scored so far; what it raises
+            ends the evaluation.
+
+    Raises:
+        UserError: at the first item; a tokenizer larger than the model's vocabulary, or a choice
+            that alone is longer than `max_len`.
+    """
+    vocab = tokenizer.get_vocab_size()
+    if vocab > model.config.vocab_size:
+        raise UserError(
+            f"The tokenizer has {vocab:,} tokens, the model only {model.config.vocab_size:,}; "
+            "use the tokenizer that the model was trained with."
+        )
+    todo = [pack(i, item, tokenizer, max_len) for i, item in enumerate(items) if i not in skip]
+    device = model.embed.weight.device.type
+    done = 0
+    for batch in batches(todo, batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"])):
+        yield from score_batch(model, batch, items)
+        done += len(batch)
+        on_items(done)
+
+
+@torch.inference_mode()
+def score_batch(model: SmolLM2, batch: list[PackedItem], items: Sequence[Item]) -> list[ItemScore]:
+    """The scores of one forward pass, in the order of `batch`."""
+    device = model.embed.weight.device
+    tokens, positions, mask = stack(batch, device)
+    width = tokens.shape[1]
+    places = [number * width + place for number, row in enumerate(batch) for place in row.scored]
+    targets = [target for row in batch for target in row.targets]
+    with OneDnnLinear():
+        hidden, _ = model.hidden(tokens, positions, mask)
+        losses, hits = score_tokens(
+            hidden.flatten(0, 1)[torch.tensor(places, device=device)],
+            model.embed.weight,
+            torch.tensor(targets, device=device),
+        )
+    sizes = [size for row in batch for size in row.n_scored]
+    nats = iter([-part.sum().item() for part in losses.cpu().double().split(sizes)])
+    greedy = iter([bool(part.all()) for part in hits.cpu().split(sizes)])
+    scores = []
+    for row in batch:
+        item = items[row.index]
+        scores.append(
+            ItemScore(
+                item=row.index,
+                gold=item.gold,
+                log_likelihoods=tuple(next(nats) for _ in item.continuations),
+                greedy=tuple(next(greedy) for _ in item.continuations),
+                characters=tuple(len(text.removeprefix(" ")) for text in item.continuations),
+                n_bytes=tuple(row.n_bytes),
+            )
+        )
+    return scores
+
+
+class OneDnnLinear(TorchFunctionMode):
+    """Inside, `F.linear` in fp32 on a CPU with AVX-512 goes through oneDNN; there are no gradients.
+
+    torch leaves it to MKL, which on AMD's processors does without AVX-512: oneDNN has 2.2 times
+    its speed there, and the same precision.
+    """
+
+    available = (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # what Inductor calls; not public
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.linear and self.available and args and all(map(is_plain_fp32, args[:2])):
+            x, weight, bias = (*args, None)[:3]
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return func(*args, **(kwargs or {}))
+
+
+def is_plain_fp32(x: torch.Tensor) -> bool:
+    """Whether `x` is on a CPU and no subclass, as quantized weights are."""
+    plain = type(x) in (torch.Tensor, torch.nn.Parameter)
+    return plain and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def summarize(task: Task, scores: Sequence[ItemScore]) -> list[dict[str, Any]]:
+    """A row for each metric: task, metric, value, stderr, n, chance.
+
+    acc and, where the task has it, acc_norm are shares of items; bits_per_byte is the mean over
+    items of what the right choice costs. stderr is the sample's, as in lm-evaluation-harness, and
+    None for one item. chance is the expected share of blind guesses, None for bits per byte.
+
+    Raises:
+        ValueError: no scores.
+    """
+    chance = fmean(1 / len(score.log_likelihoods) for score in scores)
+    values = {"acc": [float(score.choice == score.gold) for score in scores]}
+    if task.has_acc_norm:
+        values["acc_norm"] = [float(score.choice_norm == score.gold) for score in scores]
+    values["bits_per_byte"] = [score.bits_per_byte for score in scores]
+    return [
+        {
+            "task": task.name,
+            "metric": metric,
+            "value": fmean(column),
+            "stderr": stdev(column) / math.sqrt(len(column)) if len(column) > 1 else None,
+            "n": len(column),
+            "chance": None if metric == "bits_per_byte" else chance,
+        }
+        for metric, column in values.items()
+    ]
+
+
+def first_largest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)

@@ -1,0 +1,57 @@
+"""A multiple-choice question as a model sees it."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from smollm2.errors import UserError
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. Choice i is scored by how likely `continuations[i]` is after `contexts[i]`.
+
+    Most tasks have one context for all choices; WinoGrande has one continuation for all.
+
+    Args:
+        contexts, continuations: one of each a choice; a continuation starts with the space that
+            parts it from its context.
+        gold: the index of the right choice.
+
+    Raises:
+        UserError: fewer than two choices, a gold that is none of them, or text that has no UTF-8.
+    """
+
+    contexts: tuple[str, ...]
+    continuations: tuple[str, ...]
+    gold: int
+
+    def __post_init__(self) -> None:
+        n = len(self.continuations)
+        if n < 2 or len(self.contexts) != n:
+            raise UserError(f"expected at least 2 choices, found {n}")
+        if not 0 <= self.gold < n:
+            raise UserError(f"the label is out of range: choice {self.gold + 1} of {n}")
+        try:
+            "".join(self.contexts + self.continuations).encode()
+        except UnicodeEncodeError:
+            raise UserError("the text holds half of a surrogate pair") from None
+
+    @property
+    def n_choices(self) -> int:
+        return len(self.continuations)
+
+
+def question(context: str, choices: Iterable[str], gold: int) -> Item:
+    """An item whose choices follow one context."""
+    continuations = tuple(" " + choice for choice in choices)
+    return Item((context,) * len(continuations), continuations, gold)
+
+
+def items_fingerprint(items: Iterable[Item]) -> str:
+    """16 hex digits of SHA-256 over what is asked, in order."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps([item.contexts, item.continuations, item.gold]).encode())
+    return digest.hexdigest()[:16]

@@ -137,5 +137,5 @@ def difference_cells(row: dict[str, Any]) -> tuple[str, str, str]:
     if "difference" not in row:
         return "", "", "base"
     interval = row["interval"]
-    text = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "one run an arm"
+    text = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "–"
     return f"{row['difference']:+.4f}", text, row["verdict"]

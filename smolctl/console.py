@@ -48,7 +48,10 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> N
         view.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         view.add_row(*row)
-    Console(highlight=False).print(view, markup=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # of a file or a pipe rich would think 80
+    console.print(view, markup=False)
 
 
 def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:

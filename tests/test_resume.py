@@ -106,6 +106,8 @@ def test_stopped_or_dying_anywhere_a_resumed_run_ends_the_same(case, stops, ever
     asked, data, folder, undisturbed = case
     run = new_run(asked, data, folder, f"run{next(counter)}")
     for index, step in enumerate(stops):
+        if run.is_finished:  # the stop before came too late
+            break
         observer = (StopAt if index % 2 else DieAt)(step)
         try:
             train(run, data, observer, checkpoint_every=every)

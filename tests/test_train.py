@@ -206,7 +206,8 @@ def test_a_trainer_that_is_let_go_frees_its_memory_at_once(asked, data):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+# What the compiler warns of while it traces is not ours to keep quiet.
+@pytest.mark.filterwarnings("default")
 def test_compiled_training_follows_plain_training(asked, run_of):
     plain = run_of(asked).table("train")["loss"]
     compiled = run_of(dataclasses.replace(asked, compile=True)).table("train")["loss"]

@@ -207,7 +207,9 @@ def test_a_trainer_that_is_let_go_frees_its_memory_at_once(asked, data):
 
 @pytest.mark.slow
 # What the compiler warns of while it traces is not ours to keep quiet.
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_training_follows_plain_training(asked, run_of):
     plain = run_of(asked).table("train")["loss"]
     compiled = run_of(dataclasses.replace(asked, compile=True)).table("train")["loss"]

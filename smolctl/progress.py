@@ -29,7 +29,7 @@ class TrainingProgress(Observer):
         self.started: tuple[float, int] | None = None  # clock and step at the first step seen
         self.bar = progress("{task.completed}/{task.total}", "{task.fields[numbers]}")
         # Known before the bar starts, the steps of an earlier process do not count as speed.
-        done = max(run.checkpoint_steps(), default=0)
+        done = max(run.checkpoints.steps(), default=0)
         self.task = self.bar.add_task(
             run.name, total=self.steps, completed=done, numbers="starting"
         )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from smollm2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from smollm2.checkpoints import Checkpoint
     from smollm2.protocol import Protocol
-    from smollm2.runs import Checkpoint, Run
+    from smollm2.runs import Run
 
 
 def finished_runs(results: Path, study: str) -> "list[Run]":
@@ -76,7 +77,7 @@ def starting_point(
         UserError: no such run or checkpoint, another architecture, or a horizon already passed.
     """
     from smollm2.protocol import differing
-    from smollm2.runs import Run, open_run, verified
+    from smollm2.runs import Run, open_run
 
     target, at, step_text = spec.partition("@")
     is_path = "/" in target
@@ -84,13 +85,14 @@ def starting_point(
     if fields := differing(vars(run.protocol.model), vars(draft.model)):
         raise UserError(f"Run {run.name!r} is another architecture: {fields}.")
     if not at:
-        if not run.final_weights.exists():
+        final = run.checkpoints.final()
+        if final is None:
             raise UserError(
                 f"Run {run.name!r} has no final weights; name one of its checkpoints "
                 f"({checkpoints_of(run)})."
             )
-        return dataclasses.replace(verified(run.final_weights), step=0, seconds=0.0), run.name
-    if step_text not in map(str, run.checkpoint_steps()):
+        return dataclasses.replace(final, step=0, seconds=0.0), run.name
+    if step_text not in map(str, run.checkpoints.steps()):
         raise UserError(
             f"Run {run.name!r} has no checkpoint at step {step_text!r}; it has "
             f"{checkpoints_of(run)}. A run keeps one for later with --keep-step."
@@ -105,10 +107,10 @@ def starting_point(
             f"{spec} continues {run.protocol.recipe.optimizer}, not {draft.recipe.optimizer}; give "
             f"--optimizer {run.protocol.recipe.optimizer}, or start from final weights."
         )
-    checkpoint = verified(run.path / "checkpoints" / f"step-{step_text}.safetensors")
+    checkpoint = run.checkpoints.at(int(step_text))
     return checkpoint, f"{run.name}@{checkpoint.step}"
 
 
 def checkpoints_of(run: "Run") -> str:
-    steps = run.checkpoint_steps()
+    steps = run.checkpoints.steps()
     return ", ".join(f"{run.name}@{step}" for step in steps) if steps else "none"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from smollm2.config import ModelConfig
 from smollm2.errors import UserError
+from smollm2.files import write_json
 from smollm2.model import SmolLM2, matrices
-from smollm2.runs import write_json
 
 # Our names, with N for each number, and the names on disk with the numbers' places.
 PUBLISHED = {

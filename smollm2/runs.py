@@ -1,4 +1,6 @@
-"""A run's directory: manifest, CSV tables and checkpoints. Nothing else reads or writes one.
+"""A run's directory: manifest and CSV tables, and beside them what `checkpoints` keeps.
+
+Nothing else reads or writes one.
 
     results/STUDY/RUN/
         run.json            manifest: request, protocol, environment, state
@@ -9,35 +11,33 @@
 
 Whatever moment a process dies at, the directory is either as before a write or as after it: files
 are replaced whole, and tables may only run ahead of the newest checkpoint, to which resuming cuts
-them back.
+them back: they are synced to disk before a checkpoint counts.
 """
 
 import contextlib
 import csv
 import dataclasses
 import errno
-import hashlib
 import io
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smollm2.checkpoints import Checkpoint, Checkpoints
 from smollm2.config import VARIANTS
 from smollm2.cost import parameters, training_flops_per_token
 from smollm2.errors import RunError, UserError, did_you_mean
+from smollm2.files import replace_file, write_json
 from smollm2.protocol import Protocol, Request
 
 if TYPE_CHECKING:
     import pandas as pd
     from tokenizers import Tokenizer
-    from torch import Tensor
 
     from smollm2.model import SmolLM2
 
@@ -58,31 +58,14 @@ STEP_TABLES = ("train", "val", "experts")
 CLOCK_COLUMNS = frozenset({"seconds", "tokens_per_second", "mfu", "peak_memory_mb"})
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A verified checkpoint; seconds of training and counted tokens go with the weights."""
-
-    path: Path
-    step: int
-    seconds: float
-    sha256: str
-
-    def sidecar(self) -> dict[str, Any]:
-        """What the JSON file beside the weights holds."""
-        return {"step": self.step, "seconds": self.seconds, "sha256": self.sha256}
-
-    def tensors(self) -> "dict[str, Tensor]":
-        from safetensors.torch import load_file
-
-        return load_file(self.path)
-
-
 class Run:
     """A run directory, opened; see the module's description of the files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = read_manifest(path)
+        tables = [path / f"{table}.csv" for table in STEP_TABLES]
+        self.checkpoints = Checkpoints(path / "checkpoints", tables)
 
     @property
     def name(self) -> str:
@@ -99,10 +82,6 @@ class Run:
     @property
     def is_finished(self) -> bool:
         return bool(self.manifest["state"] == "finished")
-
-    @property
-    def final_weights(self) -> Path:
-        return self.path / "checkpoints" / "final.safetensors"
 
     def read(self) -> None:
         """Read the manifest again."""
@@ -197,68 +176,6 @@ class Run:
                 rows = [row for row in rows if int(row.partition(",")[0]) <= step]
                 replace_file(path, header + "".join(rows))
 
-    # Checkpoints
-
-    def save_checkpoint(
-        self, name: str, tensors: "dict[str, Tensor]", step: int, seconds: float
-    ) -> None:
-        """Write `checkpoints/NAME.safetensors`, then the sidecar with its checksum.
-
-        A checkpoint without a matching sidecar does not count, so a death in between leaves the
-        one before in force.
-
-        Raises:
-            RunError: the disk is full or cannot be written; nothing half-written stays.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        folder = self.path / "checkpoints"
-        temporary, path = folder / f".{name}.tmp", folder / f"{name}.safetensors"
-        for table in STEP_TABLES:
-            sync_file(self.path / f"{table}.csv")
-        tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
-        try:
-            save_file(tensors, temporary)
-            temporary.chmod(0o644)  # its own is for one user only
-            sync_file(temporary)
-            saved = Checkpoint(path, step, seconds, checksum(temporary))
-            temporary.replace(path)
-            write_json(path.with_suffix(".json"), saved.sidecar())
-        except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
-            raise RunError(
-                f"Could not write checkpoint {name} of run {self.name!r}: {error}. The checkpoint "
-                "before it is unharmed."
-            ) from error
-
-    def latest_checkpoint(self, warnings: list[str]) -> Checkpoint | None:
-        """The newest checkpoint whose checksum holds; each one passed over adds a warning."""
-        for step in sorted(self.checkpoint_steps(), reverse=True):
-            path = self.path / "checkpoints" / f"step-{step}.safetensors"
-            try:
-                return verified(path)
-            except UserError as error:
-                warnings.append(f"{error} Falling back to the checkpoint before it.")
-        return None
-
-    def checkpoint_steps(self) -> list[int]:
-        """Steps with a checkpoint that can be resumed from, verified or not, in order."""
-        names = (path.stem for path in (self.path / "checkpoints").glob("step-*.json"))
-        return sorted(int(name.removeprefix("step-")) for name in names)
-
-    def drop_checkpoints(self, keep: AbstractSet[int]) -> None:
-        """Remove the step checkpoints not in `keep`, and what a death left half-written."""
-        folder = self.path / "checkpoints"
-        kept = {f"step-{step}" for step in keep}
-        # Sidecars first: without one the weights do not count.
-        for pattern in ("step-*.json", "step-*.safetensors"):
-            for path in folder.glob(pattern):
-                if path.stem not in kept:
-                    path.unlink()
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink()
-
 
 def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
     """The trained model of a finished run, in evaluation mode.
@@ -269,31 +186,15 @@ def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
     from smollm2.device import DTYPES
     from smollm2.model import SmolLM2
 
-    if not run.final_weights.exists():
+    final = run.checkpoints.final()
+    if final is None:
         raise UserError(
             f"Run {run.name!r} has no weights (checkpoints/final.safetensors); train it again."
         )
-    tensors = verified(run.final_weights).tensors()
+    weights = {key.removeprefix("model."): value for key, value in final.tensors().items()}
     model = SmolLM2(run.protocol.model)
-    model.load_state_dict({key.removeprefix("model."): value for key, value in tensors.items()})
+    model.load_state_dict(weights)
     return model.to(device, DTYPES[dtype]).eval()
-
-
-def verified(path: Path) -> Checkpoint:
-    """The checkpoint at `path`, its checksum compared with its sidecar's.
-
-    Raises:
-        UserError: a file is missing or altered.
-    """
-    try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        checkpoint = Checkpoint(path, facts["step"], facts["seconds"], facts["sha256"])
-        is_whole = checksum(path) == checkpoint.sha256
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"Checkpoint {path.stem} is damaged: {error}.") from None
-    if not is_whole:
-        raise UserError(f"Checkpoint {path.stem} is damaged: its checksum differs.")
-    return checkpoint
 
 
 def create_run(
@@ -329,9 +230,7 @@ def create_run(
         if tokenizer is not None:
             replace_file(temporary / "tokenizer.json", tokenizer.to_str(pretty=True))
         if start is not None:
-            first = temporary / "checkpoints" / f"step-{start.step}.safetensors"
-            shutil.copyfile(start.path, first)
-            write_json(first.with_suffix(".json"), start.sidecar())
+            start.copy_to(temporary / "checkpoints")
         temporary.rename(path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -423,33 +322,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path.name}/run.json is not a manifest of this version.")
     return manifest
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace `path` whole by `value` as JSON."""
-    replace_file(path, json.dumps(value, indent=2) + "\n")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Replace `path` whole: whoever reads it sees the old text or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Have the system write the file to the disk."""
-    if path.exists():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
 
 
 def now() -> str:

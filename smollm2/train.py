@@ -229,7 +229,7 @@ class Loop:
     def restore(self) -> None:
         """Load the newest good checkpoint, if any, and cut the tables back to its step."""
         warnings: list[str] = []
-        checkpoint = self.run.latest_checkpoint(warnings)
+        checkpoint = self.run.checkpoints.latest(warnings)
         for warning in warnings:
             self.observer.on_warning(warning)
         if checkpoint is None and (parent := self.run.manifest["started_from"]):
@@ -294,11 +294,10 @@ class Loop:
         if step in self.recent:
             return
         self.check_weights()
-        self.run.save_checkpoint(
-            f"step-{step}", self.trainer.optimizer.state(), step, self.trainer.seconds
-        )
+        checkpoints = self.run.checkpoints
+        checkpoints.save(self.trainer.optimizer.state(), step, self.trainer.seconds)
         self.recent = [*self.recent, step][-2:]
-        self.run.drop_checkpoints(self.keep_steps | set(self.recent))
+        checkpoints.drop(self.keep_steps | set(self.recent))
         self.saved_at = time.monotonic()
 
     def check_weights(self) -> None:
@@ -378,12 +377,12 @@ class Loop:
         run, trainer, protocol = self.run, self.trainer, self.protocol
         self.check_weights()
         weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
-        run.save_checkpoint("final", weights, trainer.step, trainer.seconds)
+        run.checkpoints.save(weights, trainer.step, trainer.seconds, is_final=True)
         scores = self.evaluate("test", protocol.test_tokens)
         rows = held_out_rows("test", scores, trainer.data.fingerprint, protocol.seq_len)
         run.replace("eval", rows)
         run.update(state="finished", finished_at=now())
-        run.drop_checkpoints(self.keep_steps)
+        run.checkpoints.drop(self.keep_steps)
 
 
 def expert_loads(routing: Routing) -> Iterator[tuple[int, int, float]]:

@@ -116,7 +116,7 @@ def test_stopped_or_dying_anywhere_a_resumed_run_ends_the_same(case, stops, ever
     if not run.is_finished:
         train(run, data, Observer(), checkpoint_every=every)
     assert outcome(run.path) == undisturbed
-    assert run.checkpoint_steps() == []
+    assert run.checkpoints.steps() == []
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(case):
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(case):
     run = new_run(asked, data, folder, f"run{next(counter)}")
     with pytest.raises(Interrupted):
         train(run, data, DieAt(14), checkpoint_every=6)
-    assert run.checkpoint_steps() == [6, 12]
+    assert run.checkpoints.steps() == [6, 12]
     newest = run.path / "checkpoints/step-12.safetensors"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -218,20 +218,20 @@ def test_a_signal_saves_and_says_how_to_resume(tiny, workdir, undisturbed_cli, n
     assert outcome(workdir / "elsewhere/runs/r") == undisturbed_cli
 
 
-# Kill the process at the named function of smollm2.runs while it saves the second checkpoint:
+# Kill the process at the named function of smollm2.checkpoints while it saves the second one:
 # before the weights get their name, and between the weights and their checksum.
 KILL_INSIDE_SAVING = """
 import os, signal, sys
-import smollm2.runs as runs
+import smollm2.checkpoints as checkpoints
 from smolctl.cli import main
-original, calls = runs.{function}, []
+original, calls = checkpoints.{function}, []
 def deadly(*arguments):
     if not {only_sidecars} or "step-" in str(arguments[0]):
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments)
-runs.{function} = deadly
+checkpoints.{function} = deadly
 main(sys.argv[1:])
 """
 
@@ -247,7 +247,7 @@ def test_killed_inside_a_checkpoint_it_resumes_from_the_one_before(
     )
     assert killed.returncode == -signal.SIGKILL
     run = Run(workdir / "results/runs/r")
-    assert run.checkpoint_steps() == [5]
+    assert run.checkpoints.steps() == [5]
     done = smolctl("train", "--resume", "r", cwd=workdir)
     assert done.returncode == 0, done.stderr
     assert outcome(run.path) == undisturbed_cli
@@ -273,7 +273,7 @@ def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(tiny, workdi
     wait_for_rows(workdir / "results/runs/r/train.csv", 9)
     process.kill()
     process.communicate()
-    before = Run(workdir / "results/runs/r").checkpoint_steps()
+    before = Run(workdir / "results/runs/r").checkpoints.steps()
     full = subprocess.run(
         [sys.executable, "-c", FULL_DISK, "train", "--resume", "r", "--checkpoint-every", "4"],
         cwd=workdir,
@@ -285,8 +285,8 @@ def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(tiny, workdi
     assert "Traceback" not in full.stderr
     run = Run(workdir / "results/runs/r")
     assert run.manifest["state"] == "failed"
-    assert set(run.checkpoint_steps()) <= set(before)
-    assert run.latest_checkpoint([]) is not None
+    assert set(run.checkpoints.steps()) <= set(before)
+    assert run.checkpoints.latest([]) is not None
     assert not list((run.path / "checkpoints").glob(".*"))
     done = smolctl("train", "--resume", "r", cwd=workdir)
     assert done.returncode == 0, done.stderr
@@ -306,7 +306,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(case, mon
         patch.setattr(Trainer, "gradients", poisoned)
         with pytest.raises(NotFinite, match=r"At step 10 the loss is nan .* after step 9 is kept"):
             train(run, data, Observer())
-    assert run.checkpoint_steps() == [9]
+    assert run.checkpoints.steps() == [9]
     assert Run(run.path).manifest["state"] == "failed"
     assert "step 10" in Run(run.path).manifest["error"]
     train(run, data, Observer())  # the state that was kept is the one before the bad update
@@ -319,7 +319,7 @@ def test_a_last_update_that_spoils_the_weights_does_not_finish_the_run(case):
     run = new_run(asked, data, folder, f"run{next(counter)}")
     with pytest.raises(NotFinite):
         train(run, data, Observer())
-    assert not run.final_weights.exists()
+    assert run.checkpoints.final() is None
     assert Run(run.path).manifest["state"] == "failed"
 
 
@@ -403,5 +403,5 @@ def test_a_kept_step_survives_a_resume(case):
     with pytest.raises(Interrupted):
         train(run, data, DieAt(14), checkpoint_every=6, keep_steps=frozenset({4, STEPS}))
     train(Run(run.path), data, Observer())
-    assert run.checkpoint_steps() == [4, STEPS]
+    assert run.checkpoints.steps() == [4, STEPS]
     assert outcome(run.path) == undisturbed

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,7 +53,7 @@ def main() -> None:
         writer.writeheader()
         for number in range(options.rounds):
             for contender, dtype in CONTENDERS:
-                batch = batches[dtype] if contender == PEER else options.batch_tokens
+                batch = batches[dtype] if contender == PEER else None
                 row = in_process(options, contender, dtype, batch, options.items)
                 rows.append(row | {"round": number + 1})
                 rows[-1] |= changes(options, rows[0]["likelihoods"], row["likelihoods"])
@@ -75,7 +76,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--task", default="hellaswag")
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--batch-tokens", type=int, help="of ours (default: its own)")
     parser.add_argument("--peer-batches", default="1,4,16,64", help="tried for lm-eval")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--csv", type=Path, default=Path("eval_speed.csv"))
@@ -161,10 +161,10 @@ def ours(options: argparse.Namespace) -> Callable[[Sequence[Item]], Likelihoods]
     config = variant(options.variant)
     model = SmolLM2(config).to(DTYPES[options.dtype]).eval()
     tokenizer = load_tokenizer(str(options.data / "tokenizer"))
-    settings = {"max_len": config.max_seq_len, "batch_tokens": options.batch}
 
     def score(items: Sequence[Item]) -> Likelihoods:
-        found = sorted(score_items(model, tokenizer, items, **settings), key=lambda s: s.item)
+        batches = score_items(model, tokenizer, items, max_len=config.max_seq_len)
+        found = sorted(chain.from_iterable(batches), key=lambda score: score.item)
         return [list(score.log_likelihoods) for score in found]
 
     return score

@@ -1,10 +1,14 @@
 """Talking to people: stdout is for data, everything here but `table` goes to stderr."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+SECONDS_BETWEEN_LINES = 30.0
 
 
 class Talk(Console):
@@ -39,6 +43,31 @@ def progress(*columns: str) -> Progress:
         transient=True,
         disable=not stderr.is_terminal,
     )
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told how many of `total` are done.
+
+    It shows a bar on a terminal; elsewhere it says a line with an ETA every half minute.
+    """
+    started: tuple[float, int] | None = None  # clock and count at the first call
+    said = time.monotonic()
+
+    with progress("{task.completed}/{task.total}") as bar:
+        task = bar.add_task(what, total=total)
+
+        def update(done: int) -> None:
+            nonlocal started, said
+            now = time.monotonic()
+            started = started or (now, done)
+            bar.update(task, completed=done)
+            if not stderr.is_terminal and now - said > SECONDS_BETWEEN_LINES:
+                clock, first = started
+                said, left = now, (now - clock) / max(done - first, 1) * (total - done)
+                say(f"{what}: {done:,} of {total:,}, ETA {duration(left)}")
+
+        yield update
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -12,11 +12,11 @@ def write_json(path: Path, value: Any) -> None:
     replace_file(path, json.dumps(value, indent=2) + "\n")
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Replace `path` whole: whoever reads it sees the old text or the new, never a part."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Replace `path` whole: whoever reads it sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

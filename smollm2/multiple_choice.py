@@ -7,10 +7,10 @@ hidden states that predict a continuation's token meet the head.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from smollm2.tasks.pack import PackedItem, batches, pack, stack
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Of a forward pass, if the caller does not say; on a CPU its activations then stay in the cache.
+# Of a forward pass, padding included; on a CPU its activations then stay in the cache.
 BATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
 
 
@@ -35,6 +35,7 @@ class ItemScore:
 
     Args:
         item: the index of the item.
+        question: the item's fingerprint.
         gold: the index of the right choice.
         log_likelihoods: of the continuation after its context, in nats.
         greedy: whether every token of the continuation was the model's first choice.
@@ -42,12 +43,19 @@ class ItemScore:
         n_bytes: of the text that was scored, in UTF-8, all spaces included.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("choice", "choice_norm")  # written out as well
+
     item: int
+    question: str
     gold: int
     log_likelihoods: tuple[float, ...]
     greedy: tuple[bool, ...]
     characters: tuple[int, ...]
     n_bytes: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[int]:
+        return (self.item,)
 
     @property
     def choice(self) -> int:
@@ -72,24 +80,20 @@ def score_items(
     items: Sequence[Item],
     *,
     max_len: int,
-    batch_tokens: int | None = None,
+    batch_size: int | None = None,
     skip: Collection[int] = (),
-    on_items: Callable[[int], None] = lambda n: None,
-) -> Iterator[ItemScore]:
-    """Score items, the longest first, so that what needs most memory comes first.
+) -> Iterator[list[ItemScore]]:
+    """Score items a batch at a time, the longest first: what needs most memory comes first.
 
-    Neither `batch_tokens` nor the order or number of items changes a score beyond rounding.
+    Neither `batch_size` nor the order or number of items changes a score beyond rounding.
 
     Args:
         max_len: how many tokens the model reads at most; of a longer choice the first are dropped.
-        batch_tokens: at most, in a forward pass, unless one item alone has more; None takes what
-            suits the model's device.
+        batch_size: items in a forward pass; None fills it with as many tokens as suit the device.
         skip: indices of items that are scored already.
-        on_items: called after each batch with the number of items scored so far; what it raises
-            ends the evaluation.
 
     Raises:
-        UserError: at the first item; a tokenizer larger than the model's vocabulary, or a choice
+        UserError: at the first batch; a tokenizer larger than the model's vocabulary, or a choice
             that alone is longer than `max_len`.
     """
     vocab = tokenizer.get_vocab_size()
@@ -99,12 +103,13 @@ def score_items(
             "use the tokenizer that the model was trained with."
         )
     todo = [pack(i, item, tokenizer, max_len) for i, item in enumerate(items) if i not in skip]
-    device = model.embed.weight.device.type
-    done = 0
-    for batch in batches(todo, batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"])):
-        yield from score_batch(model, batch, items)
-        done += len(batch)
-        on_items(done)
+    if batch_size is None:
+        device = model.embed.weight.device.type
+        found = batches(todo, max_tokens=BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]))
+    else:
+        found = batches(todo, max_items=batch_size)
+    for batch in found:
+        yield score_batch(model, batch, items)
 
 
 @torch.inference_mode()
@@ -131,6 +136,7 @@ def score_batch(model: SmolLM2, batch: list[PackedItem], items: Sequence[Item]) 
         scores.append(
             ItemScore(
                 item=row.index,
+                question=item.fingerprint,
                 gold=item.gold,
                 log_likelihoods=tuple(next(nats) for _ in item.continuations),
                 greedy=tuple(next(greedy) for _ in item.continuations),

@@ -269,6 +269,11 @@ class Protocol:
             raise UserError(f"This is not a protocol of this version: {error}.") from None
 
 
+def text_protocol(seq_len: int, dtype: str) -> str:
+    """How held-out text is scored, in the words of eval.csv."""
+    return f"windows of {seq_len}, {dtype}"
+
+
 def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     """Fill in every default. The result has no data yet: see `Protocol.on`.
 

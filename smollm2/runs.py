@@ -5,6 +5,7 @@ Nothing else reads or writes one.
     results/STUDY/RUN/
         run.json            manifest: request, protocol, environment, state
         train.csv  val.csv  experts.csv  eval.csv     append-only tables
+        items/              scores item by item behind eval.csv: see `scores`
         tokenizer.json
         checkpoints/        step-N.safetensors + .json while running, final.safetensors afterwards
         run.lock            held by the one process that writes
@@ -33,7 +34,7 @@ from smollm2.config import VARIANTS
 from smollm2.cost import parameters, training_flops_per_token
 from smollm2.errors import RunError, UserError, did_you_mean
 from smollm2.files import replace_file, write_json
-from smollm2.protocol import Protocol, Request
+from smollm2.protocol import Protocol, Request, text_protocol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +52,11 @@ TABLES: dict[str, tuple[str, ...]] = {
         "step", "tokens", "flops", "seconds", "loss", "accuracy", "perplexity", "bits_per_byte",
     ),
     "experts": ("step", "layer", "expert", "load"),
-    "eval": ("task", "metric", "value", "stderr", "n", "protocol", "fingerprint"),
+    # n of total tokens or questions were scored; stderr is over clusters (documents or questions).
+    "eval": (
+        "task", "metric", "value", "stderr", "n", "total", "clusters", "chance", "protocol",
+        "fingerprint",
+    ),
 }  # fmt: skip
 STEP_TABLES = ("train", "val", "experts")
 # Columns that two runs of the same protocol need not share.
@@ -151,9 +156,12 @@ class Run:
         Raises:
             UserError: as `table`, or there are none.
         """
-        table = self.table("eval")
-        n_tokens = self.protocol.test_tokens
-        scores = table[(table["task"] == "test") & (table["n"] == n_tokens)]
+        table, protocol = self.table("eval"), self.protocol
+        n_tokens = protocol.test_tokens
+        how = text_protocol(protocol.seq_len, protocol.dtype)
+        scores = table[
+            (table["task"] == "test") & (table["n"] == n_tokens) & (table["protocol"] == how)
+        ]
         if scores.empty:
             raise UserError(f"{self.name}/eval.csv has no test scores over {n_tokens} tokens.")
         return scores.set_index("metric")["value"]
@@ -177,6 +185,39 @@ class Run:
                 replace_file(path, header + "".join(rows))
 
 
+def load_run_tokenizer(run: Run) -> "Tokenizer":
+    """The tokenizer that the run was trained with.
+
+    Raises:
+        UserError: its file is missing, damaged or another one.
+    """
+    from smollm2.data import load_tokenizer, tokenizer_fingerprint
+
+    tokenizer = load_tokenizer(str(run.path / "tokenizer.json"))
+    wanted = run.protocol.data
+    if wanted and tokenizer_fingerprint(tokenizer) != wanted.tokenizer_fingerprint:
+        raise UserError(
+            f"tokenizer.json of run {run.name!r} is not the tokenizer it was trained with "
+            f"(fingerprint {wanted.tokenizer_fingerprint}); put the right one back."
+        )
+    return tokenizer
+
+
+def final_weights(run: Run) -> Checkpoint:
+    """The verified checkpoint that training ended with.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    final = run.checkpoints.final()
+    if final is None:
+        raise UserError(
+            f"Run {run.name!r} has no weights (checkpoints/final.safetensors); train it again "
+            "under another --name."
+        )
+    return final
+
+
 def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
     """The trained model of a finished run, in evaluation mode.
 
@@ -186,12 +227,8 @@ def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
     from smollm2.device import DTYPES
     from smollm2.model import SmolLM2
 
-    final = run.checkpoints.final()
-    if final is None:
-        raise UserError(
-            f"Run {run.name!r} has no weights (checkpoints/final.safetensors); train it again."
-        )
-    weights = {key.removeprefix("model."): value for key, value in final.tensors().items()}
+    tensors = final_weights(run).tensors()
+    weights = {key.removeprefix("model."): value for key, value in tensors.items()}
     model = SmolLM2(run.protocol.model)
     model.load_state_dict(weights)
     return model.to(device, DTYPES[dtype]).eval()

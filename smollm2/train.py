@@ -20,7 +20,7 @@ from smollm2.device import (
     synchronize,
 )
 from smollm2.errors import RunError, UserError
-from smollm2.evaluate import HeldOut, held_out, held_out_rows
+from smollm2.evaluate import HeldOut, TextScore, held_out, held_out_rows, score_text
 from smollm2.model import SmolLM2
 from smollm2.moe import Routing
 from smollm2.optim import Optimizer, lr_factor
@@ -347,30 +347,30 @@ class Loop:
             "tokens": step * protocol.tokens_per_step,
             "flops": step * protocol.flops_per_step,
             "seconds": round(self.trainer.seconds, 4),
-            "loss": scores.loss,
-            "accuracy": scores.accuracy,
-            "perplexity": scores.perplexity,
-            "bits_per_byte": scores.bits_per_byte,
+            "loss": scores.loss.value,
+            "accuracy": scores.accuracy.value,
+            "perplexity": scores.perplexity.value,
+            "bits_per_byte": scores.bits_per_byte.value,
         }
         self.run.append("val", row)
         self.observer.on_validation(row)
 
     def evaluate(self, split: str, n_tokens: int) -> HeldOut:
-        def on_batch(done: int) -> None:
-            self.observer.on_evaluation(split, done, n_tokens)
-            if self.observer.should_stop():
-                raise Stopped
-
-        protocol = self.protocol
-        return held_out(
-            self.trainer.model,
-            self.trainer.data,
+        protocol, trainer = self.protocol, self.trainer
+        scores: list[TextScore] = []
+        for found in score_text(
+            trainer.model,
+            trainer.data,
             split,
-            n_tokens,
             protocol.seq_len,
             protocol.batch_size,
-            on_batch,
-        )
+            n_tokens=n_tokens,
+        ):
+            scores += found
+            self.observer.on_evaluation(split, sum(s.n_tokens for s in scores), n_tokens)
+            if self.observer.should_stop():
+                raise Stopped
+        return held_out(scores)
 
     def finish(self) -> None:
         """Final weights and test scores, then the state `finished`, then the cleaning up."""
@@ -379,7 +379,7 @@ class Loop:
         weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
         run.checkpoints.save(weights, trainer.step, trainer.seconds, is_final=True)
         scores = self.evaluate("test", protocol.test_tokens)
-        rows = held_out_rows("test", scores, trainer.data.fingerprint, protocol.seq_len)
+        rows = held_out_rows("test", scores, trainer.data, protocol.seq_len, protocol.dtype)
         run.replace("eval", rows)
         run.update(state="finished", finished_at=now())
         run.checkpoints.drop(self.keep_steps)

@@ -5,6 +5,7 @@ Nothing of it is changed but where the rows come from: local files in place of t
 
 import logging
 import warnings
+from itertools import chain
 
 import pytest
 import torch
@@ -97,8 +98,8 @@ def test_each_choice_scores_as_in_lm_eval(
     results, samples = theirs(harness, folder, name, limit, max_len)
 
     tokenizer = load_tokenizer(str(real_data / "tokenizer"))
-    scores = list(score_items(model, tokenizer, loaded.items, max_len=max_len))
-    scores.sort(key=lambda score: score.item)
+    found = chain.from_iterable(score_items(model, tokenizer, loaded.items, max_len=max_len))
+    scores = sorted(found, key=lambda score: score.item)
     assert len(scores) == len(samples) == limit
     for score, sample in zip(scores, samples, strict=True):
         likelihoods, greedy = zip(*sample["filtered_resps"], strict=True)

@@ -46,7 +46,7 @@ MODEL, MOE = wide(TINY), wide(TINY_MOE)
 def scores(items, max_len=64, model=MODEL, **options) -> list[ItemScore]:
     """In the order of the items."""
     found = score_items(model, TOKENIZER, items, max_len=max_len, **options)
-    return sorted(found, key=lambda score: score.item)
+    return sorted(itertools.chain.from_iterable(found), key=lambda score: score.item)
 
 
 @torch.no_grad()
@@ -97,19 +97,19 @@ def any_item(draw) -> Item:
 @given(
     items=st.lists(any_item(), min_size=1, max_size=6),
     max_len=st.integers(16, 80),
-    batch_tokens=st.integers(1, 400),
+    batch_size=st.none() | st.integers(1, 6),
 )
 @example(items=[question("", ["", ""], 0)], max_len=16, batch_tokens=1)  # nothing but a space
-@example(items=[question("the cat", ["the", "mat."], 1)], max_len=16, batch_tokens=64)
-@example(items=[question("the cat " * 30, ["the", "mat. the"], 1)], max_len=16, batch_tokens=64)
+@example(items=[question("the cat", ["the", "mat."], 1)], max_len=16, batch_size=None)
+@example(items=[question("the cat " * 30, ["the", "mat. the"], 1)], max_len=16, batch_size=None)
 @settings(max_examples=60, deadline=None)
-def test_shared_contexts_score_as_choices_alone(items, max_len, batch_tokens):
-    assert_as_alone(items, scores(items, max_len, batch_tokens=batch_tokens), max_len)
+def test_shared_contexts_score_as_choices_alone(items, max_len, batch_size):
+    assert_as_alone(items, scores(items, max_len, batch_size=batch_size), max_len)
 
 
 def test_a_mixture_of_experts_scores_as_choices_alone():
     items = random_items(8)
-    assert_as_alone(items, scores(items, model=MOE, batch_tokens=200), 64, MOE)
+    assert_as_alone(items, scores(items, model=MOE, batch_size=3), 64, MOE)
 
 
 def random_items(n: int) -> list[Item]:
@@ -123,11 +123,11 @@ def random_items(n: int) -> list[Item]:
 
 def test_scores_depend_on_neither_batches_nor_order():
     items = random_items(12)
-    expected = scores(items, batch_tokens=1)
+    expected = scores(items, batch_size=1)
     assert len({score.log_likelihoods for score in expected}) == 12
     turned = items[::-1]
-    for batch_tokens, order in itertools.product((64, 300, 100_000), (items, turned)):
-        found = scores(order, batch_tokens=batch_tokens)
+    for batch_size, order in itertools.product((None, 2, 5, 100), (items, turned)):
+        found = scores(order, batch_size=batch_size)
         for score, other in zip(expected, found if order is items else found[::-1], strict=True):
             assert score.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-4)
             assert score.greedy == other.greedy
@@ -197,7 +197,7 @@ def test_what_choices_share_is_one_row_and_computed_once():
 def test_batches_are_filled_by_length_and_bounded():
     items = random_items(40)
     packed = [pack(i, item, TOKENIZER, 512) for i, item in enumerate(items)]
-    found = list(batches(packed, 600))
+    found = list(batches(packed, max_tokens=600))
     assert sorted(item.index for batch in found for item in batch) == list(range(40))
     widths = [len(item.tokens) for batch in found for item in batch]
     assert widths == sorted(widths, reverse=True)
@@ -208,27 +208,16 @@ def test_batches_are_filled_by_length_and_bounded():
 
 def test_an_item_longer_than_a_batch_has_one_to_itself():
     packed = [pack(i, item, TOKENIZER, 512) for i, item in enumerate(random_items(5))]
-    assert [len(batch) for batch in batches(packed, 1)] == [1] * 5
+    assert [len(batch) for batch in batches(packed, max_tokens=1)] == [1] * 5
+    assert [len(batch) for batch in batches(packed, max_items=2)] == [2, 2, 1]
 
 
-def test_items_already_scored_are_skipped_and_progress_counts_the_rest():
-    items, seen = random_items(6), []
-    found = scores(items, skip={0, 3}, on_items=seen.append, batch_tokens=1)
+def test_items_already_scored_are_skipped():
+    items = random_items(6)
+    found = scores(items, skip={0, 3})
     assert [score.item for score in found] == [1, 2, 4, 5]
-    assert seen == [1, 2, 3, 4]
     for score, expected in zip(found, scores(items[1:3] + items[4:]), strict=True):
         assert score.log_likelihoods == pytest.approx(expected.log_likelihoods, abs=1e-4)
-
-
-def test_scores_come_as_they_are_made():
-    seen: list[int] = []
-    found = score_items(
-        MODEL, TOKENIZER, random_items(3), max_len=64, batch_tokens=1, on_items=seen.append
-    )
-    next(found)
-    assert seen == []
-    next(found)
-    assert seen == [1]
 
 
 def test_characters_and_bytes_are_those_of_the_choice_and_of_the_scored_text():
@@ -268,7 +257,13 @@ def score(likelihoods, gold=0, characters=None, n_bytes=None, item=0) -> ItemSco
     n = len(likelihoods)
     ones = (1,) * n
     return ItemScore(
-        item, gold, tuple(likelihoods), (False,) * n, characters or ones, n_bytes or ones
+        item,
+        "question",
+        gold,
+        tuple(likelihoods),
+        (False,) * n,
+        characters or ones,
+        n_bytes or ones,
     )
 
 

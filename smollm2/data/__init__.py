@@ -4,7 +4,7 @@
 Reading prepared data needs neither `datasets` nor `pyarrow`.
 """
 
-from smollm2.data.batches import batch, epochs, windows
+from smollm2.data.batches import batch, epochs, window_count, windows
 from smollm2.data.documents import documents, source_name
 from smollm2.data.prepare import (
     TokenData,
@@ -40,5 +40,6 @@ __all__ = [
     "token_bytes",
     "tokenizer_fingerprint",
     "train_tokenizer",
+    "window_count",
     "windows",
 ]

@@ -5,7 +5,7 @@ steps out of order gives the same samples.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -35,13 +35,10 @@ def batch(
     return _cut(tokens, starts, seq_len)
 
 
-def windows(
-    tokens: np.ndarray, seq_len: int, n_tokens: int, rows: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Inputs and targets, `int64 [<= rows, seq_len]`, of consecutive windows from the start.
+def window_count(tokens: np.ndarray, seq_len: int, n_tokens: int | None = None) -> int:
+    """How many consecutive windows of `seq_len` an evaluation reads from the start of `tokens`.
 
-    They cover the first `n_tokens` rounded down to whole windows, at least one and at most what
-    `tokens` holds, whatever `rows` is; the last batch may have fewer rows.
+    The first `n_tokens` (None: all) rounded down to whole windows, at least one.
 
     Raises:
         UserError: fewer than `seq_len + 1` tokens.
@@ -52,8 +49,14 @@ def windows(
             f"The evaluation split has {len(tokens):,} tokens, too few for one window of "
             f"{seq_len:,}: expected at least {seq_len + 1:,}. Use a shorter --seq-len or more text."
         )
-    starts = np.arange(min(max(1, n_tokens // seq_len), available)) * seq_len
-    return (_cut(tokens, starts[i : i + rows], seq_len) for i in range(0, len(starts), rows))
+    return available if n_tokens is None else min(max(1, n_tokens // seq_len), available)
+
+
+def windows(
+    tokens: np.ndarray, seq_len: int, numbers: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets, each `int64 [len(numbers), seq_len]`, of the windows so numbered."""
+    return _cut(tokens, np.asarray(numbers, dtype=np.int64) * seq_len, seq_len)
 
 
 def epochs(n_train_tokens: int, seq_len: int, n_tokens: int) -> float:

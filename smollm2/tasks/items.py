@@ -42,6 +42,11 @@ class Item:
     def n_choices(self) -> int:
         return len(self.continuations)
 
+    @property
+    def fingerprint(self) -> str:
+        """8 hex digits of SHA-256 over what is asked."""
+        return items_fingerprint([self])[:8]
+
 
 def question(context: str, choices: Iterable[str], gold: int) -> Item:
     """An item whose choices follow one context."""

@@ -9,6 +9,7 @@ A token is to attend to what is common and to its own choice, at the position th
 own sequence; its hidden state is then the one that it would have there alone.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -117,14 +118,18 @@ def common_start(sequences: list[list[int]]) -> int:
     return min(map(len, sequences))
 
 
-def batches(items: Iterable[PackedItem], batch_tokens: int) -> Iterator[list[PackedItem]]:
+def batches(
+    items: Iterable[PackedItem], *, max_tokens: float = math.inf, max_items: float = math.inf
+) -> Iterator[list[PackedItem]]:
     """Items of about the same length together, the longest first.
 
-    A batch has at most `batch_tokens` tokens, padding included, or is one item.
+    A batch has at most `max_tokens` tokens, padding included, and at most `max_items` items, but
+    at least one.
     """
     batch: list[PackedItem] = []
     for item in sorted(items, key=lambda item: -len(item.tokens)):
-        if batch and len(batch[0].tokens) * (len(batch) + 1) > batch_tokens:
+        size = len(batch) + 1
+        if batch and (size > max_items or size * len(batch[0].tokens) > max_tokens):
             yield batch
             batch = []
         batch.append(item)

@@ -1,0 +1,246 @@
+"""Evaluations of a run: scores item by item, kept as they come, and what they add up to.
+
+While an evaluation is under way its scores stand in `items/NAME.csv`, to which each batch is added;
+once it is complete they are in `items/NAME.csv.gz`. Whatever is found there is not computed again,
+so a killed evaluation goes on where it was, and one with a larger limit uses the smaller's scores.
+"""
+
+import csv
+import dataclasses
+import gzip
+import io
+import typing
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from smollm2.data import window_count
+from smollm2.errors import UserError
+from smollm2.evaluate import TextScore, held_out, held_out_rows, score_text
+from smollm2.files import replace_file
+from smollm2.model import SmolLM2
+from smollm2.multiple_choice import ItemScore, score_items, summarize
+from smollm2.runs import Run
+from smollm2.tasks import TaskItems
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from smollm2.data import TokenData
+
+OnProgress = Callable[[int], None]
+Score = TypeVar("Score", bound=TextScore | ItemScore)
+
+
+def evaluate_text(
+    run: Run,
+    model: SmolLM2,
+    data: "TokenData",
+    split: str,
+    *,
+    n_tokens: int | None,
+    batch_size: int | None,
+    on_progress: OnProgress,
+) -> list[dict[str, Any]]:
+    """Score `split` in windows of the run's sequence length and record it; rows of eval.csv.
+
+    Args:
+        model: the run's, on its device and in the dtype to be used.
+        n_tokens: the first so many; None is the whole split.
+        batch_size: windows in a forward pass; None is the run's.
+        on_progress: called with how many windows are scored so far, and with each batch.
+
+    Raises:
+        UserError: the split has no whole window, or the record is damaged.
+    """
+    seq_len, dtype = run.protocol.seq_len, dtype_name(model)
+    wanted = range(window_count(getattr(data, split), seq_len, n_tokens))
+    with run.writing():
+        file = ScoreFile(run.path / "items" / f"{split}-{dtype}.csv.gz", TextScore)
+        found = file.read()
+        # A window that was being written when the process died may lack a document.
+        sizes: Counter[int] = Counter()
+        for score in found:
+            sizes[score.window] += score.n_tokens
+        known = [score for score in found if sizes[score.window] == seq_len]
+        batches = score_text(
+            model,
+            data,
+            split,
+            seq_len,
+            batch_size or run.protocol.batch_size,
+            n_tokens=n_tokens,
+            skip=sizes.keys() & {score.window for score in known},
+        )
+
+        def on_scores(scores: list[TextScore]) -> None:
+            on_progress(len({score.window for score in scores} & set(wanted)))
+
+        scores = file.extend(known, batches, on_scores)
+        whole = held_out(score for score in scores if score.window in wanted)
+        rows = held_out_rows(split, whole, data, seq_len, dtype)
+        put_rows(run, rows)
+    return rows
+
+
+def evaluate_task(
+    run: Run,
+    model: SmolLM2,
+    tokenizer: "Tokenizer",
+    asked: TaskItems,
+    *,
+    batch_size: int | None,
+    on_progress: OnProgress,
+) -> list[dict[str, Any]]:
+    """Score the questions of a task and record them; rows of eval.csv.
+
+    Args:
+        model: the run's, on its device and in the dtype to be used.
+        batch_size: questions in a forward pass; None fills it with what suits the device.
+        on_progress: called with how many questions are scored so far, and with each batch.
+
+    Raises:
+        UserError: see `score_items`; or the record is damaged.
+    """
+    name, max_len, dtype = asked.task.name, model.config.max_seq_len, dtype_name(model)
+    with run.writing():
+        file = ScoreFile(run.path / "items" / f"{name}-{asked.split}-{dtype}.csv.gz", ItemScore)
+        questions = {i: item.fingerprint for i, item in enumerate(asked.items)}
+        # Beyond the limit nothing is known of the questions, and their scores are kept.
+        known = [s for s in file.read() if questions.get(s.item, s.question) == s.question]
+        batches = score_items(
+            model,
+            tokenizer,
+            asked.items,
+            max_len=max_len,
+            batch_size=batch_size,
+            skip={score.item for score in known},
+        )
+
+        def on_scores(scores: list[ItemScore]) -> None:
+            on_progress(sum(score.item in questions for score in scores))
+
+        scores = file.extend(known, batches, on_scores)
+        rows = [
+            row
+            | {
+                "total": asked.total,
+                "clusters": row["n"],
+                "protocol": f"lm-eval, 0-shot, {asked.split} split, context {max_len}, {dtype}",
+                "fingerprint": asked.fingerprint,
+            }
+            for row in summarize(asked.task, [s for s in scores if s.item in questions])
+        ]
+        put_rows(run, rows)
+    return rows
+
+
+def put_rows(run: Run, rows: list[dict[str, Any]]) -> None:
+    """Add rows to eval.csv, in the place of those of the same measurement."""
+
+    def key(row: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in ("task", "n", "protocol", "fingerprint"))
+
+    new = {key(row) for row in rows}
+    run.replace("eval", [row for row in run.rows("eval") if key(row) not in new] + rows)
+
+
+def dtype_name(model: SmolLM2) -> str:
+    return str(model.embed.weight.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class ScoreFile(Generic[Score]):
+    """Scores in `path` (NAME.csv.gz) and, while an evaluation is under way, in NAME.csv."""
+
+    path: Path
+    kind: type[Score]
+
+    @property
+    def growing(self) -> Path:
+        return self.path.with_suffix("")
+
+    def read(self) -> list[Score]:
+        """What is recorded, without a half-written last line, in order of the items.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        scores: dict[tuple[int, ...], Score] = {}
+        try:
+            for text in self._texts():
+                whole = text[: text.rfind("\n") + 1]
+                for row in csv.DictReader(io.StringIO(whole)):
+                    score = from_cells(self.kind, row)
+                    scores[score.key] = score
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"items/{self.path.name} of run {self.path.parents[1].name!r} is damaged "
+                f"({error}); remove it, and the items are scored again."
+            ) from None
+        return [scores[key] for key in sorted(scores)]
+
+    def _texts(self) -> Iterator[str]:
+        if self.path.exists():
+            yield gzip.decompress(self.path.read_bytes()).decode()
+        if self.growing.exists():
+            yield self.growing.read_text(encoding="utf-8")
+
+    def extend(
+        self,
+        known: list[Score],
+        batches: Iterable[list[Score]],
+        on_scores: Callable[[list[Score]], None],
+    ) -> list[Score]:
+        """`known` and what `batches` gives, in order; a batch is on disk before the next is made.
+
+        Args:
+            on_scores: called with all scores so far, at the start and after each batch.
+        """
+        scores = list(known)
+        on_scores(scores)
+        for batch in batches:
+            if len(scores) == len(known):
+                self.path.parent.mkdir(exist_ok=True)
+                replace_file(self.growing, self._text(known))  # without what did not count
+            with self.growing.open("a", encoding="utf-8", newline="") as file:
+                file.write(self._text(batch, header=False))
+            scores += batch
+            on_scores(scores)
+        scores.sort(key=lambda score: score.key)
+        if len(scores) > len(known) or self.growing.exists():
+            replace_file(self.path, gzip.compress(self._text(scores).encode(), mtime=0))
+            self.growing.unlink(missing_ok=True)
+        return scores
+
+    def _text(self, scores: list[Score], header: bool = True) -> str:
+        text = io.StringIO()
+        names = [field.name for field in dataclasses.fields(self.kind)]
+        writer = csv.DictWriter(text, [*names, *self.kind.derived], lineterminator="\n")
+        if header:
+            writer.writeheader()
+        for score in scores:
+            writer.writerow({name: to_cell(getattr(score, name)) for name in writer.fieldnames})
+        return text.getvalue()
+
+
+def to_cell(value: Any) -> Any:
+    """A tuple as words, True and False as 1 and 0."""
+    if isinstance(value, tuple):
+        return " ".join(str(to_cell(part)) for part in value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def from_cells(kind: type[Score], row: dict[str, str]) -> Score:
+    """The score that a row of a file holds; what was derived is not read."""
+    values: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if typing.get_origin(hint) is tuple:
+            of = typing.get_args(hint)[0]
+            values[name] = tuple(of(float(word)) for word in row[name].split())
+        elif typing.get_origin(hint) is not typing.ClassVar:
+            values[name] = hint(row[name])
+    return kind(**values)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from smolctl.cli import main
+
 TINY_VARIANT = """
 d_model = 32
 n_heads = 4
@@ -72,10 +74,25 @@ def tiny_options(variant: Path, corpus: Path) -> list[str]:
     ]
 
 
+def run_main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command line in this process."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return int(exit_.value.code or 0), captured.out, captured.err
+
+
 def smolctl(*arguments: str, timeout: float = 120, **options) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, "-m", "smolctl", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+
+
+@pytest.fixture
+def finished(capsys, workdir, tiny) -> Path:
+    """A finished run `first` in the current directory."""
+    assert run_main(capsys, *tiny, "--steps", "6", "--name", "first")[0] == 0
+    return workdir / "results/runs/first"
 
 
 @pytest.fixture(scope="session")

@@ -7,20 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import smolctl
+from conftest import run_main, smolctl
 
 from smolctl.cli import main
 from smollm2.runs import Run
 
 NANO = ["train", "--variant", "pow2", "--scale", "nano", "--steps", "2"]
-
-
-def run_main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command line in this process."""
-    with pytest.raises(SystemExit) as exit_:
-        main(list(arguments))
-    captured = capsys.readouterr()
-    return int(exit_.value.code or 0), captured.out, captured.err
 
 
 def write_bad_files(folder: Path) -> None:
@@ -117,13 +109,6 @@ def test_a_results_directory_without_permission_is_refused(capsys, workdir, tiny
     assert "choose another --results" in err
 
 
-@pytest.fixture
-def finished(capsys, workdir, tiny) -> Path:
-    """A finished run `first` in the current directory."""
-    assert run_main(capsys, *tiny, "--steps", "6", "--name", "first")[0] == 0
-    return workdir / "results/runs/first"
-
-
 def test_an_existing_run_is_not_overwritten(capsys, finished, tiny):
     before = (finished / "run.json").read_bytes()
     code, _, err = run_main(capsys, *tiny, "--steps", "6", "--name", "first")
@@ -181,13 +166,6 @@ def test_a_resume_with_its_own_settings_goes_on(capsys, finished):
     Run(finished).update(state="stopped")
     same = ["--set", "weight_decay=0.01", "--tokens", str(6 * 64), "--seq-len", "32"]
     assert run_main(capsys, "train", "--resume", "first", *same)[0] == 0
-
-
-def test_a_scored_part_never_passes_for_the_whole(capsys, finished, tiny):
-    before = Run(finished).test_scores()
-    assert run_main(capsys, "eval", "first", "--tokens", "64")[0] == 0
-    assert Run(finished).test_scores().equals(before)
-    assert set(Run(finished).table("eval")["n"]) == {64, 256}
 
 
 def test_arms_hold_one_architecture_and_no_branches(capsys, finished, tiny, workdir):
@@ -287,12 +265,6 @@ def test_the_five_commands_run_in_a_row(capsys, workdir, tiny, variants, corpus)
     assert "Not measured" in out
     assert "| b0 | tiny:n_layers=3 (full) |" in out
     assert run_main(capsys, "quantize", "--bits", "4")[0] == 0
-
-
-def test_eval_repeats_the_test_loss_of_the_run(capsys, finished):
-    before = Run(finished).table("eval")
-    assert run_main(capsys, "eval", "first")[0] == 0
-    assert Run(finished).table("eval").equals(before)
 
 
 def test_a_broken_run_is_named_and_left_out(capsys, finished):

@@ -99,7 +99,7 @@ def any_item(draw) -> Item:
     max_len=st.integers(16, 80),
     batch_size=st.none() | st.integers(1, 6),
 )
-@example(items=[question("", ["", ""], 0)], max_len=16, batch_tokens=1)  # nothing but a space
+@example(items=[question("", ["", ""], 0)], max_len=16, batch_size=1)  # nothing but a space
 @example(items=[question("the cat", ["the", "mat."], 1)], max_len=16, batch_size=None)
 @example(items=[question("the cat " * 30, ["the", "mat. the"], 1)], max_len=16, batch_size=None)
 @settings(max_examples=60, deadline=None)

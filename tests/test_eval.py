@@ -1,0 +1,416 @@
+"""`smolctl eval`: what is scored, what is recorded, and going on after a stop."""
+
+import gzip
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_main
+from hypothesis import given
+from hypothesis import strategies as st
+from test_tasks import ROWS, write
+
+from smollm2.evaluate import TextScore, held_out, ratio
+from smollm2.multiple_choice import ItemScore
+from smollm2.runs import TABLES, Run
+from smollm2.scores import ScoreFile
+
+TASKS = "piqa,openbookqa"
+
+
+@pytest.fixture
+def questions(tmp_path) -> Path:
+    """A folder with 12 questions of piqa and of openbookqa."""
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    piqa = [ROWS["piqa"] | {"goal": f"dry cup {i} " * (i + 1), "label": i % 2} for i in range(12)]
+    openbookqa = [ROWS["openbookqa"] | {"question_stem": f"Ice {i} is"} for i in range(12)]
+    write(folder, "piqa_validation.jsonl", piqa)
+    write(folder, "openbookqa_test.jsonl", openbookqa)
+    return folder
+
+
+def evaluated(capsys, *options) -> list[dict]:
+    """The rows that eval prints for the run `first`."""
+    code, out, err = run_main(capsys, "eval", "first", *map(str, options), "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def values(rows) -> dict[tuple[str, str], float]:
+    return {(row["task"], row["metric"]): row["value"] for row in rows}
+
+
+# Standard errors
+
+
+def scores_of(documents) -> list[TextScore]:
+    """A score for each (n_tokens, nats) of a document; each token is a byte of text."""
+    return [TextScore(i, i, n, nats, 0, nats, n) for i, (n, nats) in enumerate(documents)]
+
+
+def test_documents_of_one_size_have_the_standard_error_of_their_mean():
+    means = np.array([2.0, 3.5, 1.0, 4.0])
+    found = held_out(scores_of([(10, 10 * mean) for mean in means]))
+    assert found.loss.value == pytest.approx(means.mean())
+    assert found.loss.stderr == pytest.approx(means.std(ddof=1) / 2)
+    assert found.perplexity.stderr == pytest.approx(math.exp(means.mean()) * means.std(ddof=1) / 2)
+    assert found.bits_per_byte.stderr == pytest.approx(means.std(ddof=1) / 2 / math.log(2))
+
+
+def test_the_standard_error_of_unequal_documents_is_the_spread_of_repeated_samples():
+    rng = np.random.default_rng(0)
+    found, stderr = [], []
+    for _ in range(2000):
+        sizes = rng.integers(50, 150, 60)
+        nats = sizes * (3.0 + 0.5 * rng.standard_normal(60))
+        estimate = ratio(nats, sizes.astype(float))
+        found.append(estimate.value)
+        stderr.append(estimate.stderr)
+    assert np.mean(stderr) == pytest.approx(np.std(found), rel=0.05)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 500)), min_size=1, max_size=20))
+def test_windows_of_one_document_are_one_cluster(documents):
+    whole = held_out(scores_of(documents))
+    # Each document's tokens once more, in a later window: the same ratios, the same clusters.
+    twice = scores_of(documents) + [
+        TextScore(100 + s.window, s.document, s.n_tokens, s.nats, 0, s.nats, s.n_bytes)
+        for s in scores_of(documents)
+    ]
+    assert held_out(twice).n_documents == len(documents)
+    assert held_out(twice).loss.value == pytest.approx(whole.loss.value)
+    if len(documents) == 1:
+        assert held_out(twice).loss.stderr is None
+    else:
+        assert held_out(twice).loss.stderr == pytest.approx(whole.loss.stderr, abs=1e-9)
+
+
+# Held-out text
+
+
+def test_eval_repeats_the_test_scores_of_the_run_and_keeps_them(capsys, finished):
+    before = Run(finished).test_scores()
+    repeated = evaluated(capsys, "--tokens", 256)
+    assert {row["metric"]: row["value"] for row in repeated} == pytest.approx(before.to_dict())
+    whole = evaluated(capsys)
+    assert whole[0]["n"] == whole[0]["total"] > 256
+    part = evaluated(capsys, "--tokens", 64, "--tasks", "test,validation")
+    assert {(row["task"], row["n"], row["n"] < row["total"]) for row in part} == {
+        ("test", 64, True),
+        ("validation", 64, True),
+    }
+    assert Run(finished).test_scores().to_dict() == pytest.approx(before.to_dict())
+
+
+def test_scores_of_another_dtype_are_another_measurement(capsys, finished):
+    before = Run(finished).test_scores()
+    other = "bf16" if Run(finished).protocol.dtype == "float32" else "fp32"
+    rows = evaluated(capsys, "--tokens", 256, "--dtype", other)
+    assert rows[0]["value"] == pytest.approx(before["loss"], rel=1e-2)
+    assert rows[0]["value"] != before["loss"]
+    assert Run(finished).test_scores().equals(before)
+
+
+def test_few_documents_are_said_to_be_few(capsys, finished):
+    code, out, err = run_main(capsys, "eval", "first")
+    assert code == 0
+    assert "Held-out text" in out
+    assert "rough, for there are only" in err
+
+
+# Tasks and their records
+
+
+def test_rows_have_the_columns_of_the_contract_and_chance(capsys, finished, questions):
+    rows = evaluated(capsys, "--data-dir", questions, "--tasks", TASKS)
+    assert all(row.keys() == {"study", "run", *TABLES["eval"]} for row in rows)
+    table = Run(finished).table("eval")
+    for row in rows:
+        (recorded,) = table[(table["task"] == row["task"]) & (table["metric"] == row["metric"])][
+            "value"
+        ]
+        assert recorded == row["value"]
+        assert row["n"] == row["total"] == row["clusters"] == 12
+        assert row["chance"] == (None if row["metric"] == "bits_per_byte" else 0.5)
+    items = pd.read_csv(next(finished.glob("items/piqa*.csv.gz")))
+    acc = (items["choice"] == items["gold"]).mean()
+    assert acc == values(rows)["piqa", "acc"]
+    assert list(items["item"]) == list(range(12))
+
+
+def test_a_limited_score_is_marked_and_its_items_serve_the_whole(
+    capsys, finished, questions, monkeypatch
+):
+    from smollm2 import multiple_choice
+
+    scored = []
+    original = multiple_choice.score_batch
+
+    def counted(model, batch, items):
+        scored.extend(packed.index for packed in batch)
+        return original(model, batch, items)
+
+    monkeypatch.setattr(multiple_choice, "score_batch", counted)
+    options = ["--data-dir", questions, "--tasks", "piqa"]
+    limited = evaluated(capsys, *options, "--limit", 5)
+    assert {(row["n"], row["total"]) for row in limited} == {(5, 12)}
+    assert sorted(scored) == [0, 1, 2, 3, 4]
+    whole = evaluated(capsys, *options)
+    assert sorted(scored) == list(range(12))
+    again = evaluated(capsys, *options, "--limit", 5)
+    assert sorted(scored) == list(range(12))
+    assert again == limited
+    table = Run(finished).table("eval")
+    assert sorted(table[table["task"] == "piqa"]["n"]) == [5, 5, 5, 12, 12, 12]
+    assert limited[0]["fingerprint"] != whole[0]["fingerprint"]
+    _, out, _ = run_main(capsys, "eval", "first", *map(str, options), "--limit", "5")
+    assert "5 of 12" in out
+
+
+def test_a_question_that_changed_is_scored_again(capsys, finished, questions):
+    options = ["--data-dir", questions, "--tasks", "piqa"]
+    before = evaluated(capsys, *options)
+    rows = [json.loads(line) for line in (questions / "piqa_validation.jsonl").open()]
+    rows[3] |= {"sol1": "something else", "sol2": "and more"}
+    write(questions, "piqa_validation.jsonl", rows)
+    after = evaluated(capsys, *options)
+    assert values(after)["piqa", "bits_per_byte"] != values(before)["piqa", "bits_per_byte"]
+    shutil.rmtree(finished / "items")
+    fresh = evaluated(capsys, *options)
+    assert values(after) == pytest.approx(values(fresh))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_scores_do_not_depend_on_the_batch_size(capsys, finished, questions, batch_size):
+    options = ["--data-dir", questions, "--tasks", f"test,{TASKS}", "--dtype", "fp32"]
+    reference = evaluated(capsys, *options)
+    shutil.rmtree(finished / "items")
+    found = evaluated(capsys, *options, "--batch-size", batch_size)
+    assert values(found) == pytest.approx(values(reference), abs=1e-4)
+
+
+# Going on
+
+KILLED = """
+import os, signal, sys
+from smollm2 import scores
+from smolctl.cli import main
+
+original, left = scores.ScoreFile.extend, int(sys.argv.pop(1))
+
+def extend(self, known, batches, on_scores):
+    def dying():
+        for number, batch in enumerate(batches):
+            if number == left:
+                with self.growing.open("a") as file:
+                    file.write("7,half a li")
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+    return original(self, known, dying(), on_scores)
+
+scores.ScoreFile.extend = extend
+main()
+"""
+
+
+@pytest.mark.parametrize("task", ["piqa", "test"])
+def test_a_killed_evaluation_goes_on_with_what_is_missing(capsys, finished, questions, task):
+    options = ["--data-dir", str(questions), "--tasks", task, "--batch-size", "2"]
+    expected = evaluated(capsys, *options)
+    shutil.rmtree(finished / "items")
+    (finished / "eval.csv").write_text(",".join(TABLES["eval"]) + "\n")
+    command = [sys.executable, "-c", KILLED, "3", "eval", "first", *options]
+    assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
+    (growing,) = finished.glob("items/*.csv")
+    assert growing.read_text().endswith("half a li")
+    assert Run(finished).table("eval").empty
+    kept = {tuple(line.split(",")) for line in growing.read_text().splitlines()[1:-1]}
+    assert kept
+    # Nothing that is recorded is computed again: the kept rows are in the end result as they were.
+    assert values(evaluated(capsys, *options)) == pytest.approx(values(expected))
+    (path,) = finished.glob("items/*")
+    rows = gzip.decompress(path.read_bytes()).decode().splitlines()[1:]
+    assert kept <= {tuple(row.split(",")) for row in rows}
+    assert len(rows) == len({tuple(row.split(",")[:2]) for row in rows})
+
+
+def test_a_window_half_recorded_is_scored_again(capsys, finished):
+    expected = evaluated(capsys)
+    (path,) = finished.glob("items/test*.csv.gz")
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+    windows = [line.split(",")[0] for line in lines]
+    first = next(i for i, window in enumerate(windows) if windows.count(window) > 1)
+    path.unlink()
+    path.with_suffix("").write_text("".join(lines[: first + 1]))
+    assert evaluated(capsys) == expected
+
+
+def test_ctrl_c_says_how_to_go_on(finished, questions, tmp_path):
+    many = [ROWS["piqa"] | {"goal": f"dry cup {i} " * 12} for i in range(30_000)]
+    write(questions, "piqa_validation.jsonl", many)
+    command = [sys.executable, "-m", "smolctl", "eval", "first", "--tasks", "piqa"]
+    process = subprocess.Popen(
+        [*command, "--data-dir", str(questions), "--batch-size", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not list(finished.glob("items/piqa*.csv")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "give the same command again" in err
+
+
+@given(
+    st.lists(
+        st.builds(
+            ItemScore,
+            item=st.integers(0, 10**6),
+            question=st.text("0123456789abcdef", min_size=8, max_size=8),
+            gold=st.integers(0, 1),
+            log_likelihoods=st.tuples(st.floats(-1e4, 0), st.floats(-1e4, 0)),
+            greedy=st.tuples(st.booleans(), st.booleans()),
+            characters=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+            n_bytes=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+        ),
+        unique_by=lambda score: score.item,
+    )
+)
+def test_scores_are_read_as_they_were_written(tmp_path_factory, scores):
+    file = ScoreFile(tmp_path_factory.mktemp("items") / "x" / "piqa.csv.gz", ItemScore)
+    halves = [scores[: len(scores) // 2], scores[len(scores) // 2 :]]
+    file.extend([], [half for half in halves if half], lambda scores: None)
+    assert file.read() == sorted(scores, key=lambda score: score.item)
+
+
+def test_a_damaged_record_is_a_sentence(capsys, finished, questions):
+    options = ["eval", "first", "--data-dir", str(questions), "--tasks", "piqa"]
+    assert run_main(capsys, *options)[0] == 0
+    (path,) = finished.glob("items/piqa*.csv.gz")
+    whole = path.read_bytes()
+    for damaged in (whole[:60], b"no gzip", gzip.compress(b"item,question\n1,2\n")):
+        path.write_bytes(damaged)
+        code, _, err = run_main(capsys, *options)
+        assert code == 2
+        assert f"{path.name} of run 'first' is damaged" in err
+        assert "remove it" in err
+
+
+# Bad input
+
+
+def broken_line(folder):
+    with (folder / "piqa_validation.jsonl").open("a") as file:
+        file.write('{"goal": \n')
+
+
+def missing_column(folder):
+    rows = [ROWS["piqa"], {"goal": "x", "sol1": "a", "label": 0}]
+    write(folder, "piqa_validation.jsonl", rows)
+
+
+def label_out_of_range(folder):
+    write(folder, "piqa_validation.jsonl", [ROWS["piqa"], ROWS["piqa"] | {"label": 2}])
+
+
+def empty(folder):
+    (folder / "piqa_validation.jsonl").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (broken_line, "piqa_validation.jsonl, line 13"),
+        (missing_column, "piqa_validation.jsonl, line 2: no column 'sol2'"),
+        (label_out_of_range, "line 2: the label is out of range"),
+        (empty, "piqa_validation.jsonl is empty"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(capsys, finished, questions, spoil, sentence):
+    spoil(questions)
+    before = sorted(finished.rglob("*"))
+    code, out, err = run_main(
+        capsys, "eval", "first", "--data-dir", str(questions), "--tasks", TASKS
+    )
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert sorted(finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--tasks", "hellaswagg"], "Did you mean 'hellaswag'?"),
+        (["--tasks", ","], "Name a task"),
+        (["--tasks", "piqa", "--limit", "0"], "--limit must be at least 1"),
+        (["--tokens", "0"], "--tokens must be at least 1"),
+        (["--batch-size", "-1"], "--batch-size must be at least 1"),
+        (["--dtype", "fp8"], "fp32 or bf16"),
+        (["--device", "tpu"], "Unknown device"),
+        (["--tasks", "piqa", "--data-dir", "nowhere"], "no folder 'nowhere'"),
+        (["--tasks", "hellaswag"], "use --data-dir with a folder of TASK_SPLIT.jsonl"),
+    ],
+)
+def test_bad_options_are_a_sentence(capsys, finished, options, sentence):
+    before = sorted(finished.rglob("*"))
+    code, out, err = run_main(capsys, "eval", "first", *options)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_a_run_without_weights_is_refused_before_any_is_scored(capsys, finished):
+    bare = finished.with_name("bare")
+    shutil.copytree(finished, bare)
+    (bare / "checkpoints/final.safetensors").unlink()
+    before = (finished / "eval.csv").read_bytes()
+    code, _, err = run_main(capsys, "eval", "first", "bare", "--tokens", "64")
+    assert code == 2
+    assert "Run 'bare' has no weights" in err
+    assert (finished / "eval.csv").read_bytes() == before
+
+
+def test_damaged_weights_are_refused(capsys, finished):
+    weights = finished / "checkpoints/final.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    code, _, err = run_main(capsys, "eval", "first")
+    assert code == 2
+    assert "its checksum differs" in err
+
+
+def test_a_tokenizer_that_is_not_the_runs_is_refused(capsys, finished, questions):
+    path = finished / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["merges"].pop()
+    path.write_text(json.dumps(tokenizer))
+    code, _, err = run_main(
+        capsys, "eval", "first", "--data-dir", str(questions), "--tasks", "piqa"
+    )
+    assert code == 2
+    assert "not the tokenizer it was trained with" in err
+    assert not list(finished.glob("items/*"))
+
+
+def test_a_run_that_is_being_scored_is_left_alone(capsys, finished):
+    with Run(finished).writing():
+        code, _, err = run_main(capsys, "eval", "first")
+    assert code == 2
+    assert "Another process" in err
+
+
+def test_held_out_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no scores"):
+        held_out([])

@@ -5,8 +5,12 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from stories import stories, write_jsonl
+
+from smollm2.data import train_tokenizer
 
 TINY_VARIANT = """
 d_model = 32
@@ -29,6 +33,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty cache that the test shares with no other."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SMOLCTL_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty documents of made-up sentences as JSONL."""
@@ -40,6 +52,37 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text = " ".join(rng.choices(words, weights=range(1, 201), k=400))
             file.write(f'{{"text": "{text}."}}\n')
     return path
+
+
+@pytest.fixture
+def story_file(tmp_path: Path) -> str:
+    """A hundred stories as JSONL, the test's own."""
+    return write_jsonl(tmp_path / "stories.jsonl", stories(100))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tokenizer trained on stories."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(320, stories(50)).save(str(folder / "tokenizer.json"))
+    return str(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
+    """A hub that answers with the rows put into it; the loader's arguments are kept."""
+    calls, rows = [], []
+
+    def load(repo, config, **options):
+        calls.append((repo, config, options))
+        for row in rows:
+            if isinstance(row, Exception):
+                raise row
+        return iter(rows)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *args, **options: None)
+    monkeypatch.setattr("datasets.load_dataset", load)
+    return calls, rows
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from stories import stories, write_jsonl
 
-from smollm2.data import train_tokenizer
+from smollm2.data import TokenData, prepare, train_tokenizer
+from smollm2.protocol import Request
 
 TINY_VARIANT = """
 d_model = 32
@@ -92,6 +93,27 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(TINY_VARIANT)
     (folder / "tinymoe.toml").write_text(TINY_MOE)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(corpus: Path) -> TokenData:
+    """The corpus as tokens of the tiny variants."""
+    return prepare(str(corpus), "train:512")
+
+
+@pytest.fixture(scope="session")
+def asked(variants: Path) -> Request:
+    """A short run of the tiny variant; `dataclasses.replace` what differs."""
+    return Request(
+        variant=str(variants / "tiny.toml"),
+        steps=20,
+        batch_size=4,
+        seq_len=32,
+        val_every=5,
+        val_tokens=256,
+        test_tokens=256,
+        dtype="float32",
+    )
 
 
 @pytest.fixture

@@ -5,8 +5,13 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from stories import stories, write_jsonl
+
+from smollm2.data import TokenData, prepare, train_tokenizer
+from smollm2.protocol import Request
 
 from smolctl.cli import main
 
@@ -31,6 +36,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def fresh_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty cache that the test shares with no other."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("SMOLCTL_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty documents of made-up sentences as JSONL."""
@@ -44,6 +57,37 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def story_file(tmp_path: Path) -> str:
+    """A hundred stories as JSONL, the test's own."""
+    return write_jsonl(tmp_path / "stories.jsonl", stories(100))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tokenizer trained on stories."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(320, stories(50)).save(str(folder / "tokenizer.json"))
+    return str(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
+    """A hub that answers with the rows put into it; the loader's arguments are kept."""
+    calls, rows = [], []
+
+    def load(repo, config, **options):
+        calls.append((repo, config, options))
+        for row in rows:
+            if isinstance(row, Exception):
+                raise row
+        return iter(rows)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *args, **options: None)
+    monkeypatch.setattr("datasets.load_dataset", load)
+    return calls, rows
+
+
 @pytest.fixture(scope="session")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny.toml and tinymoe.toml."""
@@ -51,6 +95,27 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(TINY_VARIANT)
     (folder / "tinymoe.toml").write_text(TINY_MOE)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(corpus: Path) -> TokenData:
+    """The corpus as tokens of the tiny variants."""
+    return prepare(str(corpus), "train:512")
+
+
+@pytest.fixture(scope="session")
+def asked(variants: Path) -> Request:
+    """A short run of the tiny variant; `dataclasses.replace` what differs."""
+    return Request(
+        variant=str(variants / "tiny.toml"),
+        steps=20,
+        batch_size=4,
+        seq_len=32,
+        val_every=5,
+        val_tokens=256,
+        test_tokens=256,
+        dtype="float32",
+    )
 
 
 @pytest.fixture

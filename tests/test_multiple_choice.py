@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 import random
@@ -17,16 +18,7 @@ from smollm2.tasks import TASKS, Item, question
 from smollm2.tasks.pack import batches, pack
 
 TINY = ModelConfig(d_model=32, n_heads=4, n_kv_heads=2, n_layers=2, d_ff=64, vocab_size=300)
-TINY_MOE = ModelConfig(
-    d_model=32,
-    n_heads=4,
-    n_kv_heads=2,
-    n_layers=2,
-    d_ff=64,
-    n_experts=4,
-    n_active_experts=2,
-    vocab_size=300,
-)
+TINY_MOE = dataclasses.replace(TINY, n_experts=4, n_active_experts=2)
 TOKENIZER = train_tokenizer(300, ["the cat sat on the mat and the dog sat on the cat "] * 50)
 
 

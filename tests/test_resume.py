@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import signal
@@ -16,9 +17,8 @@ from conftest import smolctl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smollm2.data import prepare
 from smollm2.errors import UserError
-from smollm2.protocol import Request, resolve
+from smollm2.protocol import resolve
 from smollm2.runs import CLOCK_COLUMNS, STEP_TABLES, Run, create_run
 from smollm2.train import NotFinite, Observer, StepResult, Stopped, Trainer, train
 
@@ -41,30 +41,29 @@ def outcome(path: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "tinymoe-float32"])
-def case(request, corpus, variants, tmp_path_factory):
+def case(request, asked, data, variants, tmp_path_factory):
     """A request, its tokens, and what an undisturbed run of it leaves."""
     variant, dtype = request.param.split("-")
-    asked = Request(
+    asked = dataclasses.replace(
+        asked,
         variant=str(variants / f"{variant}.toml"),
         steps=STEPS,
         batch_size=2,
-        seq_len=32,
         grad_accum=2,
-        val_every=5,
-        val_tokens=128,
-        test_tokens=256,
         dtype=dtype,
         optimizer="muon" if variant == "tinymoe" else "adamw",
     )
-    data = prepare(str(corpus), "train:512")
     folder = tmp_path_factory.mktemp(request.param)
-    run = new_run(asked, data, folder, "undisturbed")
+    run = new_run(asked, data, folder)
     train(run, data, Observer())
     return asked, data, folder, outcome(run.path)
 
 
-def new_run(asked, data, folder: Path, name: str) -> Run:
-    return create_run(folder, "runs", name, asked, resolve(asked).on(data))
+counter = itertools.count()
+
+
+def new_run(asked, data, folder: Path) -> Run:
+    return create_run(folder, "runs", f"run{next(counter)}", asked, resolve(asked).on(data))
 
 
 class StopAt(Observer):
@@ -95,7 +94,13 @@ class DieAt(StopAt):
             raise Interrupted
 
 
-counter = iter(range(10**6))
+def dead_run(case, **options) -> Run:
+    """A run that died after step 14, two steps after its newest checkpoint."""
+    asked, data, folder, _ = case
+    run = new_run(asked, data, folder)
+    with pytest.raises(Interrupted):
+        train(run, data, DieAt(14), checkpoint_every=6, **options)
+    return run
 
 
 @settings(
@@ -104,7 +109,7 @@ counter = iter(range(10**6))
 @given(stops=st.lists(st.integers(0, STEPS), min_size=1, max_size=3), every=st.integers(3, 9))
 def test_stopped_or_dying_anywhere_a_resumed_run_ends_the_same(case, stops, every):
     asked, data, folder, undisturbed = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
+    run = new_run(asked, data, folder)
     for index, step in enumerate(stops):
         if run.is_finished:  # the stop before came too late
             break
@@ -120,10 +125,8 @@ def test_stopped_or_dying_anywhere_a_resumed_run_ends_the_same(case, stops, ever
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(case):
-    asked, data, folder, undisturbed = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
-    with pytest.raises(Interrupted):
-        train(run, data, DieAt(14), checkpoint_every=6)
+    _, data, _, undisturbed = case
+    run = dead_run(case)
     assert run.checkpoints.steps() == [6, 12]
     newest = run.path / "checkpoints/step-12.safetensors"
     content = bytearray(newest.read_bytes())
@@ -143,10 +146,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(case):
 
 
 def test_without_any_good_checkpoint_a_run_starts_over(case):
-    asked, data, folder, undisturbed = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
-    with pytest.raises(Interrupted):
-        train(run, data, DieAt(14), checkpoint_every=6)
+    _, data, _, undisturbed = case
+    run = dead_run(case)
     for path in (run.path / "checkpoints").glob("*.safetensors"):
         path.write_bytes(b"torn")
     train(run, data, Observer())
@@ -154,10 +155,8 @@ def test_without_any_good_checkpoint_a_run_starts_over(case):
 
 
 def test_a_half_written_last_line_is_cut(case):
-    asked, data, folder, undisturbed = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
-    with pytest.raises(Interrupted):
-        train(run, data, DieAt(14), checkpoint_every=6)
+    _, data, _, undisturbed = case
+    run = dead_run(case)
     with (run.path / "train.csv").open("a") as file:
         file.write("15,19")
     train(run, data, Observer())
@@ -295,7 +294,7 @@ def test_a_full_disk_ends_with_a_sentence_and_spares_the_checkpoint(tiny, workdi
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(case, monkeypatch):
     asked, data, folder, undisturbed = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
+    run = new_run(asked, data, folder)
     honest = Trainer.gradients
 
     def poisoned(trainer: Trainer) -> StepResult:
@@ -316,7 +315,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(case, mon
 def test_a_last_update_that_spoils_the_weights_does_not_finish_the_run(case):
     asked, data, folder, _ = case
     asked = dataclasses.replace(asked, steps=1, lr=1e38, optimizer="adamw")
-    run = new_run(asked, data, folder, f"run{next(counter)}")
+    run = new_run(asked, data, folder)
     with pytest.raises(NotFinite):
         train(run, data, Observer())
     assert run.checkpoints.final() is None
@@ -325,7 +324,7 @@ def test_a_last_update_that_spoils_the_weights_does_not_finish_the_run(case):
 
 def test_a_run_finished_in_the_meantime_is_left_as_it_is(case):
     asked, data, folder, undisturbed = case
-    late = new_run(asked, data, folder, f"run{next(counter)}")
+    late = new_run(asked, data, folder)
     train(Run(late.path), data, Observer())
     with pytest.raises(UserError, match="finished by another process"):
         train(late, data, Observer())
@@ -335,7 +334,7 @@ def test_a_run_finished_in_the_meantime_is_left_as_it_is(case):
 
 def test_another_number_of_threads_is_said_on_resuming(case):
     asked, data, folder, _ = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
+    run = new_run(asked, data, folder)
     run.update(environment=run.manifest["environment"] | {"threads": 99})
     heard: list[str] = []
 
@@ -349,7 +348,7 @@ def test_another_number_of_threads_is_said_on_resuming(case):
 
 def test_two_processes_do_not_write_one_run(case):
     asked, data, folder, _ = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
+    run = new_run(asked, data, folder)
     with run.writing(), pytest.raises(UserError, match="Another process"), Run(run.path).writing():
         pass
 
@@ -398,10 +397,8 @@ def test_a_branch_whose_start_is_lost_does_not_start_from_scratch(tiny, workdir)
 
 
 def test_a_kept_step_survives_a_resume(case):
-    asked, data, folder, undisturbed = case
-    run = new_run(asked, data, folder, f"run{next(counter)}")
-    with pytest.raises(Interrupted):
-        train(run, data, DieAt(14), checkpoint_every=6, keep_steps=frozenset({4, STEPS}))
+    _, data, _, undisturbed = case
+    run = dead_run(case, keep_steps=frozenset({4, STEPS}))
     train(Run(run.path), data, Observer())
     assert run.checkpoints.steps() == [4, STEPS]
     assert outcome(run.path) == undisturbed

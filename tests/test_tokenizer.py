@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,10 +46,8 @@ def published_sizes(published):
 
 
 @pytest.fixture(scope="module")
-def published():
-    if not os.environ.get("SMOLCTL_DATA"):
-        pytest.skip("SMOLCTL_DATA is not set: no published tokenizer")
-    return load_tokenizer(str(Path(os.environ["SMOLCTL_DATA"], "tokenizer")))
+def published(real_data):
+    return load_tokenizer(str(real_data / "tokenizer"))
 
 
 def test_training_is_deterministic_with_and_without_parallelism(trained):

@@ -12,31 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from smollm2.data import TokenData, prepare
+from smollm2.data import TokenData
 from smollm2.evaluate import held_out, score_text
 from smollm2.model import SmolLM2
 from smollm2.protocol import Protocol, Request, resolve
 from smollm2.runs import Run, create_run, load_model
 from smollm2.train import Observer, Probe, Trainer, probe, train
-
-
-@pytest.fixture(scope="module")
-def data(corpus) -> TokenData:
-    return prepare(str(corpus), "train:512")
-
-
-@pytest.fixture(scope="module")
-def asked(variants) -> Request:
-    return Request(
-        variant=str(variants / "tiny.toml"),
-        steps=20,
-        batch_size=4,
-        seq_len=32,
-        val_every=5,
-        val_tokens=256,
-        test_tokens=256,
-        dtype="float32",
-    )
 
 
 @pytest.fixture

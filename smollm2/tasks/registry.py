@@ -6,7 +6,7 @@ prompt. Adding a task is one function and one entry of `TASKS`.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smollm2.errors import UserError, did_you_mean
@@ -89,7 +89,15 @@ def winogrande(row: Row) -> Item:
     return Item(contexts, (" " + after.strip(),) * 2, int(row["answer"]) - 1)
 
 
-ARC_COLUMNS = ("question", "choices", "answerKey")
+ARC_EASY = Task(
+    name="arc_easy",
+    repo="allenai/ai2_arc",
+    config="ARC-Easy",
+    splits=("test", "validation"),
+    columns=("question", "choices", "answerKey"),
+    has_acc_norm=True,
+    to_item=arc,
+)
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -103,24 +111,8 @@ TASKS: dict[str, Task] = {
             has_acc_norm=True,
             to_item=hellaswag,
         ),
-        Task(
-            name="arc_easy",
-            repo="allenai/ai2_arc",
-            config="ARC-Easy",
-            splits=("test", "validation"),
-            columns=ARC_COLUMNS,
-            has_acc_norm=True,
-            to_item=arc,
-        ),
-        Task(
-            name="arc_challenge",
-            repo="allenai/ai2_arc",
-            config="ARC-Challenge",
-            splits=("test", "validation"),
-            columns=ARC_COLUMNS,
-            has_acc_norm=True,
-            to_item=arc,
-        ),
+        ARC_EASY,
+        replace(ARC_EASY, name="arc_challenge", config="ARC-Challenge"),
         Task(
             name="piqa",
             repo="baber/piqa",

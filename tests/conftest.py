@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from stories import stories, write_jsonl
 
+from smolctl.cli import main
 from smollm2.data import TokenData, prepare, train_tokenizer
 from smollm2.protocol import Request
-
-from smolctl.cli import main
 
 TINY_VARIANT = """
 d_model = 32

@@ -179,7 +179,8 @@ def test_a_limited_score_is_marked_and_its_items_serve_the_whole(
 def test_a_question_that_changed_is_scored_again(capsys, finished, questions):
     options = ["--data-dir", questions, "--tasks", "piqa"]
     before = evaluated(capsys, *options)
-    rows = [json.loads(line) for line in (questions / "piqa_validation.jsonl").open()]
+    lines = (questions / "piqa_validation.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     rows[3] |= {"sol1": "something else", "sol2": "and more"}
     write(questions, "piqa_validation.jsonl", rows)
     after = evaluated(capsys, *options)

@@ -219,6 +219,27 @@ def test_altered_tokens_are_not_trained_on(capsys, workdir, tiny, corpus):
     assert "copy the folder again" in err
 
 
+def test_a_tokenizer_beside_a_prepared_folder_asks_no_network(
+    capsys, workdir, tiny, corpus, monkeypatch
+):
+    options = ["--data", str(corpus), "--tokenizer", "train:512", "--out", "tokens"]
+    assert run_main(capsys, "prepare", *options)[0] == 0
+
+    def network(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("smollm2.data.tokenizer.require_on_hub", network)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workdir / "nothing-fetched"))
+    at = tiny.index("--tokenizer")
+    options = [*tiny[:at], *tiny[at + 2 :], "--steps", "2", "--data", "tokens"]
+    for tokenizer in ("smollm2", "hub:some/model", "train:512", "missing"):
+        code, _, err = run_main(capsys, *options, "--tokenizer", tokenizer)
+        assert code == 2
+        assert "leave out the tokenizer" in err
+    own = [*options, "--tokenizer", "tokens/tokenizer.json", "--dry-run"]
+    assert run_main(capsys, *own)[0] == 0
+
+
 def test_from_a_step_that_was_not_kept_says_what_there_is(capsys, finished, tiny):
     code, _, err = run_main(capsys, *tiny, "--steps", "6", "--from", "first@3", "--name", "b")
     assert code == 2

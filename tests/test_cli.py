@@ -372,6 +372,37 @@ def test_help_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_a_typo_is_refused_before_torch_is_imported(workdir):
+    typos = [
+        ["--variant", "pow3"],
+        ["--set", "n_layer=3"],
+        ["--set", "n_layers=many"],
+        ["--recipe", "smolm2"],
+        ["--scale", "mini"],
+        ["--schedule", "wds"],
+        ["--optimizer", "sgd"],
+        ["--steps", "0"],
+        ["--seq-len", "4096"],
+        ["--val-every", "0"],
+        ["--test-tokens", "0"],
+    ]
+    code = (
+        "import json, sys\n"
+        "from smolctl.cli import main\n"
+        "nano, typos = json.loads(sys.argv[1])\n"
+        "for typo in typos:\n"
+        "    try:\n"
+        "        main([*nano, *typo])\n"
+        "    except SystemExit as error:\n"
+        "        assert error.code == 2\n"
+        "    assert 'torch' not in sys.modules, typo\n"
+    )
+    arguments = [sys.executable, "-c", code, json.dumps([NANO, typos])]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Error: ") == len(typos)
+
+
 @pytest.mark.parametrize("command", ["train", "prepare", "eval", "compare", "quantize", "report"])
 def test_every_help_has_examples(capsys, command):
     code, out, _ = run_main(capsys, command, "--help")

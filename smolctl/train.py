@@ -105,7 +105,10 @@ def train(
     ] = None,
     val_every: Annotated[
         int | None,
-        typer.Option(help="Steps between validations.", rich_help_panel="Evaluation"),
+        typer.Option(
+            help="Steps between validations; default a twentieth of the run, at least 10.",
+            rich_help_panel="Evaluation",
+        ),
     ] = None,
     val_tokens: Annotated[
         int | None,

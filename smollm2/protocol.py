@@ -301,7 +301,9 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     val_tokens = scored_tokens("--val-tokens", request.val_tokens, seq_len, val_tokens)
     test_tokens = tokens_per_step * clamp(steps // 5, 1, 64)
     test_tokens = scored_tokens("--test-tokens", request.test_tokens, seq_len, test_tokens)
-    validation_every = positive("--val-every", request.val_every, max(1, steps // 20))
+    # Twenty validations in a long run, fewer in one of less than 200 steps.
+    validation_every = min(steps, max(10, steps // 20))
+    validation_every = positive("--val-every", request.val_every, validation_every)
 
     # Last, as it imports torch, which takes seconds: a typo is refused at once.
     from smollm2.device import resolve_device, resolve_dtype

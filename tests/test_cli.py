@@ -292,6 +292,13 @@ def test_a_dry_run_shows_the_schedule(capsys, workdir, tiny):
     assert "to 1.0e-03 by step 5, constant to 80, then to 0 at 100" in out
 
 
+@pytest.mark.parametrize(("val_every", "words"), [("1", "every step,"), ("7", "every 7 steps,")])
+def test_a_dry_run_says_how_often_it_validates(capsys, workdir, tiny, val_every, words):
+    code, out, _ = run_main(capsys, *tiny, "--steps", "20", "--val-every", val_every, "--dry-run")
+    assert code == 0
+    assert f"128 validation tokens {words}" in " ".join(out.split())
+
+
 def test_the_five_commands_run_in_a_row(capsys, workdir, tiny, variants, corpus):
     for name, *more in (("a0",), ("a1", "--seed", "1"), ("b0", "--set", "n_layers=3")):
         assert run_main(capsys, *tiny, "--steps", "6", "--name", name, *more)[0] == 0

@@ -83,7 +83,8 @@ def prepare(
         source: see `documents`; or a folder prepared before, which is opened as it is.
         tokenizer: see `load_tokenizer`, or `train:N`; None only for a prepared folder.
         out: a folder that does not exist or is empty.
-        max_tokens: the train split stops at this many; 100 million for the hub, else no limit.
+        max_tokens: the train split stops at this many, and reading with it; validation and test
+            have no bound of their own. 100 million for the hub, else no limit.
         progress: called with what is being done, how much of it is done and the total if known:
             `"scan"` (documents), then `"train tokenizer"` and `"tokenize"` (tokens for training).
 

@@ -104,7 +104,8 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(case, capsys, workdir, cor
     assert code == 2
     assert out == ""
     assert expected in err
-    assert err.startswith("Error: ")
+    assert err.startswith(("Error: ", "Preparing tokens of "))
+    assert err.splitlines()[-1].startswith("Error: ")
     assert err.strip().endswith((".", "?", "300", ")"))
     assert sorted(workdir.rglob("*")) == before
 
@@ -339,6 +340,16 @@ def test_another_protocol_is_never_mixed_in(capsys, finished, tiny):
     code, _, err = run_main(capsys, "compare", "first", "longer")
     assert code == 2
     assert "longer is left out" in err
+
+
+def test_preparing_says_so_without_a_terminal_and_only_when_it_is_done(capsys, workdir, tiny):
+    at = tiny.index("--tokenizer")
+    options = [*tiny[:at], *tiny[at + 2 :], "--tokenizer", "train:501", "--steps", "2"]
+    _, _, first = run_main(capsys, *options, "--dry-run")
+    assert first.startswith("Preparing tokens of corpus.jsonl ...\nPrepared ")
+    assert "training tokens in" in first
+    _, _, second = run_main(capsys, *options, "--dry-run")
+    assert "Prepar" not in second
 
 
 def test_prepared_tokens_train_without_datasets(workdir, tiny, corpus):

@@ -431,8 +431,7 @@ def default_run_name(request: Request, protocol: Protocol) -> str:
     slug = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in label)
     scale = "" if protocol.scale == "full" else f"-{protocol.scale}"
     name = f"{slug.strip('.-_')}{scale}-{protocol.steps}-s{protocol.seed}"
-    plain = Request(request.variant, request.scale, steps=request.steps, seed=request.seed)
-    if request == plain:
+    if has_plain_name(request):
         return name
     shared = protocol.controlled() | {
         "lr": protocol.recipe.lr,
@@ -441,3 +440,9 @@ def default_run_name(request: Request, protocol: Protocol) -> str:
     }
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     return f"{name}-{digest[:6]}"
+
+
+def has_plain_name(request: Request) -> bool:
+    """Whether the default name is without a hash, so that it does not depend on the data."""
+    plain = Request(request.variant, request.scale, steps=request.steps, seed=request.seed)
+    return request == plain

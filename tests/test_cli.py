@@ -129,8 +129,70 @@ def test_an_existing_run_is_not_overwritten(capsys, finished, tiny):
     before = (finished / "run.json").read_bytes()
     code, _, err = run_main(capsys, *tiny, "--steps", "6", "--name", "first")
     assert code == 2
-    assert "--resume first" in err
+    assert "exists and is finished. Choose another --name" in err
     assert (finished / "run.json").read_bytes() == before
+
+
+def test_an_existing_default_name_is_refused_before_tokens_are_made(capsys, finished, monkeypatch):
+    finished.rename(finished.with_name("pow2-nano-2-s0"))
+    monkeypatch.setattr("smolctl.tokens.prepared", None)
+    code, _, err = run_main(capsys, *NANO)
+    assert code == 2
+    assert "Run 'pow2-nano-2-s0' exists and is finished" in err
+
+
+@pytest.fixture
+def kept(capsys, workdir, tiny) -> Run:
+    """A run of 6 steps with a checkpoint at step 3, which a test can call unfinished."""
+    options = ["--steps", "6", "--name", "first", "--keep-step", "3"]
+    assert run_main(capsys, *tiny, *options, "--study", "s")[0] == 0
+    return Run(workdir / "results/s/first")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("stopped", "stopped"), ("failed", "failed"), ("running", "was interrupted")],
+)
+def test_an_unfinished_run_says_its_state_and_how_to_resume(capsys, kept, tiny, state, words):
+    kept.update(state=state)
+    how = f"{words} (saved: step 3 of 6): continue it with smolctl train --resume first --study s"
+    again = [*tiny, "--steps", "6", "--name", "first", "--study", "s"]
+    for command, said in (
+        (again, f"Run 'first' exists and {how}, or choose another --name."),
+        (["eval", "first", "--study", "s"], f"Run 'first' {how}"),
+        (["eval", "tiny", "--study", "s"], f"Run 'first' {how}"),
+        (["eval", "results/s/first"], f"Run results/s/first {how}"),
+        (["compare", "first", "tiny", "--study", "s"], f"Run 'first' {how}"),
+    ):
+        code, _, err = run_main(capsys, *command)
+        assert code == 2
+        assert err == f"Error: {said}\n"
+
+
+def test_a_run_in_another_process_is_waited_for(capsys, kept):
+    kept.update(state="running")
+    with kept.writing():
+        code, _, err = run_main(capsys, "eval", "first", "--study", "s")
+    assert code == 2
+    assert "is running in another process (saved: step 3 of 6): wait for it" in err
+
+
+def test_finished_runs_are_found_beside_unfinished_ones(capsys, finished, tiny):
+    assert run_main(capsys, *tiny, "--steps", "6", "--name", "second")[0] == 0
+    Run(finished).update(state="stopped")
+    code, out, _ = run_main(capsys, "eval", "tiny", "--json")
+    assert code == 0
+    assert {row["run"] for row in json.loads(out)} == {"second"}
+    code, _, err = run_main(capsys, "eval", "tony")
+    assert code == 2
+    assert "Did you mean 'tiny'?" in err
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(capsys, workdir, tiny):
+    (workdir / "results/runs/mine").mkdir(parents=True)
+    code, _, err = run_main(capsys, *tiny, "--steps", "2", "--name", "mine")
+    assert code == 2
+    assert "it has no run.json. Choose another --name." in err
 
 
 def test_a_finished_run_is_not_resumed(capsys, finished):

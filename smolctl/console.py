@@ -6,6 +6,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+# That a bar's speed and ETA look back, at most 1000 updates: a step may take minutes.
+SPEED_SECONDS = 3600.0
+
 
 class Talk(Console):
     """A console whose reader may go away: what is said is lost, the work goes on."""
@@ -38,6 +41,7 @@ def progress(*columns: str) -> Progress:
         console=stderr,
         transient=True,
         disable=not stderr.is_terminal,
+        speed_estimate_period=SPEED_SECONDS,
     )
 
 

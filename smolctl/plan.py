@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def show_plan(
     protocol: "Protocol", data: "TokenData", path: str, first_step: int, as_json: bool
 ) -> None:
-    """What a run from `first_step` on would do and cost here; two sequences are trained to know."""
+    """What a run from `first_step` on would do and cost here; sequences are trained to know."""
     from smolctl.console import count, duration, facts, say
     from smollm2.cost import parameters, training_flops_per_token, training_state_bytes
     from smollm2.data import epochs

@@ -465,6 +465,7 @@ def test_a_typo_is_refused_before_torch_is_imported(workdir):
         ["--seq-len", "4096"],
         ["--val-every", "0"],
         ["--test-tokens", "0"],
+        ["--name", "a/b"],
     ]
     code = (
         "import json, sys\n"

@@ -14,8 +14,11 @@ $(VENV)/installed: pyproject.toml
 
 demo: install
 	rm -rf results/demo
+	@echo "Training 1 of 3: orig"
 	$(DEMO) --variant orig
+	@echo "Training 2 of 3: pow2"
 	$(DEMO) --variant pow2
+	@echo "Training 3 of 3: moe-160m"
 	$(DEMO) --variant moe-160m
 	$(BIN)/smolctl compare orig pow2 moe-160m --study demo
 	$(BIN)/smolctl report --study demo > results/demo/MODEL_CARD.md

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 30.0
+# That a bar's speed and ETA look back, at most 1000 updates: a step may take minutes.
+SPEED_SECONDS = 3600.0
 
 
 class Talk(Console):
@@ -42,6 +44,7 @@ def progress(*columns: str) -> Progress:
         console=stderr,
         transient=True,
         disable=not stderr.is_terminal,
+        speed_estimate_period=SPEED_SECONDS,
     )
 
 
@@ -51,20 +54,22 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
     It shows a bar on a terminal; elsewhere it says a line with an ETA every half minute.
     """
-    started: tuple[float, int] | None = None  # clock and count at the first call
     said = time.monotonic()
-
     with progress("{task.completed}/{task.total}") as bar:
-        task = bar.add_task(what, total=total)
+        # Started by the first update: what an earlier process did does not count as speed.
+        task = bar.add_task(what, total=total, start=False)
 
         def update(done: int) -> None:
-            nonlocal started, said
-            now = time.monotonic()
-            started = started or (now, done)
+            nonlocal said
             bar.update(task, completed=done)
-            if not stderr.is_terminal and now - said > SECONDS_BETWEEN_LINES:
-                clock, first = started
-                said, left = now, (now - clock) / max(done - first, 1) * (total - done)
+            bar.start_task(task)
+            left = bar.tasks[0].time_remaining
+            if (
+                left is not None
+                and not stderr.is_terminal
+                and time.monotonic() - said > SECONDS_BETWEEN_LINES
+            ):
+                said = time.monotonic()
                 say(f"{what}: {done:,} of {total:,}, ETA {duration(left)}")
 
         yield update

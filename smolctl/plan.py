@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def show_plan(
     protocol: "Protocol", data: "TokenData", path: str, first_step: int, as_json: bool
 ) -> None:
-    """What a run from `first_step` on would do and cost here; two sequences are trained to know."""
+    """What a run from `first_step` on would do and cost here; sequences are trained to know."""
     from smolctl.console import count, duration, facts, say
     from smollm2.cost import parameters, training_flops_per_token, training_state_bytes
     from smollm2.data import epochs
@@ -47,6 +47,9 @@ def show_plan(
         sys.stdout.write("\n")
         return
     active = f", {size.active:,} active" if size.active != size.total else ""
+    every = "every step"
+    if protocol.validation_every > 1:
+        every = f"every {protocol.validation_every:,} steps"
     gb = 1e9
     memory = (
         f"{(state + measured.activation_bytes) / gb:.2f} GB: weights, gradients, optimizer "
@@ -70,8 +73,8 @@ def show_plan(
             ),
             (
                 "scored",
-                f"{protocol.validation_tokens:,} validation tokens every "
-                f"{protocol.validation_every} steps, {protocol.test_tokens:,} test tokens",
+                f"{protocol.validation_tokens:,} validation tokens {every}, "
+                f"{protocol.test_tokens:,} test tokens",
             ),
             ("schedule", schedule_text(protocol)),
             ("machine", f"{device_name(protocol.device)}, {protocol.dtype}"),

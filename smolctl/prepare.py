@@ -27,7 +27,10 @@ def prepare(
     data: Data = None,
     max_tokens: Annotated[
         float | None,
-        typer.Option(help="Stop at this many training tokens; for a hub corpus default 100e6."),
+        typer.Option(
+            help="Stop at this many training tokens; for a hub corpus default 100e6. Validation "
+            "and test have no bound of their own."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -1,7 +1,6 @@
 """What a person sees while a run trains, and the signals that stop it."""
 
 import signal
-import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,10 +22,9 @@ class TrainingProgress(Observer):
 
     def __init__(self, run: "Run") -> None:
         self.steps = run.protocol.steps
+        self.tokens_per_step = run.protocol.tokens_per_step
         self.name = run.name
         self.signal: int | None = None
-        self.row: dict[str, Any] = {}
-        self.started: tuple[float, int] | None = None  # clock and step at the first step seen
         self.bar = progress("{task.completed}/{task.total}", "{task.fields[numbers]}")
         # Known before the bar starts, the steps of an earlier process do not count as speed.
         done = max(run.checkpoints.steps(), default=0)
@@ -57,19 +55,15 @@ class TrainingProgress(Observer):
         return self.signal is not None
 
     def on_step(self, row: dict[str, Any]) -> None:
-        self.row = row
-        if self.started is None:
-            self.started = time.monotonic(), row["step"]
-        speed = row.get("tokens_per_second")
-        numbers = f"loss {row['loss']:.3f}" + (f", {count(speed)} tokens/s" if speed else "")
-        self.bar.update(self.task, completed=row["step"], numbers=numbers)
+        self.bar.update(self.task, completed=row["step"])
+        self.bar.update(self.task, numbers=f"loss {row['loss']:.3f}{self.speed_text()}")
 
     def on_validation(self, row: dict[str, Any]) -> None:
         text = f"step {row['step']}/{self.steps}: validation loss {row['loss']:.4f}"
-        if speed := self.row.get("tokens_per_second"):
-            text += f", {count(speed)} tokens/s"
-        if not stderr.is_terminal and (eta := self.eta()):
-            text += f", ETA {duration(eta)}"
+        text += self.speed_text()
+        left = self.steps - row["step"]
+        if not stderr.is_terminal and left and (speed := self.bar.tasks[0].speed):
+            text += f", ETA {duration(left / speed)}"
         say(f"{self.name}: {text}")
 
     def on_evaluation(self, split: str, done: int, total: int) -> None:
@@ -78,10 +72,7 @@ class TrainingProgress(Observer):
     def on_warning(self, text: str) -> None:
         warn(text)
 
-    def eta(self) -> float | None:
-        """Seconds left at the pace of this process so far, validation included."""
-        if self.started is None:
-            return None
-        clock, first = self.started
-        done = self.row["step"] - first
-        return (time.monotonic() - clock) / done * (self.steps - self.row["step"]) if done else None
+    def speed_text(self) -> str:
+        """Tokens a second over the last steps, validation included, as the ETA is reckoned."""
+        speed = self.bar.tasks[0].speed  # steps a second, None before the second step
+        return f", {count(speed * self.tokens_per_step)} tokens/s" if speed else ""

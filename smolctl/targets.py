@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smolctl.options import RESULTS, STUDY
 from smollm2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -15,55 +16,112 @@ if TYPE_CHECKING:
     from smollm2.runs import Run
 
 
+def resume_command(run: "Run") -> str:
+    """The command that continues a run, with what is not the default of where it lies."""
+    where = "" if run.study == STUDY else f" --study {run.study}"
+    results = run.path.parent.parent
+    where += "" if results == RESULTS else f" --results {results}"
+    return f"smolctl train --resume {run.name}{where}"
+
+
+def unfinished(run: "Run") -> str:
+    """How an unfinished run stands and how to go on, as the end of a sentence after its name:
+    `stopped (saved: step 120 of 300): continue it with smolctl train --resume RUN`."""
+    saved = f"(saved: step {max(run.checkpoints.steps(), default=0)} of {run.protocol.steps})"
+    try:
+        with run.writing():
+            pass
+    except UserError:  # its lock is held
+        return f"is running in another process {saved}: wait for it"
+    # What a killed process leaves says `running`.
+    state = {"stopped": "stopped", "failed": "failed"}.get(run.manifest["state"], "was interrupted")
+    return f"{state} {saved}: continue it with {resume_command(run)}"
+
+
+def require_new(path: Path) -> None:
+    """Raise `UserError`, which says what is there, if the run directory `path` exists."""
+    from smollm2.runs import Run
+
+    if not path.exists():
+        return
+    try:
+        run = Run(path)
+    except UserError as error:
+        raise UserError(f"{path} exists, but {error} Choose another --name.") from None
+    if run.is_finished:
+        raise UserError(
+            f"Run {run.name!r} exists and is finished. Choose another --name or, without --name, "
+            "another --seed."
+        )
+    raise UserError(f"Run {run.name!r} exists and {unfinished(run)}, or choose another --name.")
+
+
 def finished_runs(results: Path, study: str) -> "list[Run]":
     """Every finished run of a study; a directory that is broken is named and left out.
 
     Raises:
         UserError: there is none.
     """
+    runs = runs_in(results, study)
+    finished = [run for run in runs if run.is_finished]
+    if not finished:
+        raise none_finished(runs, results, study)
+    return finished
+
+
+def runs_in(results: Path, study: str) -> "list[Run]":
+    """Every run of a study; a directory that is broken is named and left out."""
     from smolctl.console import warn
     from smollm2.runs import list_runs
 
     runs, broken = list_runs(results, study)
     for sentence in broken:
         warn(f"{sentence} It is left out.")
-    finished = [run for run in runs if run.is_finished]
-    if not finished:
-        unfinished = [run.name for run in runs]
-        hint = f" ({', '.join(unfinished)} not finished)" if unfinished else ""
-        raise UserError(
-            f"{results / study} has no finished runs{hint}. Train one: "
-            "smolctl train --variant pow2 --scale nano --steps 300"
-        )
-    return finished
+    return runs
+
+
+def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
+    names = ", ".join(run.name for run in runs)
+    hint = f" ({names} not finished)" if runs else ""
+    return UserError(
+        f"{results / study} has no finished runs{hint}. Train one: "
+        "smolctl train --variant pow2 --scale nano --steps 300"
+    )
 
 
 def runs_of(target: str, results: Path, study: str) -> "list[Run]":
     """The finished runs that `target` names.
 
     Raises:
-        UserError: nothing is called so, or the run it names is not finished.
+        UserError: nothing is called so, or what is called so is not finished.
     """
     from smollm2.runs import Run
 
     if "/" in target or target.startswith("."):
         run = Run(Path(target))
         if not run.is_finished:
-            raise UserError(f"Run {target} is not finished.")
+            raise UserError(f"Run {target} {unfinished(run)}")
         return [run]
-    finished = finished_runs(results, study)
-    by_name = {run.name: [run] for run in finished}
-    by_variant: dict[str, list[Run]] = {}
-    for run in finished:
-        by_variant.setdefault(run.protocol.variant, []).append(run)
-    for choices in (by_name, by_variant):
-        if target in choices:
-            return choices[target]
-    known = [*by_variant, *by_name]
+    runs = runs_in(results, study)
+    finished = [run for run in runs if run.is_finished]
+    if found := called(target, finished):
+        return found
+    if found := called(target, runs):
+        raise UserError("; ".join(f"Run {run.name!r} {unfinished(run)}" for run in found))
+    if not finished:
+        raise none_finished(runs, results, study)
+    known = list(dict.fromkeys(run.protocol.variant for run in finished))
+    known += [run.name for run in finished]
     raise UserError(
-        f"{target!r} is no finished run or variant of {results / study}."
+        f"{target!r} is no run or variant of {results / study}."
         f"{did_you_mean(target, known)} There are {', '.join(known)}."
     )
+
+
+def called(target: str, runs: "list[Run]") -> "list[Run]":
+    """The run of that name, else the runs of that variant."""
+    named = [run for run in runs if run.name == target]
+    return named or [run for run in runs if run.protocol.variant == target]
 
 
 def starting_point(

@@ -1,5 +1,6 @@
 """The tokens that a command works on: prepared with a progress bar, or found again for a run."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,23 +19,34 @@ def prepared(
     out: Path | None = None,
     max_tokens: int | None = None,
 ) -> "TokenData":
-    """The tokens of `source`, from the cache or made now with a progress bar.
+    """The tokens of `source`, from the cache or made now: with a progress bar on a terminal, a line
+    before and after elsewhere.
 
     A prepared folder brings its own tokenizer; elsewhere None stands for `default_tokenizer`.
     """
-    from smolctl.console import count, progress
-    from smollm2.data import is_prepared
+    from smolctl.console import count, duration, progress, say, stderr
+    from smollm2.data import is_prepared, source_name
     from smollm2.data import prepare as make
 
     if tokenizer is None and not is_prepared(source):
         tokenizer = default_tokenizer
     with progress("{task.fields[amount]}") as bar:
         task = bar.add_task("preparing", total=None, amount="")
+        started: float | None = None  # clock at the first progress; none comes from the cache
 
         def on_progress(stage: str, done: int, total: int | None) -> None:
+            nonlocal started
+            if started is None:
+                started = time.monotonic()
+                if not stderr.is_terminal:
+                    say(f"Preparing tokens of {source_name(source)} ...")
             bar.update(task, description=stage, completed=done, total=total, amount=count(done))
 
-        return make(source, tokenizer, out=out, max_tokens=max_tokens, progress=on_progress)
+        data = make(source, tokenizer, out=out, max_tokens=max_tokens, progress=on_progress)
+    if started is not None and not stderr.is_terminal:
+        seconds = time.monotonic() - started
+        say(f"Prepared {count(len(data.train))} training tokens in {duration(seconds)}.")
+    return data
 
 
 def tokens_of(run: "Run", source: str | None, tokenizer: str | None) -> "TokenData":

@@ -105,7 +105,10 @@ def train(
     ] = None,
     val_every: Annotated[
         int | None,
-        typer.Option(help="Steps between validations.", rich_help_panel="Evaluation"),
+        typer.Option(
+            help="Steps between validations; default a twentieth of the run, at least 10.",
+            rich_help_panel="Evaluation",
+        ),
     ] = None,
     val_tokens: Annotated[
         int | None,
@@ -219,21 +222,31 @@ def prepare_run(
 ) -> "tuple[Run, TokenData] | None":
     """Everything before the first step; nothing is written unless all of it holds."""
     from smolctl.plan import show_plan
-    from smolctl.targets import starting_point
+    from smolctl.targets import require_new, starting_point
     from smolctl.tokens import prepared
-    from smollm2.protocol import default_run_name, resolve
+    from smollm2.protocol import default_run_name, has_plain_name, resolve
     from smollm2.runs import create_run, run_path
 
+    def new(name: str) -> str:
+        """`name`, refused if there is such a run: before torch is imported and tokens are made,
+        where it is known by then."""
+        path = run_path(results, study, name)
+        if not dry_run:
+            require_new(path)
+        return name
+
+    if name is not None:
+        new(name)
     draft = resolve(request)
+    if name is None and has_plain_name(request):
+        name = new(default_run_name(request, draft))
     if keep_steps and max(keep_steps) > draft.steps:
         raise UserError(f"--keep-step {max(keep_steps)} is after the last step, {draft.steps}.")
-    if name is not None and run_path(results, study, name).exists() and not dry_run:
-        raise UserError(f"Run {name!r} exists. Resume it (--resume {name}) or choose another name.")
     source = starting_point(results, study, from_, draft) if from_ is not None else None
     default_tokenizer = f"train:{draft.model.vocab_size}"
     data = prepared(request.data, request.tokenizer, default_tokenizer)
     protocol = draft.on(data)
-    name = name or default_run_name(request, protocol)
+    name = name or new(default_run_name(request, protocol))
     start, label = source or (None, None)
     if dry_run:
         first = start.step if start else 0
@@ -253,6 +266,7 @@ def execute(
     """Train to the end under signal handlers, then print what came out."""
     from smolctl.console import say
     from smolctl.progress import TrainingProgress
+    from smolctl.targets import resume_command
     from smollm2.train import Stopped, train
 
     with TrainingProgress(run) as progress:
@@ -263,14 +277,6 @@ def execute(
             say(f"Stopped and saved. Continue with: {resume_command(run)}")
             raise typer.Exit(128 + (progress.signal or signal.SIGINT)) from None
     show_result(run, as_json)
-
-
-def resume_command(run: "Run") -> str:
-    """The command that continues a run, with what is not the default of where it lies."""
-    where = "" if run.study == STUDY else f" --study {run.study}"
-    results = run.path.parent.parent
-    where += "" if results == RESULTS else f" --results {results}"
-    return f"smolctl train --resume {run.name}{where}"
 
 
 def show_result(run: "Run", as_json: bool) -> None:

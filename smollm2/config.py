@@ -168,17 +168,24 @@ def from_toml(path: Path) -> ModelConfig:
         raise UserError(f"There is no variant file {str(path)!r}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path.name} is not a readable TOML file: {error}.") from None
+    try:
+        return from_table(table)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+
+
+def from_table(table: dict[str, Any]) -> ModelConfig:
+    """The model that a variant file holds."""
     base = table.pop("base", None)
     if base is not None:
         if not isinstance(base, str) or is_file_spec(base):
-            raise UserError(f'{path.name}: base must name a variant, such as base = "pow2".')
+            raise UserError('base must name a variant, such as base = "pow2".')
         return replace_fields(variant(base), table)
     required = [f.name for f in dataclasses.fields(ModelConfig) if f.default is dataclasses.MISSING]
     missing = [name for name in required if name not in table]
     if missing:
         raise UserError(
-            f"{path.name} lacks {', '.join(missing)}; give them, or start from a variant with "
-            'base = "pow2".'
+            f'it lacks {", ".join(missing)}; give them, or start from a variant: base = "pow2".'
         )
     return ModelConfig(**checked_fields(ModelConfig, table))
 

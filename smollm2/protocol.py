@@ -283,8 +283,6 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     Raises:
         UserError: anything in the request that cannot be done.
     """
-    from smollm2.device import resolve_device, resolve_dtype  # torch, seconds to import
-
     recipe, model_settings = resolve_recipe(request)
     model = model or variant(request.variant, request.scale, model_settings)
     batch_size = request.batch_size if request.batch_size is not None else 4
@@ -303,10 +301,19 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
             raise UserError(f"{option} must be from 0 to 2^63 - 1, not {seed}.")
     tokens_per_step = batch_size * recipe.grad_accum * seq_len
     steps = resolve_steps(request, model, seq_len, tokens_per_step)
-    device = resolve_device(request.device)
     # Short runs get short evaluations, so that these never cost more than the training.
     val_tokens = tokens_per_step * clamp(steps // 40, 1, 8)
+    val_tokens = scored_tokens("--val-tokens", request.val_tokens, seq_len, val_tokens)
     test_tokens = tokens_per_step * clamp(steps // 5, 1, 64)
+    test_tokens = scored_tokens("--test-tokens", request.test_tokens, seq_len, test_tokens)
+    # Twenty validations in a long run, fewer in one of less than 200 steps.
+    validation_every = min(steps, max(10, steps // 20))
+    validation_every = positive("--val-every", request.val_every, validation_every)
+
+    # Last, as it imports torch, which takes seconds: a typo is refused at once.
+    from smollm2.device import resolve_device, resolve_dtype
+
+    device = resolve_device(request.device)
     return Protocol(
         variant=variant_label(request.variant, model_settings),
         scale=request.scale,
@@ -315,9 +322,9 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
         steps=steps,
         batch_size=batch_size,
         seq_len=seq_len,
-        validation_every=positive("--val-every", request.val_every, max(1, steps // 20)),
-        validation_tokens=scored_tokens("--val-tokens", request.val_tokens, seq_len, val_tokens),
-        test_tokens=scored_tokens("--test-tokens", request.test_tokens, seq_len, test_tokens),
+        validation_every=validation_every,
+        validation_tokens=val_tokens,
+        test_tokens=test_tokens,
         seed=request.seed,
         data_seed=request.seed if request.data_seed is None else request.data_seed,
         device=device,
@@ -429,8 +436,7 @@ def default_run_name(request: Request, protocol: Protocol) -> str:
     slug = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in label)
     scale = "" if protocol.scale == "full" else f"-{protocol.scale}"
     name = f"{slug.strip('.-_')}{scale}-{protocol.steps}-s{protocol.seed}"
-    plain = Request(request.variant, request.scale, steps=request.steps, seed=request.seed)
-    if request == plain:
+    if has_plain_name(request):
         return name
     shared = protocol.controlled() | {
         "lr": protocol.recipe.lr,
@@ -439,3 +445,9 @@ def default_run_name(request: Request, protocol: Protocol) -> str:
     }
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     return f"{name}-{digest[:6]}"
+
+
+def has_plain_name(request: Request) -> bool:
+    """Whether the default name is without a hash, so that it does not depend on the data."""
+    plain = Request(request.variant, request.scale, steps=request.steps, seed=request.seed)
+    return request == plain

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -400,7 +401,10 @@ class Probe:
 
 
 def probe(protocol: Protocol, data: "TokenData") -> Probe:
-    """Train two sequences of which the second is timed, and make one update; keep nothing."""
+    """Train one sequence, then time more and one update; keep nothing.
+
+    One second's worth is timed, at least one sequence: one of a large model, many of a small one.
+    """
     recipe = dataclasses.replace(protocol.recipe, grad_accum=1)
     single = dataclasses.replace(protocol, batch_size=1, compile=False, recipe=recipe)
     trainer = Trainer(single, data)
@@ -415,14 +419,16 @@ def probe(protocol: Protocol, data: "TokenData") -> Probe:
         trainer.gradients()
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     activations = sum(size for address, size in saved.items() if address not in weights)
-    start = time.perf_counter()
-    result = trainer.gradients()
-    sequence_seconds = time.perf_counter() - start
+    seconds: list[float] = []
+    while sum(seconds) < 1.0:
+        start = time.perf_counter()
+        result = trainer.gradients()
+        seconds.append(time.perf_counter() - start)
     start = time.perf_counter()
     trainer.update(result)
     synchronize(protocol.device)
     update_seconds = time.perf_counter() - start
     return Probe(
-        sequence_seconds * protocol.rows_per_step + update_seconds,
+        statistics.median(seconds) * protocol.rows_per_step + update_seconds,
         activations * protocol.batch_size,
     )

@@ -96,7 +96,8 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(case, capsys, workdir, cor
     assert code == 2
     assert out == ""
     assert expected in err
-    assert err.startswith("Error: ")
+    assert err.startswith(("Error: ", "Preparing tokens of "))
+    assert err.splitlines()[-1].startswith("Error: ")
     assert err.strip().endswith((".", "?", "300", ")"))
     assert sorted(workdir.rglob("*")) == before
 
@@ -113,8 +114,70 @@ def test_an_existing_run_is_not_overwritten(capsys, finished, tiny):
     before = (finished / "run.json").read_bytes()
     code, _, err = run_main(capsys, *tiny, "--steps", "6", "--name", "first")
     assert code == 2
-    assert "--resume first" in err
+    assert "exists and is finished. Choose another --name" in err
     assert (finished / "run.json").read_bytes() == before
+
+
+def test_an_existing_default_name_is_refused_before_tokens_are_made(capsys, finished, monkeypatch):
+    finished.rename(finished.with_name("pow2-nano-2-s0"))
+    monkeypatch.setattr("smolctl.tokens.prepared", None)
+    code, _, err = run_main(capsys, *NANO)
+    assert code == 2
+    assert "Run 'pow2-nano-2-s0' exists and is finished" in err
+
+
+@pytest.fixture
+def kept(capsys, workdir, tiny) -> Run:
+    """A run of 6 steps with a checkpoint at step 3, which a test can call unfinished."""
+    options = ["--steps", "6", "--name", "first", "--keep-step", "3"]
+    assert run_main(capsys, *tiny, *options, "--study", "s")[0] == 0
+    return Run(workdir / "results/s/first")
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("stopped", "stopped"), ("failed", "failed"), ("running", "was interrupted")],
+)
+def test_an_unfinished_run_says_its_state_and_how_to_resume(capsys, kept, tiny, state, words):
+    kept.update(state=state)
+    how = f"{words} (saved: step 3 of 6): continue it with smolctl train --resume first --study s"
+    again = [*tiny, "--steps", "6", "--name", "first", "--study", "s"]
+    for command, said in (
+        (again, f"Run 'first' exists and {how}, or choose another --name."),
+        (["eval", "first", "--study", "s"], f"Run 'first' {how}"),
+        (["eval", "tiny", "--study", "s"], f"Run 'first' {how}"),
+        (["eval", "results/s/first"], f"Run results/s/first {how}"),
+        (["compare", "first", "tiny", "--study", "s"], f"Run 'first' {how}"),
+    ):
+        code, _, err = run_main(capsys, *command)
+        assert code == 2
+        assert err == f"Error: {said}\n"
+
+
+def test_a_run_in_another_process_is_waited_for(capsys, kept):
+    kept.update(state="running")
+    with kept.writing():
+        code, _, err = run_main(capsys, "eval", "first", "--study", "s")
+    assert code == 2
+    assert "is running in another process (saved: step 3 of 6): wait for it" in err
+
+
+def test_finished_runs_are_found_beside_unfinished_ones(capsys, finished, tiny):
+    assert run_main(capsys, *tiny, "--steps", "6", "--name", "second")[0] == 0
+    Run(finished).update(state="stopped")
+    code, out, _ = run_main(capsys, "eval", "tiny", "--json")
+    assert code == 0
+    assert {row["run"] for row in json.loads(out)} == {"second"}
+    code, _, err = run_main(capsys, "eval", "tony")
+    assert code == 2
+    assert "Did you mean 'tiny'?" in err
+
+
+def test_a_folder_that_is_no_run_is_not_written_into(capsys, workdir, tiny):
+    (workdir / "results/runs/mine").mkdir(parents=True)
+    code, _, err = run_main(capsys, *tiny, "--steps", "2", "--name", "mine")
+    assert code == 2
+    assert "it has no run.json. Choose another --name." in err
 
 
 def test_a_finished_run_is_not_resumed(capsys, finished):
@@ -197,6 +260,27 @@ def test_altered_tokens_are_not_trained_on(capsys, workdir, tiny, corpus):
     assert "copy the folder again" in err
 
 
+def test_a_tokenizer_beside_a_prepared_folder_asks_no_network(
+    capsys, workdir, tiny, corpus, monkeypatch
+):
+    options = ["--data", str(corpus), "--tokenizer", "train:512", "--out", "tokens"]
+    assert run_main(capsys, "prepare", *options)[0] == 0
+
+    def network(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("smollm2.data.tokenizer.require_on_hub", network)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workdir / "nothing-fetched"))
+    at = tiny.index("--tokenizer")
+    options = [*tiny[:at], *tiny[at + 2 :], "--steps", "2", "--data", "tokens"]
+    for tokenizer in ("smollm2", "hub:some/model", "train:512", "missing"):
+        code, _, err = run_main(capsys, *options, "--tokenizer", tokenizer)
+        assert code == 2
+        assert "leave out the tokenizer" in err
+    own = [*options, "--tokenizer", "tokens/tokenizer.json", "--dry-run"]
+    assert run_main(capsys, *own)[0] == 0
+
+
 def test_from_a_step_that_was_not_kept_says_what_there_is(capsys, finished, tiny):
     code, _, err = run_main(capsys, *tiny, "--steps", "6", "--from", "first@3", "--name", "b")
     assert code == 2
@@ -249,6 +333,13 @@ def test_a_dry_run_shows_the_schedule(capsys, workdir, tiny):
     assert "to 1.0e-03 by step 5, constant to 80, then to 0 at 100" in out
 
 
+@pytest.mark.parametrize(("val_every", "words"), [("1", "every step,"), ("7", "every 7 steps,")])
+def test_a_dry_run_says_how_often_it_validates(capsys, workdir, tiny, val_every, words):
+    code, out, _ = run_main(capsys, *tiny, "--steps", "20", "--val-every", val_every, "--dry-run")
+    assert code == 0
+    assert f"128 validation tokens {words}" in " ".join(out.split())
+
+
 def test_the_five_commands_run_in_a_row(capsys, workdir, tiny, variants, corpus):
     for name, *more in (("a0",), ("a1", "--seed", "1"), ("b0", "--set", "n_layers=3")):
         assert run_main(capsys, *tiny, "--steps", "6", "--name", name, *more)[0] == 0
@@ -283,6 +374,16 @@ def test_another_protocol_is_never_mixed_in(capsys, finished, tiny):
     code, _, err = run_main(capsys, "compare", "first", "longer")
     assert code == 2
     assert "longer is left out" in err
+
+
+def test_preparing_says_so_without_a_terminal_and_only_when_it_is_done(capsys, workdir, tiny):
+    at = tiny.index("--tokenizer")
+    options = [*tiny[:at], *tiny[at + 2 :], "--tokenizer", "train:501", "--steps", "2"]
+    _, _, first = run_main(capsys, *options, "--dry-run")
+    assert first.startswith("Preparing tokens of corpus.jsonl ...\nPrepared ")
+    assert "training tokens in" in first
+    _, _, second = run_main(capsys, *options, "--dry-run")
+    assert "Prepar" not in second
 
 
 def test_prepared_tokens_train_without_datasets(workdir, tiny, corpus):
@@ -321,6 +422,38 @@ def test_help_loads_nothing_heavy():
     )
 
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_typo_is_refused_before_torch_is_imported(workdir):
+    typos = [
+        ["--variant", "pow3"],
+        ["--set", "n_layer=3"],
+        ["--set", "n_layers=many"],
+        ["--recipe", "smolm2"],
+        ["--scale", "mini"],
+        ["--schedule", "wds"],
+        ["--optimizer", "sgd"],
+        ["--steps", "0"],
+        ["--seq-len", "4096"],
+        ["--val-every", "0"],
+        ["--test-tokens", "0"],
+        ["--name", "a/b"],
+    ]
+    code = (
+        "import json, sys\n"
+        "from smolctl.cli import main\n"
+        "nano, typos = json.loads(sys.argv[1])\n"
+        "for typo in typos:\n"
+        "    try:\n"
+        "        main([*nano, *typo])\n"
+        "    except SystemExit as error:\n"
+        "        assert error.code == 2\n"
+        "    assert 'torch' not in sys.modules, typo\n"
+    )
+    arguments = [sys.executable, "-c", code, json.dumps([NANO, typos])]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Error: ") == len(typos)
 
 
 @pytest.mark.parametrize("command", ["train", "prepare", "eval", "compare", "quantize", "report"])

@@ -126,16 +126,18 @@ def test_wrong_name_says_what_to_type(spec, message):
         ("n_layers = ", "not a readable TOML file"),
         ('base = "pow2"\nn_layer = 3', r"Unknown field 'n_layer'\. Did you mean 'n_layers'"),
         ('base = "pow2"\nn_layers = 2.5', r"n_layers takes a whole number, not 2\.5"),
+        ('base = "pow2"\nd_model = "x"', "d_model takes a whole number, not 'x'"),
+        ('base = "pow2"\nn_heads = 7', "d_model 512 does not divide into n_heads 7"),
         ('base = "pow2"\nn_layers = true', "n_layers takes a whole number, not True"),
         ('base = "pow3"', "Did you mean 'pow2'"),
         ("base = 2", r'base must name a variant, such as base = "pow2"'),
         ('base = "mine.toml"', "base must name a variant"),
-        ("d_model = 64\nn_heads = 4", 'lacks n_kv_heads, n_layers, d_ff;.*base = "pow2"'),
+        ("d_model = 64\nn_heads = 4", 'it lacks n_kv_heads, n_layers, d_ff;.*base = "pow2"'),
         ('base = "pow2"\n[model]\nn_layers = 2', "Unknown field 'model'"),
     ],
 )
 def test_wrong_toml_says_what_to_write(tmp_path, text, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=rf"^mine\.toml.*{message}"):
         variant(toml(tmp_path, text))
 
 

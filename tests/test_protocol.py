@@ -39,6 +39,12 @@ def test_a_horizon_in_flops_is_met_to_half_a_step(flops):
     assert abs(protocol.steps * protocol.flops_per_step - flops) <= protocol.flops_per_step
 
 
+def test_short_runs_are_validated_less_often_than_twenty_times():
+    every = {steps: nano(steps=steps).validation_every for steps in (1, 3, 10, 150, 200, 300, 5000)}
+    assert every == {1: 1, 3: 3, 10: 10, 150: 10, 200: 10, 300: 15, 5000: 250}
+    assert nano(steps=10, val_every=1).validation_every == 1
+
+
 def test_a_protocol_survives_its_manifest():
     for variant in ("orig", "moe-160m", "pow2:n_kv_heads=8"):
         protocol = resolve(Request(variant, "nano", steps=3, recipe="seed", **CPU))

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import math
+import time
 import weakref
 from collections.abc import Callable
 from itertools import chain
@@ -163,6 +164,21 @@ def test_a_probe_measures_time_and_activations(asked, data):
     deeper = dataclasses.replace(protocol.model, n_layers=4)
     deep = probe(dataclasses.replace(protocol, model=deeper), data)
     assert deep.activation_bytes > 1.5 * small.activation_bytes
+
+
+def test_a_probe_is_not_misled_by_one_slow_sequence(asked, data, monkeypatch):
+    calls = []
+    gradients = Trainer.gradients
+
+    def slow_at_first(trainer):
+        calls.append(trainer)
+        time.sleep(0.5 if len(calls) == 2 else 0.0)
+        return gradients(trainer)
+
+    monkeypatch.setattr(Trainer, "gradients", slow_at_first)
+    protocol = resolve(asked).on(data)
+    assert probe(protocol, data).step_seconds < 0.5 * protocol.rows_per_step
+    assert len(calls) > 3
 
 
 def test_training_files_are_the_contract(asked, run_of):

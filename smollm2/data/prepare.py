@@ -83,7 +83,8 @@ def prepare(
         source: see `documents`; or a folder prepared before, which is opened as it is.
         tokenizer: see `load_tokenizer`, or `train:N`; None only for a prepared folder.
         out: a folder that does not exist or is empty.
-        max_tokens: the train split stops at this many; 100 million for the hub, else no limit.
+        max_tokens: the train split stops at this many, and reading with it; validation and test
+            have no bound of their own. 100 million for the hub, else no limit.
         progress: called with what is being done, how much of it is done and the total if known:
             `"scan"` (documents), then `"train tokenizer"` and `"tokenize"` (tokens for training).
 
@@ -199,6 +200,8 @@ def cache_dir() -> Path:
 def _open_as_asked(path: Path, tokenizer: str | None) -> TokenData:
     """A folder that came from elsewhere: its tokens are checked, and its place is remembered."""
     data = open_prepared(path)
+    if tokenizer is not None:
+        _require_tokenizer(data, tokenizer)
     digests = [hashlib.sha256(getattr(data, split).data).digest() for split in SPLITS]
     if _fingerprint(digests) != data.fingerprint:
         raise UserError(
@@ -208,16 +211,29 @@ def _open_as_asked(path: Path, tokenizer: str | None) -> TokenData:
     (cache_dir() / "data").mkdir(parents=True, exist_ok=True)
     pointer = cache_dir() / "data" / f"{data.fingerprint}.path"
     pointer.write_text(str(path.resolve()), encoding="utf-8")
-    if tokenizer is None:
-        return data
-    asked = "" if parse_train_spec(tokenizer) else tokenizer_fingerprint(load_tokenizer(tokenizer))
+    return data
+
+
+def _require_tokenizer(data: TokenData, tokenizer: str) -> None:
+    """Raise `UserError` unless `tokenizer` is known to be the one that `data` was made with.
+
+    The network is not asked: the folder brings all that training needs.
+    """
+    name, asked = data.path.resolve().name, ""
+    if parse_train_spec(tokenizer) is None:
+        try:
+            asked = tokenizer_fingerprint(load_tokenizer(tokenizer, fetch=False))
+        except UserError as error:
+            raise UserError(
+                f"{name!r} brings its own tokenizer, which cannot be compared with "
+                f"{Path(tokenizer).name!r}: leave out the tokenizer. {error}"
+            ) from error
     if asked != data.tokenizer_fingerprint:
         raise UserError(
-            f"{path.resolve().name!r} is prepared with another tokenizer "
-            f"({data.tokenizer_fingerprint}) than {Path(tokenizer).name!r}: leave out the "
-            "tokenizer, or name the source that the folder was prepared from."
+            f"{name!r} is prepared with another tokenizer ({data.tokenizer_fingerprint}) than "
+            f"{Path(tokenizer).name!r}: leave out the tokenizer, or name the source that the "
+            "folder was prepared from."
         )
-    return data
 
 
 def _written_to(out: Path, write: Callable[[Path], None]) -> TokenData:

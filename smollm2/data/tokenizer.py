@@ -19,17 +19,20 @@ SAMPLE_BYTES = 32 * 2**20
 SAMPLE_BYTES_PER_DOCUMENT = 256 * 2**10  # so that a few long books do not decide the vocabulary
 
 
-def load_tokenizer(spec: str) -> Tokenizer:
+def load_tokenizer(spec: str, *, fetch: bool = True) -> Tokenizer:
     """The tokenizer of a folder, of a `tokenizer.json`, or of `smollm2` or `hub:ORG/NAME`.
 
     Text is encoded as it is: a document that spells out `<|endoftext|>` gets the tokens of those
     characters, never the special token.
 
+    Args:
+        fetch: whether one that is not on this machine yet is fetched from the hub.
+
     Raises:
         UserError: it is missing, damaged or cannot be fetched.
     """
     spec = ALIASES.get(spec, spec)
-    path = _from_hub(spec) if spec.startswith("hub:") else _on_disk(spec)
+    path = _from_hub(spec, fetch) if spec.startswith("hub:") else _on_disk(spec)
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # `tokenizers` raises plain Exception for a broken file
@@ -136,7 +139,7 @@ def _on_disk(spec: str) -> Path:
     return path
 
 
-def _from_hub(spec: str) -> Path:
+def _from_hub(spec: str, fetch: bool) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -145,7 +148,9 @@ def _from_hub(spec: str) -> Path:
         raise UserError(f"{spec!r} names no tokenizer: expected hub:ORG/NAME; or {instead}.")
     try:
         return Path(hf_hub_download(repo, "tokenizer.json", local_files_only=True))
-    except Exception:  # not fetched before, or a name the hub does not allow: the next line says
+    except Exception as error:  # not fetched before, or a name that the hub does not allow
+        if not fetch:
+            raise UserError(f"The tokenizer of {repo!r} is not on this machine.") from error
         require_on_hub(repo, "model", instead)
     try:
         return Path(hf_hub_download(repo, "tokenizer.json"))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from smolctl import compare, evaluate, prepare, quantize, report, train
+from smolctl import compare, evaluate, prepare, quantize, report, study, train
 from smollm2._version import __version__
 from smollm2.errors import RunError, UserError
 
@@ -41,6 +41,7 @@ def smolctl(
 
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=prepare.EXAMPLES)(prepare.prepare)
+app.command(epilog=study.EXAMPLES)(study.study)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=quantize.EXAMPLES)(quantize.quantize)

@@ -2,17 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study
-from smollm2.errors import RunError, UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from smollm2.model import SmolLM2
-    from smollm2.runs import Run
-    from smollm2.tasks import TaskItems
+from smolctl.scoring import SPLITS
+from smollm2.errors import RunError, UserError
 
 EXAMPLES = """
 **Examples**
@@ -24,7 +20,6 @@ EXAMPLES = """
 - `smolctl eval pow2-5000-s0 --tasks all --data-dir eval/ --dtype fp32 --json`
 """
 
-SPLITS = ("test", "validation")
 TEXT_METRICS = ("loss", "accuracy", "perplexity", "bits_per_byte")
 
 
@@ -79,21 +74,21 @@ def evaluate(
     import sys
 
     from smolctl.console import say
+    from smolctl.scoring import Scorer, questions, task_names
     from smolctl.targets import runs_of
     from smollm2.runs import final_weights
-    from smollm2.tasks import TASKS, load_items
 
     for option, value in (("--limit", limit), ("--tokens", tokens), ("--batch-size", batch_size)):
         if value is not None and value < 1:
             raise UserError(f"{option} must be at least 1, not {value}.")
-    names = task_names(tasks or ("test" if data_dir is None else "all"), list(TASKS))
+    names = task_names(tasks or ("test" if data_dir is None else "all"))
     found = {
         run.path.resolve(): run for target in targets for run in runs_of(target, results, study)
     }
     runs = list(found.values())
     for run in runs:
         final_weights(run)  # rather now than after hours with the runs before it
-    asked = {name: load_items(TASKS[name], data_dir, limit) for name in names if name in TASKS}
+    asked = {q.task.name: q for q in questions(",".join(names), data_dir, limit)}
     rows: list[dict[str, Any]] = []
     try:
         for run in runs:
@@ -114,89 +109,6 @@ def evaluate(
         sys.stdout.write("\n")
     else:
         show(rows)
-
-
-def task_names(text: str, tasks: list[str]) -> list[str]:
-    """The tasks and splits that `text` lists, each once.
-
-    Raises:
-        UserError: one that there is not.
-    """
-    names: list[str] = []
-    for name in filter(None, (part.strip() for part in text.split(","))):
-        if name not in (*SPLITS, *tasks, "all"):
-            known = [*SPLITS, *tasks, "all"]
-            raise UserError(
-                f"Unknown task {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}."
-            )
-        names += tasks if name == "all" else [name]
-    if not names:
-        raise UserError("Name a task: --tasks hellaswag,arc_easy, for example.")
-    return list(dict.fromkeys(names))
-
-
-class Scorer:
-    """A run with its model loaded, to be scored on one thing after another."""
-
-    def __init__(
-        self, run: "Run", device: str | None, dtype: str | None, batch_size: int | None
-    ) -> None:
-        from smollm2.runs import load_model
-
-        self.run, self.batch_size = run, batch_size
-        self.model: SmolLM2 = load_model(run, *machine(run, device, dtype))
-
-    def text(self, split: str, n_tokens: int | None, source: str | None) -> list[dict[str, Any]]:
-        from smolctl.console import counting
-        from smolctl.tokens import tokens_of
-        from smollm2.data import window_count
-        from smollm2.scores import evaluate_text
-
-        data = tokens_of(self.run, source, None)
-        windows = window_count(getattr(data, split), self.run.protocol.seq_len, n_tokens)
-        with counting(f"{self.run.name} {split}, windows", windows) as on_progress:
-            return evaluate_text(
-                self.run,
-                self.model,
-                data,
-                split,
-                n_tokens=n_tokens,
-                batch_size=self.batch_size,
-                on_progress=on_progress,
-            )
-
-    def task(self, asked: "TaskItems") -> list[dict[str, Any]]:
-        from smolctl.console import counting
-        from smollm2.runs import load_run_tokenizer
-        from smollm2.scores import evaluate_task
-
-        what = f"{self.run.name} {asked.task.name}, questions"
-        with counting(what, len(asked.items)) as on_progress:
-            return evaluate_task(
-                self.run,
-                self.model,
-                load_run_tokenizer(self.run),
-                asked,
-                batch_size=self.batch_size,
-                on_progress=on_progress,
-            )
-
-
-def machine(run: "Run", device: str | None, dtype: str | None) -> tuple[str, str]:
-    """The device and dtype to score a run with: as asked, else the run's own where it can be."""
-    from smolctl.console import warn
-    from smollm2.device import resolve_device, resolve_dtype
-
-    own = run.protocol
-    if device is not None:
-        device = resolve_device(device)
-    else:
-        try:
-            device = resolve_device(own.device)
-        except UserError:
-            device = resolve_device(None)
-            warn(f"{run.name} was trained on {own.device}; it is scored on {device}.")
-    return device, resolve_dtype(dtype or own.dtype, device)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -57,13 +57,13 @@ def require_new(path: Path) -> None:
 
 
 def finished_runs(results: Path, study: str) -> "list[Run]":
-    """Every finished run of a study; a directory that is broken is named and left out.
+    """Every finished run of a study, a sweep's aside; what is broken is named and left out.
 
     Raises:
         UserError: there is none.
     """
     runs = runs_in(results, study)
-    finished = [run for run in runs if run.is_finished]
+    finished = [run for run in runs if run.is_finished and run.manifest["role"] == "final"]
     if not finished:
         raise none_finished(runs, results, study)
     return finished
@@ -110,7 +110,7 @@ def runs_of(target: str, results: Path, study: str) -> "list[Run]":
         raise UserError("; ".join(f"Run {run.name!r} {unfinished(run)}" for run in found))
     if not finished:
         raise none_finished(runs, results, study)
-    known = list(dict.fromkeys(run.protocol.variant for run in finished))
+    known = list(dict.fromkeys(run.arm for run in finished))
     known += [run.name for run in finished]
     raise UserError(
         f"{target!r} is no run or variant of {results / study}."
@@ -119,9 +119,11 @@ def runs_of(target: str, results: Path, study: str) -> "list[Run]":
 
 
 def called(target: str, runs: "list[Run]") -> "list[Run]":
-    """The run of that name, else the runs of that variant."""
+    """The run of that name, else the final runs of that arm, else of that variant."""
     named = [run for run in runs if run.name == target]
-    return named or [run for run in runs if run.protocol.variant == target]
+    final = [run for run in runs if run.manifest["role"] == "final"]
+    of_arm = [run for run in final if run.arm == target]
+    return named or of_arm or [run for run in final if run.protocol.variant == target]
 
 
 def starting_point(

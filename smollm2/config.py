@@ -7,6 +7,7 @@ A variant is named by `pow2`, by `pow2:n_kv_heads=8,n_layers=28`, or by a TOML f
 import dataclasses
 import math
 import tomllib
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,17 +220,18 @@ def checked_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the `kind` (int, float or str) that field `name` has."""
+    """`value` as the `kind` (int, float, str or bool, or one of them or None) of field `name`."""
+    (kind,) = [part for part in typing.get_args(kind) or (kind,) if part is not type(None)]
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is kind:
         return value
-    if isinstance(value, str):
+    if isinstance(value, str) and kind is not bool:
         try:
             return kind(value)
         except ValueError:
             pass  # said below, with every other mismatch
-    wanted = {int: "a whole number", float: "a number", str: "a word"}[kind]
+    wanted = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}[kind]
     raise UserError(f"{name} takes {wanted}, not {value!r}.")
 
 

@@ -432,10 +432,8 @@ def differing(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") ->
 def default_run_name(request: Request, protocol: Protocol) -> str:
     """`pow2-5000-s0`, `pow2-nano-300-s1`; with other settings than the defaults six characters of
     the hash of what runs share are appended, so that comparable runs end alike."""
-    label = protocol.variant.lower().replace("=", "-")
-    slug = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in label)
     scale = "" if protocol.scale == "full" else f"-{protocol.scale}"
-    name = f"{slug.strip('.-_')}{scale}-{protocol.steps}-s{protocol.seed}"
+    name = f"{plain_name(protocol.variant)}{scale}-{protocol.steps}-s{protocol.seed}"
     if has_plain_name(request):
         return name
     shared = protocol.controlled() | {
@@ -445,6 +443,12 @@ def default_run_name(request: Request, protocol: Protocol) -> str:
     }
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     return f"{name}-{digest[:6]}"
+
+
+def plain_name(label: str) -> str:
+    """A variant's label with only the characters of a run's name."""
+    kept = (c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in label.lower())
+    return "".join(kept).strip(".-_")
 
 
 def has_plain_name(request: Request) -> bool:

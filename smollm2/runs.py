@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from smollm2.model import SmolLM2
 
 FORMAT = 1
+REQUIRED = {"name", "arm", "role", "equal", "state", "started_from", "request", "protocol"}
 TABLES: dict[str, tuple[str, ...]] = {
     "train": (
         "step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "mfu",
@@ -83,6 +84,10 @@ class Run:
     @property
     def protocol(self) -> Protocol:
         return Protocol.from_dict(self.manifest["protocol"])
+
+    @property
+    def arm(self) -> str:
+        return str(self.manifest["arm"])
 
     @property
     def is_finished(self) -> bool:
@@ -243,10 +248,16 @@ def create_run(
     tokenizer: "Tokenizer | None" = None,
     start: Checkpoint | None = None,
     started_from: str | None = None,
+    arm: str | None = None,
+    role: str = "final",
+    equal: str = "tokens",
 ) -> Run:
     """Make the directory of a new run in state `running`.
 
     Args:
+        arm: of a study; None is the variant.
+        role: `sweep` keeps the run out of comparisons.
+        equal: what the arms of the study get the same of: tokens, flops or seconds.
         start: becomes the run's first checkpoint, so that it depends on no other run.
         started_from: what the manifest calls `start`.
 
@@ -263,7 +274,16 @@ def create_run(
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
     try:
         (temporary / "checkpoints").mkdir(parents=True)
-        write_json(temporary / "run.json", new_manifest(name, request, protocol, started_from))
+        manifest = new_manifest(
+            name,
+            request,
+            protocol,
+            arm=arm or protocol.variant,
+            role=role,
+            equal=equal,
+            started_from=started_from,
+        )
+        write_json(temporary / "run.json", manifest)
         if tokenizer is not None:
             replace_file(temporary / "tokenizer.json", tokenizer.to_str(pretty=True))
         if start is not None:
@@ -281,19 +301,19 @@ def create_run(
 
 
 def new_manifest(
-    name: str, request: Request, protocol: Protocol, started_from: str | None
+    name: str, request: Request, protocol: Protocol, **labels: str | None
 ) -> dict[str, Any]:
-    """run.json as it stands before the first step."""
+    """run.json as it stands before the first step; `labels` are as given."""
     from smollm2.device import environment
 
     return {
         "format": FORMAT,
         "name": name,
+        **labels,
         "state": "running",
         "error": None,
         "created_at": now(),
         "finished_at": None,
-        "started_from": started_from,
         "keep_steps": [],
         "request": dataclasses.asdict(request.without_paths()),
         "protocol": protocol.to_dict(),
@@ -311,13 +331,18 @@ def run_path(results: Path, study: str, name: str) -> Path:
     """
     if name in VARIANTS or name == "figures":
         raise UserError(f"{name!r} means something else; choose a name such as {name}-s0.")
-    for what, text in (("study", study), ("run", name)):
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", text):
-            raise UserError(
-                f"{text!r} is no name for a {what}; use lower-case letters, digits, '.', '_' and "
-                "'-', such as pow2-s0."
-            )
+    require_plain("study", study)
+    require_plain("run", name)
     return results / study / name
+
+
+def require_plain(what: str, name: str) -> None:
+    """Raise `UserError` if `name` could not be a directory's everywhere."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise UserError(
+            f"{name!r} is no name for a {what}; use lower-case letters, digits, '.', '_' and "
+            "'-', such as pow2-s0."
+        )
 
 
 def open_run(results: Path, study: str, name: str) -> Run:
@@ -356,7 +381,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.name} is not a run: it has no run.json.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path.name}/run.json cannot be read: {error}.") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    is_known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    if not (is_known and manifest.keys() >= REQUIRED):
         raise UserError(f"{path.name}/run.json is not a manifest of this version.")
     return manifest
 

@@ -1,0 +1,335 @@
+"""`smolctl study`: run what a study file describes and what is missing of it."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolctl.options import RESULTS, Json, Results
+from smollm2.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from smollm2.data import TokenData
+    from smollm2.protocol import Request
+    from smollm2.runs import Run
+    from smollm2.study import PlannedRun, Study
+
+EXAMPLES = """
+**Examples**
+
+- `smolctl study gqa.toml --dry-run`
+
+- `smolctl study gqa.toml`, then `smolctl compare pow2 mqa --study gqa`
+
+A study file:
+
+    seeds = [0, 1, 2]
+    equal = "tokens"        # or flops, seconds
+    arms.orig = "orig"
+    arms.pow2 = "pow2"
+    train = { scale = "nano", steps = 300, data = "novels.jsonl.gz" }
+    sweep = { lr = [1e-3, 3e-3], seeds = [100, 101] }
+    eval = { tasks = "arc_easy", limit = 500 }
+"""
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="TOML file; the study is called after it.")],
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the runs and the time they take on this machine."),
+    ] = False,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Run a study: every arm with every seed, interleaved, then its evaluations.
+
+    Stop it whenever you like; the same command goes on with what is missing. A run that fails is
+    named and does not stop the others. Afterwards: smolctl compare and smolctl report.
+    """
+    from smollm2.study import read_study
+
+    plan = read_study(file)
+    session = Session(plan, results)
+    if dry_run:
+        show_plan(session, as_json)
+        return
+    session.run()
+    show_result(session, as_json)
+
+
+class Session:
+    """One process's work on a study: what is planned, what of it is done, and doing the rest."""
+
+    def __init__(self, study: "Study", results: Path) -> None:
+        from smolctl.scoring import questions
+        from smolctl.tokens import prepared
+        from smollm2.protocol import resolve
+        from smollm2.study import horizons
+
+        self.study, self.results = study, results
+        first = study.arms[0].request
+        default_tokenizer = f"train:{resolve(first).model.vocab_size}"
+        self.data: TokenData = prepared(first.data, first.tokenizer, default_tokenizer)
+        plan = study.evaluation
+        # Read before anything runs: a missing file is better known now than after the training.
+        self.questions = plan and questions(plan.tasks, plan.data_dir, plan.limit)
+        self.step_seconds: dict[str, float] = {}
+        if study.equal == "seconds":
+            self.step_seconds = self.recorded_step_seconds() or self.measure()
+        self.requests: dict[str, Request] = horizons(study, self.step_seconds)
+        self.failed: dict[str, str] = {}
+
+    @property
+    def record(self) -> Path:
+        """Step times that the numbers of steps follow from, so that they stay as they are."""
+        return self.results / self.study.name / "study.json"
+
+    def recorded_step_seconds(self) -> dict[str, float] | None:
+        import json
+
+        if not self.record.exists():
+            return None
+        known: dict[str, float] = json.loads(self.record.read_text("utf-8"))["step_seconds"]
+        if missing := [plan.name for plan in self.study.arms if plan.name not in known]:
+            raise UserError(
+                f"Study {self.study.name!r} has begun without arm {missing[0]!r}, and equal "
+                "seconds are measured at the start; give the file another name."
+            )
+        return known
+
+    def measure(self) -> dict[str, float]:
+        """Seconds that a step of each arm takes on this machine."""
+        from smolctl.console import say
+        from smollm2.protocol import resolve
+        from smollm2.train import probe
+
+        say("Measuring a step of each arm on this machine ...")
+        return {
+            plan.name: probe(resolve(plan.request).on(self.data), self.data).step_seconds
+            for plan in self.study.arms
+        }
+
+    def planned(self) -> "list[PlannedRun]":
+        """Every run in the order in which they run; the rates of the last ones are those of the
+        sweep, once it is done."""
+        from smollm2.study import final_runs, sweep_runs
+
+        sweep = sweep_runs(self.study, self.requests)
+        return sweep + final_runs(self.study, self.requests, self.rates())
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate with the smallest mean validation loss of each arm in the sweep; of
+        equals the smaller. Empty until every run of it has ended."""
+        from smollm2.study import sweep_runs
+
+        losses: dict[str, dict[float, list[float]]] = {}
+        for planned in sweep_runs(self.study, self.requests):
+            run = self.existing(planned)
+            if run is not None and run.is_finished:
+                loss = float(run.table("val")["loss"].iloc[-1])
+            elif planned.name in self.failed:
+                loss = math.inf
+            else:
+                return {}
+            assert planned.request.lr is not None
+            losses.setdefault(planned.arm, {}).setdefault(planned.request.lr, []).append(loss)
+        return {
+            arm: min(by_rate, key=lambda rate: (sum(by_rate[rate]), rate))
+            for arm, by_rate in losses.items()
+        }
+
+    def existing(self, planned: "PlannedRun") -> "Run | None":
+        """The planned run if it has been begun.
+
+        Raises:
+            UserError: a run of that name was made with other settings.
+        """
+        from smollm2.protocol import differing, resolve
+        from smollm2.runs import Run, run_path
+
+        path = run_path(self.results, self.study.name, planned.name)
+        if not path.exists():
+            return None
+        run = Run(path)
+        wanted = resolve(planned.request).on(self.data).to_dict()
+        if fields := differing(run.protocol.to_dict(), wanted):
+            raise UserError(
+                f"Run {planned.name!r} of study {self.study.name!r} was made with other settings: "
+                f"{fields}. Give the changed study file another name, or remove the run."
+            )
+        return run
+
+    def run(self) -> None:
+        """Run what is missing, the sweep first, then score the final runs."""
+        from smollm2.files import write_json
+        from smollm2.study import final_runs, sweep_runs
+
+        if self.step_seconds:
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.record, {"step_seconds": self.step_seconds})
+        for planned in self.planned():  # all of them, before one of them runs for hours
+            self.existing(planned)
+        for planned in sweep_runs(self.study, self.requests):
+            self.train(planned)
+        final = final_runs(self.study, self.requests, self.rates())
+        for planned in final:
+            self.train(planned)
+        for planned in final:
+            self.evaluate(planned)
+
+    def train(self, planned: "PlannedRun") -> None:
+        """Train one run to its end, from where it stands."""
+        from smolctl.console import say, warn
+        from smolctl.progress import TrainingProgress
+        from smollm2.protocol import resolve
+        from smollm2.runs import create_run
+        from smollm2.train import Stopped, train
+
+        run = self.existing(planned)
+        if run is not None and run.is_finished:
+            return
+        if run is None:
+            run = create_run(
+                self.results,
+                self.study.name,
+                planned.name,
+                planned.request,
+                resolve(planned.request).on(self.data),
+                self.data.tokenizer,
+                arm=planned.arm,
+                role=planned.role,
+                equal=self.study.equal,
+            )
+        names = [other.name for other in self.planned()]
+        say(f"Run {names.index(planned.name) + 1} of {len(names)}: {planned.name}")
+        with TrainingProgress(run) as progress:
+            try:
+                train(run, self.data, progress)
+            except Stopped:
+                progress.close()
+                say("Stopped and saved. The same command goes on with the study.")
+                raise typer.Exit(128 + (progress.signal or 2)) from None
+            except (UserError, RunError) as error:
+                progress.close()
+                warn(f"Run {planned.name!r} failed: {error} The study goes on without it.")
+                self.failed[planned.name] = str(error)
+
+    def evaluate(self, planned: "PlannedRun") -> None:
+        """Score one run on the tasks of the study; what is recorded is not scored again."""
+        from smolctl.console import warn
+        from smolctl.scoring import Scorer
+
+        run = self.existing(planned)
+        if not self.questions or run is None or not run.is_finished:
+            return
+        assert self.study.evaluation is not None
+        try:
+            scorer = Scorer(run, None, self.study.evaluation.dtype, None)
+            for asked in self.questions:
+                scorer.task(asked)
+        except (UserError, RunError) as error:
+            warn(f"Run {planned.name!r} could not be scored: {error}")
+            self.failed[planned.name] = str(error)
+
+
+def state_of(run: "Run | None") -> str:
+    if run is None:
+        return "to do"
+    return "finished" if run.is_finished else "to be continued"
+
+
+def show_plan(session: Session, as_json: bool) -> None:
+    """The runs, their states, and how long what is missing takes here."""
+    import json
+    import sys
+
+    from smolctl.console import duration, say, table
+    from smollm2.cost import parameters
+    from smollm2.protocol import resolve
+
+    step_seconds = session.step_seconds or session.measure()
+    sweep = session.study.sweep
+    rows: list[dict[str, Any]] = []
+    for planned in session.planned():
+        protocol = resolve(planned.request).on(session.data)
+        run = session.existing(planned)
+        steps = 0 if run is None else max(run.checkpoints.steps(), default=0)
+        left = 0 if run is not None and run.is_finished else protocol.steps - steps
+        # A validation is a forward pass: a third of what training on its tokens costs.
+        scored = protocol.validation_tokens / protocol.validation_every + (
+            protocol.test_tokens / protocol.steps
+        )
+        scored_steps = scored / protocol.tokens_per_step / 3
+        rows.append(
+            {
+                "run": planned.name,
+                "arm": planned.arm,
+                "role": planned.role,
+                "steps": protocol.steps,
+                "tokens": protocol.steps * protocol.tokens_per_step,
+                "flops": protocol.steps * protocol.flops_per_step,
+                "parameters": parameters(protocol.model).total,
+                "lr": protocol.recipe.lr if planned.request.lr or not sweep else None,
+                "state": state_of(run),
+                "seconds_left": left * step_seconds[planned.arm] * (1 + scored_steps),
+            }
+        )
+    total = sum(row["seconds_left"] for row in rows)
+    if as_json:
+        json.dump({"study": session.study.name, "runs": rows, "seconds_left": total}, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    table(
+        f"Study {session.study.name}: equal {session.study.equal}",
+        ("run", "arm", "parameters", "steps", "FLOPs", "lr", "state", "time left"),
+        (
+            (
+                row["run"],
+                row["arm"],
+                f"{row['parameters']:,}",
+                f"{row['steps']:,}",
+                f"{row['flops']:.2e}",
+                f"{row['lr']:g}" if row["lr"] else "from the sweep",
+                row["state"],
+                duration(row["seconds_left"]) if row["seconds_left"] else "–",
+            )
+            for row in rows
+        ),
+    )
+    tasks = " and, not counted here, the evaluation" if session.questions else ""
+    say(f"About {duration(total)} of training and validation on this machine{tasks}.")
+
+
+def show_result(session: Session, as_json: bool) -> None:
+    """What has been run, and what to type next; exit code 1 if a run failed."""
+    import json
+    import sys
+
+    from smolctl.console import say
+
+    runs = [(planned, session.existing(planned)) for planned in session.planned()]
+    if as_json:
+        rows = [
+            {
+                "run": planned.name,
+                "arm": planned.arm,
+                "role": planned.role,
+                "state": state_of(run),
+                "error": session.failed.get(planned.name),
+            }
+            for planned, run in runs
+        ]
+        json.dump({"study": session.study.name, "runs": rows}, sys.stdout)
+        sys.stdout.write("\n")
+    done = sum(run is not None and run.is_finished for _, run in runs)
+    for arm, rate in session.rates().items():
+        say(f"The sweep chose a learning rate of {rate:g} for {arm}.")
+    arms = " ".join(f"'{p.name}'" if ":" in p.name else p.name for p in session.study.arms)
+    where = "" if session.results == RESULTS else f" --results {session.results}"
+    say(f"{done} of {len(runs)} runs are finished in {session.results / session.study.name}.")
+    say(f"Next: smolctl compare {arms} --study {session.study.name}{where}")
+    if session.failed:
+        say(f"Failed: {', '.join(session.failed)}. The same command tries them again.")
+        raise typer.Exit(1)

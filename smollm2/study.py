@@ -1,0 +1,293 @@
+"""A study: arms, seeds and one protocol, read from a TOML file; which runs it consists of.
+
+    seeds = [0, 1, 2]
+    equal = "tokens"                    # or "flops", "seconds": what the arms get the same of
+
+    [arms]
+    orig = "orig"
+    pow2 = { variant = "pow2", lr = 2e-3 }
+
+    [train]                             # options of `smolctl train`, for every arm
+    scale = "nano"
+    steps = 300
+
+    [sweep]                             # of the learning rate, on validation
+    lr = [1e-3, 2e-3, 4e-3]
+    seeds = [100, 101]
+
+    [eval]
+    tasks = "arc_easy,hellaswag"
+    limit = 500
+
+Each run is called ARM-sSEED, in a sweep ARM-lrRATE-sSEED.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from smollm2.config import checked_fields, typed
+from smollm2.errors import UserError, did_you_mean
+from smollm2.protocol import Request, differing, plain_name, resolve
+from smollm2.runs import require_plain
+
+EQUAL = ("tokens", "flops", "seconds")
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """An arm: what is asked for, its seeds aside."""
+
+    name: str
+    request: Request
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Learning rates to try with seeds of their own; the best on validation is used."""
+
+    lr: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `smolctl eval` is to score of every final run."""
+
+    tasks: str
+    limit: int | None = None
+    data_dir: Path | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says, every default filled in."""
+
+    name: str
+    arms: tuple[ArmPlan, ...]
+    equal: str
+    sweep: Sweep | None
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a study; `role` is `final` or `sweep`."""
+
+    name: str
+    arm: str
+    role: str
+    request: Request
+
+
+# What `smolctl train` takes, by the names of a study file.
+OPTIONS = {field.name for field in dataclasses.fields(Request)} - {"settings"} | {"set"}
+
+
+def read_study(path: Path) -> Study:
+    """The study that a TOML file describes; its name is the file's.
+
+    Paths in it are relative to where the command is given, as on the command line.
+
+    Raises:
+        UserError: the file cannot be read, has an unknown key, a value of the wrong type, fewer
+            than two arms, or arms that would be the same runs.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no study file {str(path)!r}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path.name} is not a readable TOML file: {error}.") from None
+    try:
+        return study_of(table, path.stem)
+    except UserError as error:
+        raise UserError(f"{path.name}: {error}") from None
+
+
+def study_of(table: Mapping[str, Any], name: str) -> Study:
+    """See `read_study`."""
+    refuse_unknown(table, ["arms", "seeds", "equal", "train", "sweep", "eval"], "a study")
+    require_plain("study", name)
+    equal = table.get("equal", "tokens")
+    if equal not in EQUAL:
+        raise UserError(f"equal takes {', '.join(EQUAL)}, not {equal!r}.")
+    seeds = whole_numbers("seeds", table.get("seeds", [0, 1, 2]))
+    shared, sweep = section(table, "train"), section(table, "sweep")
+    refuse_unknown(shared, sorted(OPTIONS - {"variant", "seed"}), "[train]")
+    refuse_unknown(sweep, ["lr", "seeds"], "[sweep]")
+    refuse_unknown(section(table, "eval"), fields_of(Evaluation), "[eval]")
+    arms = table.get("arms", {})
+    if isinstance(arms, list):
+        arms = {str(variant): {"variant": variant} for variant in arms}
+    if not isinstance(arms, dict) or len(arms) < 2:
+        raise UserError('a study has at least two arms: arms = ["orig", "pow2"], for example.')
+    if len({plain_name(label) for label in arms}) < len(arms):
+        raise UserError(f"the runs of two arms would have the same names: {', '.join(arms)}.")
+    plans = tuple(arm_plan(label, spec, shared, seeds) for label, spec in arms.items())
+    refuse_twins(plans)
+    if sweep and any(plan.request.lr is not None for plan in plans):
+        raise UserError("give either lr or [sweep]: the sweep chooses the learning rate.")
+    return Study(
+        name=name,
+        arms=plans,
+        equal=equal,
+        sweep=sweep_of(sweep) if sweep else None,
+        evaluation=evaluation_of(section(table, "eval")) if "eval" in table else None,
+    )
+
+
+def arm_plan(name: str, spec: Any, shared: Mapping[str, Any], seeds: tuple[int, ...]) -> ArmPlan:
+    """The arm `name = "pow2"` or `name = { variant = "pow2", lr = 2e-3, seeds = [3, 4] }`."""
+    own = dict(spec) if isinstance(spec, dict) else {"variant": spec}
+    refuse_unknown(own, ["variant", "set", "lr", "seeds"], f"arm {name!r}")
+    if "seeds" in own:
+        seeds = whole_numbers(f"seeds of arm {name!r}", own.pop("seeds"))
+    values = {"variant": name} | dict(shared) | own
+    settings = (*strings(shared.get("set", [])), *strings(own.get("set", [])))
+    values.pop("set", None)
+    return ArmPlan(name, Request(**checked_fields(Request, values), settings=settings), seeds)
+
+
+def sweep_of(values: Mapping[str, Any]) -> Sweep:
+    rates = values.get("lr")
+    if not isinstance(rates, list) or len(rates) < 2:
+        raise UserError("[sweep] needs at least two rates: lr = [1e-3, 2e-3], for example.")
+    rates = tuple(typed("lr", rate, float) for rate in rates)
+    return Sweep(rates, whole_numbers("seeds of [sweep]", values.get("seeds", [100])))
+
+
+def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
+    folder = values.get("data_dir")
+    checked = checked_fields(Evaluation, {k: v for k, v in values.items() if k != "data_dir"})
+    return Evaluation(**checked, data_dir=None if folder is None else Path(folder))
+
+
+def refuse_twins(plans: tuple[ArmPlan, ...]) -> None:
+    """Raise `UserError` if two arms are the same model with a seed in common: the same run."""
+    for number, plan in enumerate(plans):
+        for other in plans[:number]:
+            common = sorted(set(plan.seeds) & set(other.seeds))
+            if plan.request == other.request and common:
+                fresh = [max(other.seeds) + 1 + i for i in range(len(plan.seeds))]
+                raise UserError(
+                    f"arms {other.name!r} and {plan.name!r} are the same model with the same "
+                    f"seeds, and so the same runs; give one of them others: {plan.name} = "
+                    f'{{ variant = "{plan.request.variant}", seeds = {fresh} }}.'
+                )
+
+
+def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, Request]:
+    """The request of each arm with its number of steps, so that the arms get the same of what
+    `study.equal` says as the first one, and are scored on the same text.
+
+    Args:
+        step_seconds: measured for each arm; read only where seconds are to be equal.
+
+    Raises:
+        UserError: an arm differs in more than the model and the learning rate.
+    """
+    first = study.arms[0].name
+    base = resolve(study.arms[0].request)
+    requests = {}
+    for plan in study.arms:
+        steps = base.steps
+        if study.equal == "flops":
+            steps = round(steps * base.flops_per_step / resolve(plan.request).flops_per_step)
+        elif study.equal == "seconds":
+            steps = round(steps * step_seconds[first] / step_seconds[plan.name])
+        requests[plan.name] = dataclasses.replace(
+            plan.request,
+            steps=max(1, steps),
+            tokens=None,
+            flops=None,
+            val_tokens=base.validation_tokens,
+            test_tokens=base.test_tokens,
+        )
+        controlled = resolve(requests[plan.name]).controlled()
+        if fields := differing(base.controlled(), controlled):
+            raise UserError(
+                f"Arm {plan.name!r} differs from {first!r} in more than the model: {fields}."
+            )
+    return requests
+
+
+def sweep_runs(study: Study, requests: Mapping[str, Request]) -> list[PlannedRun]:
+    """The runs of the sweep: every arm at every rate, arms interleaved."""
+    sweep = study.sweep
+    if sweep is None:
+        return []
+    return [
+        PlannedRun(
+            f"{plain_name(plan.name)}-lr{rate:g}-s{seed}",
+            plan.name,
+            "sweep",
+            dataclasses.replace(requests[plan.name], lr=rate, seed=seed),
+        )
+        for seed in sweep.seeds
+        for rate in sweep.lr
+        for plan in study.arms
+    ]
+
+
+def final_runs(
+    study: Study, requests: Mapping[str, Request], rates: Mapping[str, float]
+) -> list[PlannedRun]:
+    """The runs that are compared, arms interleaved by seed: a drifting machine favours nobody.
+
+    Args:
+        rates: the learning rate that the sweep chose for each arm.
+    """
+    rounds = zip_longest(*(plan.seeds for plan in study.arms))
+    return [
+        PlannedRun(
+            f"{plain_name(plan.name)}-s{seed}",
+            plan.name,
+            "final",
+            dataclasses.replace(
+                requests[plan.name], lr=rates.get(plan.name, requests[plan.name].lr), seed=seed
+            ),
+        )
+        for seeds in rounds
+        for plan, seed in zip(study.arms, seeds, strict=True)
+        if seed is not None
+    ]
+
+
+def refuse_unknown(values: Mapping[str, Any], known: list[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise UserError(
+                f"unknown key {key!r} in {where}.{did_you_mean(key, known)} "
+                f"There are {', '.join(known)}."
+            )
+
+
+def section(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = table.get(name, {})
+    if not isinstance(value, dict):
+        raise UserError(f"{name} is a table: write [{name}] and its keys below.")
+    return value
+
+
+def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
+    good = isinstance(value, list) and value and all(type(n) is int and n >= 0 for n in value)
+    if not good or len(set(value)) < len(value):
+        raise UserError(f"{name} takes different whole numbers, such as [0, 1, 2], not {value!r}.")
+    return tuple(value)
+
+
+def strings(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise UserError(f'set takes texts, such as ["weight_decay=0.1"], not {value!r}.')
+    return value
+
+
+def fields_of(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]

@@ -73,6 +73,12 @@ class ItemScore:
         """What the right choice costs."""
         return -self.log_likelihoods[self.gold] / math.log(2) / self.n_bytes[self.gold]
 
+    def value(self, metric: str) -> float:
+        """What the item adds to the mean that is `acc`, `acc_norm` or `bits_per_byte`."""
+        if metric == "bits_per_byte":
+            return self.bits_per_byte
+        return float({"acc": self.choice, "acc_norm": self.choice_norm}[metric] == self.gold)
+
 
 def score_items(
     model: SmolLM2,
@@ -186,10 +192,8 @@ def summarize(task: Task, scores: Sequence[ItemScore]) -> list[dict[str, Any]]:
         ValueError: no scores.
     """
     chance = fmean(1 / len(score.log_likelihoods) for score in scores)
-    values = {"acc": [float(score.choice == score.gold) for score in scores]}
-    if task.has_acc_norm:
-        values["acc_norm"] = [float(score.choice_norm == score.gold) for score in scores]
-    values["bits_per_byte"] = [score.bits_per_byte for score in scores]
+    metrics = ["acc", *(["acc_norm"] if task.has_acc_norm else []), "bits_per_byte"]
+    values = {metric: [score.value(metric) for score in scores] for metric in metrics}
     return [
         {
             "task": task.name,

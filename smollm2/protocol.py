@@ -416,16 +416,21 @@ def variant_label(spec: str, settings: list[str]) -> str:
     return f"{name}:{text}" if fields else name
 
 
-def differing(there: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> str:
+def differing(
+    one: dict[str, Any],
+    other: dict[str, Any],
+    names: tuple[str, str] = ("there", "asked for"),
+    prefix: str = "",
+) -> str:
     """The fields that differ, as `lr: 0.001 there, 0.003 asked for`; nested ones dotted."""
     lines = []
-    for key, old in there.items():
-        new = asked.get(key)
+    for key, old in one.items():
+        new = other.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            if inner := differing(old, new, f"{prefix}{key}."):
+            if inner := differing(old, new, names, f"{prefix}{key}."):
                 lines.append(inner)
         elif old != new:
-            lines.append(f"{prefix}{key}: {old} there, {new} asked for")
+            lines.append(f"{prefix}{key}: {old} {names[0]}, {new} {names[1]}")
     return "; ".join(lines)
 
 

@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import gzip
 import io
+import re
 import typing
 import zlib
 from collections import Counter
@@ -107,7 +108,7 @@ def evaluate_task(
     """
     name, max_len, dtype = asked.task.name, model.config.max_seq_len, dtype_name(model)
     with run.writing():
-        file = ScoreFile(run.path / "items" / f"{name}-{asked.split}-{dtype}.csv.gz", ItemScore)
+        file = task_file(run, name, asked.split, dtype)
         questions = {i: item.fingerprint for i, item in enumerate(asked.items)}
         # Beyond the limit nothing is known of the questions, and their scores are kept.
         known = [s for s in file.read() if questions.get(s.item, s.question) == s.question]
@@ -136,6 +137,30 @@ def evaluate_task(
         ]
         put_rows(run, rows)
     return rows
+
+
+def task_file(run: Run, task: str, split: str, dtype: str) -> "ScoreFile[ItemScore]":
+    return ScoreFile(run.path / "items" / f"{task}-{split}-{dtype}.csv.gz", ItemScore)
+
+
+def recorded_items(run: Run, task: str, protocol: str, n: int) -> list[ItemScore]:
+    """The scores of the first `n` questions, from which a row of eval.csv was made.
+
+    Args:
+        protocol: of that row.
+
+    Raises:
+        UserError: they are not there, or damaged.
+    """
+    words = re.fullmatch(r"lm-eval, 0-shot, (\w+) split, context \d+, (\w+)", protocol)
+    scores = task_file(run, task, *words.groups()).read() if words else []
+    found = [score for score in scores if score.item < n]
+    if len(found) < n:
+        raise UserError(
+            f"The items behind {task} of run {run.name!r} are not in its items/ folder; score it "
+            f"again with smolctl eval {run.name} --tasks {task}."
+        )
+    return found
 
 
 def put_rows(run: Run, rows: list[dict[str, Any]]) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from smollm2.runs import Run
 
 SPLITS = ("test", "validation")
+# Scores that agree in these are of the same questions, asked in the same way.
+TASK_KEYS = ["task", "metric", "protocol", "n", "total", "fingerprint"]
 # Budgets that differ by less are the same: steps are whole, and a clock is noisier than a count.
 SAME_BUDGET = {"tokens": 0.01, "flops": 0.01, "seconds": 0.05}
 
@@ -181,6 +183,16 @@ class Comparison:
         return str(self.base.runs[0].run.manifest["equal"])
 
     @cached_property
+    def is_swept(self) -> bool:
+        """Whether the study has a sweep of every arm's learning rate."""
+        from smollm2.runs import list_runs
+
+        folder = self.base.runs[0].run.path.parent
+        runs, _ = list_runs(folder.parent, folder.name)
+        swept = {run.arm for run in runs if run.manifest["role"] == "sweep"}
+        return swept.issuperset(arm.name for arm in self.arms)
+
+    @cached_property
     def primary(self) -> dict[str, Difference]:
         """Of the final test loss to the first arm, Holm over the arms."""
         return self.differences(PRIMARY)
@@ -239,11 +251,10 @@ def tasks_of(arms: Sequence[Arm]) -> pd.DataFrame:
         facts.tasks.assign(arm=arm.name, run=facts.name) for arm in arms for facts in arm.runs
     ]
     rows = pd.concat(frames)
-    keys = ["task", "metric", "protocol", "n", "total", "fingerprint"]
-    grouped = rows.groupby([*keys, "arm"], sort=False, dropna=False)["value"]
+    grouped = rows.groupby([*TASK_KEYS, "arm"], sort=False)["value"]
     table = grouped.agg(["mean", "std", "count"]).reset_index()
-    chances = rows.groupby(keys, sort=False, dropna=False)["chance"].first().reset_index()
-    return table.merge(chances, on=keys, how="left")
+    chances = rows.groupby(TASK_KEYS, sort=False)["chance"].first().reset_index()
+    return table.merge(chances, on=TASK_KEYS, how="left")
 
 
 def compare_arms(study: str, arms: "dict[str, list[Run]]") -> Comparison:
@@ -366,37 +377,33 @@ def task_differences(comparison: Comparison) -> list[TaskDifference]:
         UserError: the records behind a score are missing or damaged.
     """
     found = []
-    table = comparison.tasks
-    keys = ["task", "metric", "protocol", "n", "total", "fingerprint"]
-    for key, rows in table.groupby(keys, sort=False):
-        task, metric, protocol, n, total, _ = key
-        sizes = {arm.name: len(arm.runs) for arm in comparison.arms}
-        counts = dict(zip(rows["arm"], rows["count"], strict=True))
-        complete = {arm for arm, count in counts.items() if count == sizes[arm]}
+    sizes = {arm.name: len(arm.runs) for arm in comparison.arms}
+    for _, rows in comparison.tasks.groupby(TASK_KEYS, sort=False):
+        # Only arms of which every run was scored so.
+        complete = {r["arm"]: r for r in rows.to_dict("records") if r["count"] == sizes[r["arm"]]}
         if comparison.base.name not in complete:
             continue
-        base = item_means(comparison.base, task, metric, protocol, n)
-        found += [
-            TaskDifference(
-                arm.name,
-                task,
-                metric,
-                n,
-                total,
-                paired(base, item_means(arm, task, metric, protocol, n)),
-            )
-            for arm in comparison.others
-            if arm.name in complete
-        ]
+        base = item_means(comparison.base, complete[comparison.base.name])
+        for arm in comparison.others:
+            if row := complete.get(arm.name):
+                interval = paired(base, item_means(arm, row))
+                found.append(
+                    TaskDifference(
+                        arm.name, row["task"], row["metric"], row["n"], row["total"], interval
+                    )
+                )
     return found
 
 
-def item_means(arm: Arm, task: str, metric: str, protocol: str, n: int) -> list[float]:
-    """A value for each question, the mean over the runs of an arm."""
+def item_means(arm: Arm, row: dict[Any, Any]) -> list[float]:
+    """A value for each question behind a row of `Comparison.tasks`, the mean over an arm's runs."""
     from smollm2.scores import recorded_items
 
     by_run = [
-        [score.value(metric) for score in recorded_items(facts.run, task, protocol, n)]
+        [
+            score.value(row["metric"])
+            for score in recorded_items(facts.run, row["task"], row["protocol"], row["n"])
+        ]
         for facts in arm.runs
     ]
     return [fmean(values) for values in zip(*by_run, strict=True)]

@@ -19,6 +19,13 @@ def conclusion(comparison: Comparison) -> list[str]:
                 sentences.append(other_view(comparison.base, arm, view))
         if comparison.scale == "full":
             sentences.append(speed(comparison, arm))
+    rates = {arm.name: arm.protocol.recipe.lr for arm in comparison.arms}
+    if len(set(rates.values())) > 1 and not comparison.is_swept:
+        text = ", ".join(f"{rate:g} for {arm}" for arm, rate in rates.items())
+        sentences.append(
+            f"The learning rates differ ({text}) and were not chosen by one sweep in this study: "
+            "the verdict is on model and rate together."
+        )
     if comparison.scale != "full":
         sentences.append(
             f"Nothing is said about speed or memory: what holds at {comparison.scale} scale does "

@@ -1,0 +1,464 @@
+"""The model card of a study: its facts from the run directories, its words from a template.
+
+A pure function of the study's directory: the same files give the same bytes. Whatever was not
+measured is said to be so, with the command that measures it.
+"""
+
+import base64
+import hashlib
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smolctl.comparison import (
+    PRIMARY,
+    SECONDARY,
+    Arm,
+    Comparison,
+    compare_arms,
+    mean_and_spread,
+    mismatch,
+    readable,
+)
+from smolctl.stats import Difference
+from smolctl.tables import (
+    Table,
+    arms_table,
+    interval_text,
+    mean_text,
+    number,
+    runs_table,
+    tasks_table,
+    verdicts_table,
+    views_table,
+)
+from smolctl.words import conclusion
+from smollm2._version import __version__
+from smollm2.errors import UserError
+from smollm2.runs import Run
+
+ACCURACY = next(metric for metric in SECONDARY if metric.name == "accuracy")
+TOKENS_PER_SECOND = next(metric for metric in SECONDARY if metric.name == "tokens_per_second")
+SECONDS = next(metric for metric in SECONDARY if metric.name == "seconds")
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Where the card's pictures are, as it links them."""
+
+    folder: Path
+
+    def link(self, name: str, text: str) -> str:
+        return f"![{text}]({(self.folder / name).as_posix()})"
+
+
+def study_comparison(study: str, runs: list[Run]) -> Comparison:
+    """Every arm of a study that has the protocol of its newest run; the first arm is the one that
+    began first.
+
+    Raises:
+        UserError: no run can be read.
+    """
+    left_out: list[str] = []
+    facts = readable(runs, left_out)
+    if not facts:
+        raise UserError(f"No run of study {study!r} can be read: {' '.join(left_out)}")
+    newest = max(facts, key=lambda f: str(f.run.manifest["finished_at"]))
+    arms: dict[str, list[Run]] = {}
+    for found in sorted(facts, key=lambda f: str(f.run.manifest["created_at"])):
+        if reason := mismatch(newest, found):
+            left_out.append(f"{found.name} is left out: {reason}.")
+        else:
+            arms.setdefault(found.run.arm, []).append(found.run)
+    comparison = compare_arms(study, arms)
+    return Comparison(study, comparison.arms, (*left_out, *comparison.left_out))
+
+
+def among(comparison: Comparison, names: list[str]) -> Comparison | None:
+    """The comparison of those arms alone, the first named as the base; None if one is missing."""
+    arms = {arm.name: arm for arm in comparison.arms}
+    if not all(name in arms for name in names):
+        return None
+    return Comparison(comparison.study, tuple(arms[name] for name in names), ())
+
+
+def render(comparison: Comparison, figures: Figures, options: str) -> str:
+    """The card as Markdown.
+
+    Args:
+        options: of the `smolctl report` command that makes it.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("smolctl", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = markdown
+    environment.filters["conclusion"] = conclusion
+    environment.filters["power_of_two_table"] = power_of_two_table
+    return environment.get_template("model_card.md.jinja").render(
+        version=__version__,
+        options=options,
+        front_matter=front_matter(comparison),
+        study=comparison.study,
+        comparison=comparison,
+        base=comparison.base,
+        figures=figures,
+        architecture=architecture_table(comparison),
+        training=training_facts(comparison),
+        arms=arms_table(comparison),
+        verdicts=verdicts_table(comparison),
+        views=views_table(comparison),
+        tasks=tasks_table(comparison),
+        runs=runs_table(comparison),
+        conclusion=conclusion(comparison),
+        dense_and_moe=dense_against_moe(comparison),
+        powers_of_two=power_of_two(comparison),
+        claims=claims_table(comparison),
+        commands=commands(comparison),
+        environment=environment_table(comparison),
+        files=files_table(comparison),
+    )
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown, its title aside; `|` in a cell is escaped."""
+    lines = [table.header, tuple(":--" if not i else "--:" for i in range(len(table.header)))]
+    cells = ([cell.replace("|", "\\|") for cell in row] for row in [*lines, *table.rows])
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def front_matter(comparison: Comparison) -> str:
+    """YAML for the Hugging Face hub, with the scores of every arm as its model-index."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = []
+    for arm in comparison.arms:
+        data = arm.protocol.data
+        assert data is not None
+        for metric, kind in ((PRIMARY, "loss"), (ACCURACY, "accuracy")):
+            results.append(
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type=data.source,
+                    dataset_name=f"{data.source}, test split",
+                    metric_type=kind,
+                    metric_name=f"{metric.label} of {arm.name}, mean of {len(arm.runs)}",
+                    metric_value=round(mean_and_spread(arm.values(metric))[0], 6),
+                )
+            )
+    for row in comparison.tasks.to_dict("records"):
+        extent = "" if row["n"] == row["total"] else f", first {row['n']} of {row['total']}"
+        results.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=row["task"],
+                dataset_name=f"{row['task']} ({row['protocol']}{extent})",
+                metric_type=row["metric"],
+                metric_name=f"{row['metric']} of {row['arm']}, mean of {row['count']}",
+                metric_value=round(row["mean"], 6),
+            )
+        )
+    card = ModelCardData(
+        model_name=f"smolctl-{comparison.study}",
+        eval_results=results,
+        license="apache-2.0",
+        pipeline_tag="text-generation",
+        tags=["smolctl", "small-language-model"],
+    )
+    return str(card.to_yaml())
+
+
+def architecture_table(comparison: Comparison) -> Table:
+    """A column an arm, the dimensions as rows."""
+    configs = [arm.protocol.model for arm in comparison.arms]
+    fields = {
+        "layers": "n_layers",
+        "hidden dimension (`d_model`)": "d_model",
+        "MLP dimension (`d_ff`, SwiGLU)": "d_ff",
+        "attention heads": "n_heads",
+        "KV heads": "n_kv_heads",
+        "head dimension": "head_dim",
+        "experts": "n_experts",
+        "experts a token uses": "n_active_experts",
+        "vocabulary": "vocab_size",
+        "context": "max_seq_len",
+        "RoPE theta": "rope_theta",
+    }
+    rows = [
+        (label, *(f"{getattr(config, field):,g}" for config in configs))
+        for label, field in fields.items()
+    ]
+    return Table("Architecture", ("", *(arm.name for arm in comparison.arms)), rows)
+
+
+def training_facts(comparison: Comparison) -> list[tuple[str, str]]:
+    """How every arm was trained, as name and value."""
+    from smollm2.data import epochs
+
+    base = comparison.base
+    protocol, recipe = base.protocol, base.protocol.recipe
+    data = protocol.data
+    assert data is not None
+    repeats = epochs(data.train_tokens, protocol.seq_len, base.runs[0].tokens)
+    rates = {arm.name: arm.protocol.recipe.lr for arm in comparison.arms}
+    if len(set(rates.values())) == 1:
+        rate = f"{recipe.lr:g}"
+    else:
+        rate = ", ".join(f"{value:g} for {arm}" for arm, value in rates.items())
+    return [
+        ("corpus", f"{data.source} (fingerprint `{data.fingerprint}`)"),
+        ("tokenizer", f"fingerprint `{data.tokenizer_fingerprint}`, stored with each run"),
+        (
+            "training tokens",
+            f"{base.runs[0].tokens:,}: the corpus' {data.train_tokens:,} read {repeats:.2f} times",
+        ),
+        (
+            "a step",
+            f"{protocol.tokens_per_step:,} tokens in sequences of {protocol.seq_len}; "
+            f"{protocol.steps:,} steps",
+        ),
+        ("optimizer and schedule", f"{recipe.optimizer}, {recipe.schedule}"),
+        ("peak learning rate", rate),
+        ("precision", protocol.dtype),
+        (
+            "scored on",
+            f"{protocol.test_tokens:,} tokens of documents held out by a hash of their content",
+        ),
+        ("seeds", ", ".join(map(str, base.seeds))),
+    ]
+
+
+def dense_against_moe(comparison: Comparison) -> Comparison | None:
+    """The first dense arm against the first mixture of experts, if the study has both."""
+    dense = [arm.name for arm in comparison.arms if not arm.protocol.model.is_moe]
+    experts = [arm.name for arm in comparison.arms if arm.protocol.model.is_moe]
+    return among(comparison, [dense[0], experts[0]]) if dense and experts else None
+
+
+def power_of_two(comparison: Comparison) -> Comparison | None:
+    """The power-of-two arms against the original ones, if the study has one of each."""
+    names = [arm.name for arm in comparison.arms]
+    originals = [name for name in ("orig-174m", "orig") if name in names]
+    twos = [name for name in ("pow2", "pow2-135m") if name in names]
+    return among(comparison, [*originals, *twos]) if originals and twos else None
+
+
+def claims_table(comparison: Comparison) -> Table:
+    """What the original card claimed, what this study measured, and the verdict."""
+    pair = power_of_two(comparison)
+    pow2 = next((arm for arm in pair.others if arm.name == "pow2"), None) if pair else None
+    rows = [
+        parameters_claim(comparison),
+        speed_claim(pair, pow2),
+        difference_claim(
+            "validation loss 3.626 (original) and 3.628 (pow2), one run each: comparable",
+            pair,
+            pow2,
+            PRIMARY,
+        ),
+        difference_claim(
+            "pow2 has the slightly higher accuracy (36.03 % against 36.01 %)", pair, pow2, ACCURACY
+        ),
+        moe_claim(dense_against_moe(comparison)),
+        (
+            "power-of-two dimensions make quantization efficient",
+            f"{NOT_MEASURED}: `smolctl quantize --bits 4`",
+            "open",
+        ),
+    ]
+    return Table("Claims", ("the original card claimed", "measured here", "verdict"), rows)
+
+
+def parameters_claim(comparison: Comparison) -> tuple[str, str, str]:
+    from smollm2.config import VARIANTS
+    from smollm2.cost import parameters
+
+    counts = {name: parameters(VARIANTS[name]).total for name in ("orig", "orig-174m", "pow2")}
+    return (
+        "the original has ~135 M parameters in the text, ~174 M in the table; pow2 ~151 M",
+        f"`orig` (d_ff 1536) {counts['orig']:,}, `orig-174m` (d_ff 2304) "
+        f"{counts['orig-174m']:,}, `pow2` {counts['pow2']:,}",
+        "two models under one name: the table's is not the text's",
+    )
+
+
+def speed_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
+    claim = "pow2 trains 6.5 % faster (10.06 against 10.76 min), significantly"
+    if pair is None or pow2 is None or pair.scale != "full":
+        return claim, f'{NOT_MEASURED} at full size: a study with scale = "full"', "open"
+    difference = pair.differences(TOKENS_PER_SECOND).get(pow2.name)
+    if difference is None:
+        return claim, f"{NOT_MEASURED}: the runs are too short to be timed", "open"
+    change = difference.mean / mean_and_spread(pair.base.values(TOKENS_PER_SECOND))[0]
+    return (
+        claim,
+        f"{100 * change:+.1f} % tokens per second against {pair.base.name}",
+        verdict_words(difference, "faster", "slower"),
+    )
+
+
+def difference_claim(
+    claim: str, pair: Comparison | None, pow2: Arm | None, metric: Any
+) -> tuple[str, str, str]:
+    if pair is None or pow2 is None:
+        return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
+    difference = pair.differences(metric)[pow2.name]
+    measured = (
+        f"{metric.label}: {mean_text(pair.base.values(metric), metric)} ({pair.base.name}) and "
+        f"{mean_text(pow2.values(metric), metric)} (pow2), {pair.scale} scale; difference "
+        f"{number(difference.mean, metric, signed=True)}, {interval_text(difference, metric)}"
+    )
+    return claim, measured, verdict_words(difference, "better", "worse")
+
+
+def moe_claim(pair: Comparison | None) -> tuple[str, str, str]:
+    claim = "the dense model starts more slowly than the mixture of experts (Figure 1)"
+    if pair is None:
+        return claim, f"{NOT_MEASURED}: a study with the arms orig and moe-160m", "open"
+    moe = pair.others[0]
+    difference = pair.primary[moe.name]
+    return (
+        claim,
+        f"with the same number of updates {moe.name} ends "
+        f"{number(difference.mean, PRIMARY, signed=True)} nats a token from {pair.base.name}, "
+        f"{interval_text(difference, PRIMARY)}, {pair.scale} scale",
+        verdict_words(difference, "the mixture is better", "the dense model is better"),
+    )
+
+
+def verdict_words(difference: Difference, better: str, worse: str) -> str:
+    return {"better": better, "worse": worse, "unresolved": "unresolved"}[difference.verdict]
+
+
+def power_of_two_table(comparison: Comparison) -> Table:
+    """The table of the original card: parameters, dimensions, time, loss, accuracy."""
+    arms = comparison.arms
+    models = [arm.protocol.model for arm in arms]
+    rows = [
+        ("Params", *(f"{arm.parameters['total']:,}" for arm in arms)),
+        ("Dimensions", *(f"{m.d_model} / {m.n_heads} / {m.n_layers}" for m in models)),
+        ("Training time, s", *(mean_text(arm.values(SECONDS), SECONDS) for arm in arms)),
+        ("Test loss", *(mean_text(arm.values(PRIMARY), PRIMARY) for arm in arms)),
+        ("Test accuracy", *(mean_text(arm.values(ACCURACY), ACCURACY) for arm in arms)),
+    ]
+    return Table("Power of two", ("Aspect", *(arm.name for arm in arms)), rows)
+
+
+def commands(comparison: Comparison) -> list[str]:
+    """What to type for every run; files by their base names."""
+    return [train_command(facts.run) for arm in comparison.arms for facts in arm.runs]
+
+
+def train_command(run: Run) -> str:
+    """The `smolctl train` command that repeats a run."""
+    request = run.manifest["request"]
+    words = ["smolctl", "train"]
+    for name, value in request.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "settings":
+            words += [word for setting in value for word in ("--set", setting)]
+        elif value is True or value is False:
+            words.append(flag if value else f"--no-{name}")
+        elif value is not None and (name, value) not in DEFAULTS:
+            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    if run.manifest["started_from"]:
+        words += ["--from", run.manifest["started_from"]]
+    words += ["--study", run.study, "--name", run.name]
+    return shlex.join(words)
+
+
+DEFAULTS = {("scale", "full"), ("data", "builtin"), ("recipe", "smollm2")}
+
+
+def environment_table(comparison: Comparison) -> Table:
+    """Where the runs were made, each distinct environment once."""
+    names = ("device_name", "threads", "torch", "python", "platform", "smolctl", "git_commit")
+    found: dict[tuple[str, ...], int] = {}
+    for arm in comparison.arms:
+        for facts in arm.runs:
+            environment = facts.run.manifest["environment"]
+            row = tuple(str(environment.get(name)) for name in names)
+            found[row] = found.get(row, 0) + 1
+    rows = [(str(count), *row) for row, count in found.items()]
+    return Table("Environment", ("runs", *names), rows)
+
+
+def files_table(comparison: Comparison) -> Table:
+    """A fingerprint of the files of each run: when a cell changes, so does the card."""
+    rows = [(facts.name, fingerprint(facts.run)) for arm in comparison.arms for facts in arm.runs]
+    return Table("Files", ("run", "SHA-256 of its manifest and tables"), rows)
+
+
+def fingerprint(run: Run) -> str:
+    """16 hex digits of SHA-256 over the manifest and the tables of a run."""
+    digest = hashlib.sha256()
+    for path in [run.path / "run.json", *sorted(run.path.glob("*.csv"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
+    """Every picture that the card shows."""
+    from smolctl.plots import comparison_figures, run_figure
+
+    paths = comparison_figures(comparison, folder)
+    for arm in comparison.arms:
+        paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in arm.runs]
+    if pair := dense_against_moe(comparison):
+        paths += comparison_figures(pair, folder / "dense-moe")
+    return paths
+
+
+def html(card: str, title: str) -> str:
+    """The card as one page that needs nothing beside it: pictures are in it as data.
+
+    Raises:
+        UserError: a picture is not there.
+    """
+    from markdown_it import MarkdownIt
+
+    body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+    page = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
+
+    def embedded(match: re.Match[str]) -> str:
+        try:
+            data = base64.b64encode(Path(match[1]).read_bytes()).decode()
+        except OSError as error:
+            raise UserError(f"The figure {match[1]} cannot be read: {error.strerror}.") from None
+        return f'src="data:image/png;base64,{data}"'
+
+    page = re.sub(r'src="([^"]+\.png)"', embedded, page)
+    return PAGE.format(title=title, body=page)
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1b1b1b; background: #fff; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }}
+th, td {{ border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right;
+  font-variant-numeric: tabular-nums; }}
+th:first-child, td:first-child {{ text-align: left; }}
+img {{ max-width: 100%; }}
+pre {{ background: #f5f5f5; padding: .8rem; overflow-x: auto; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,286 @@
+"""`smolctl study`: what a file describes is run, once, in order, and goes on after a stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run_main
+
+from smollm2.errors import UserError
+from smollm2.runs import Run, list_runs
+from smollm2.study import final_runs, horizons, read_study, study_of, sweep_runs
+
+
+@pytest.fixture
+def study_file(workdir, corpus, variants) -> Path:
+    """A study of two arms and two seeds in the current directory."""
+    path = workdir / "tinies.toml"
+    path.write_text(
+        f"""
+        seeds = [0, 1]
+        [arms]
+        two = "{variants}/tiny.toml"
+        three = {{ variant = "{variants}/tiny.toml", set = ["n_layers=3"] }}
+        [train]
+        steps = 6
+        seq_len = 32
+        batch_size = 2
+        data = "{corpus}"
+        tokenizer = "train:512"
+        val_tokens = 128
+        test_tokens = 256
+        """
+    )
+    return path
+
+
+def minimal(**changes) -> dict:
+    return {"arms": ["orig", "pow2"], "train": {"steps": 10, "scale": "nano"}} | changes
+
+
+# The file
+
+
+def test_arms_are_interleaved_by_seed():
+    study = study_of(minimal(seeds=[3, 5]), "x")
+    runs = final_runs(study, horizons(study, {}), {})
+    assert [run.name for run in runs] == ["orig-s3", "pow2-s3", "orig-s5", "pow2-s5"]
+    assert {run.role for run in runs} == {"final"}
+
+
+def test_equal_flops_gives_the_cheaper_arm_more_steps():
+    study = study_of(minimal(equal="flops", train={"steps": 1000, "scale": "nano"}), "x")
+    requests = horizons(study, {})
+    assert requests["orig"].steps == 1000
+    assert requests["pow2"].steps < 1000  # nano pow2 costs more a token
+    from smollm2.protocol import resolve
+
+    orig, pow2 = (resolve(requests[name]) for name in ("orig", "pow2"))
+    assert pow2.steps * pow2.flops_per_step == pytest.approx(
+        orig.steps * orig.flops_per_step, rel=1e-3
+    )
+    assert orig.test_tokens == pow2.test_tokens
+
+
+def test_equal_seconds_gives_the_faster_arm_more_steps():
+    study = study_of(minimal(equal="seconds"), "x")
+    requests = horizons(study, {"orig": 1.0, "pow2": 0.5})
+    assert (requests["orig"].steps, requests["pow2"].steps) == (10, 20)
+
+
+def test_the_sweep_tries_every_arm_at_every_rate():
+    study = study_of(minimal(sweep={"lr": [1e-3, 2e-3], "seeds": [7, 8]}), "x")
+    runs = sweep_runs(study, horizons(study, {}))
+    assert [run.name for run in runs[:4]] == [
+        "orig-lr0.001-s7", "pow2-lr0.001-s7", "orig-lr0.002-s7", "pow2-lr0.002-s7"
+    ]  # fmt: skip
+    assert len(runs) == 8
+    chosen = final_runs(study, horizons(study, {}), {"orig": 2e-3, "pow2": 1e-3})
+    assert {run.arm: run.request.lr for run in chosen} == {"orig": 2e-3, "pow2": 1e-3}
+
+
+BAD_FILES = {
+    "unknown key": (minimal(seed=[1]), "Did you mean 'seeds'?"),
+    "unknown option": (minimal(train={"step": 3}), "Did you mean 'steps'?"),
+    "unknown arm key": (minimal(arms={"a": {"varient": "orig"}, "b": "pow2"}), "'variant'"),
+    "one arm": (minimal(arms=["orig"]), "at least two arms"),
+    "no arms": ({}, "at least two arms"),
+    "a seed": (minimal(seeds=3), "seeds takes different whole numbers"),
+    "seed twice": (minimal(seeds=[1, 1]), "different whole numbers"),
+    "unknown equal": (minimal(equal="time"), "tokens, flops, seconds"),
+    "one rate": (minimal(sweep={"lr": [1e-3]}), "at least two rates"),
+    "rate and sweep": (
+        minimal(sweep={"lr": [1e-3, 2e-3]}, train={"steps": 3, "lr": 1e-3}),
+        "either lr or",
+    ),
+    "wrong type": (minimal(train={"steps": "many"}), "steps takes a whole number"),
+    "text for a switch": (minimal(train={"steps": 3, "compile": "no"}), "true or false"),
+    "no table": (minimal(eval="hellaswag"), "write [eval]"),
+    "unknown eval key": (minimal(eval={"task": "piqa"}), "Did you mean 'tasks'?"),
+    "same runs twice": (
+        minimal(arms={"a": "pow2", "b": "pow2"}),
+        'b = { variant = "pow2", seeds = [3, 4, 5] }',
+    ),
+    "names alike": (minimal(arms={"a b": "pow2", "a-b": "orig"}), "the same names"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_study_file_is_a_sentence(case):
+    table, sentence = BAD_FILES[case]
+    with pytest.raises(UserError) as error:
+        study_of(table, "x")
+    assert sentence in str(error.value)
+
+
+def test_an_arm_varies_nothing_but_the_model():
+    study = study_of(minimal(arms={"a": "orig", "b": {"variant": "pow2", "set": ["clip=2"]}}), "x")
+    with pytest.raises(UserError, match=r"Arm 'b' differs .* clip: 1.0 there, 2.0 asked for"):
+        horizons(study, {})
+
+
+def test_the_same_variant_with_other_seeds_is_a_control():
+    arms = {"a": "pow2", "b": {"variant": "pow2", "seeds": [3, 4]}}
+    study = study_of(minimal(arms=arms, seeds=[0, 1]), "x")
+    names = [run.name for run in final_runs(study, horizons(study, {}), {})]
+    assert names == ["a-s0", "b-s3", "a-s1", "b-s4"]
+
+
+def test_a_file_that_is_not_there_or_broken_is_a_sentence(workdir):
+    with pytest.raises(UserError, match="no study file"):
+        read_study(workdir / "none.toml")
+    (workdir / "x.toml").write_text("arms = [")
+    with pytest.raises(UserError, match="not a readable TOML"):
+        read_study(workdir / "x.toml")
+    (workdir / "My Study.toml").write_text('arms = ["orig", "pow2"]')
+    with pytest.raises(UserError, match="no name for a study"):
+        read_study(workdir / "My Study.toml")
+
+
+# Running it
+
+
+def runs_of(workdir: Path) -> dict[str, Run]:
+    return {run.name: run for run in list_runs(workdir / "results", "tinies")[0]}
+
+
+def test_a_study_runs_what_is_missing_and_nothing_twice(capsys, workdir, study_file):
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    runs = runs_of(workdir)
+    assert set(runs) == {"two-s0", "three-s0", "two-s1", "three-s1"}
+    assert [run.arm for run in runs.values()] == ["three", "three", "two", "two"]
+    started = sorted(runs.values(), key=lambda run: run.manifest["created_at"])
+    assert [run.name for run in started] == ["two-s0", "three-s0", "two-s1", "three-s1"]
+    before = {name: run.manifest["finished_at"] for name, run in runs.items()}
+    code, out, _ = run_main(capsys, "study", str(study_file), "--json")
+    assert code == 0
+    assert {run["state"] for run in json.loads(out)["runs"]} == {"finished"}
+    assert {name: run.manifest["finished_at"] for name, run in runs_of(workdir).items()} == before
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(capsys, workdir, study_file):
+    code, out, _ = run_main(capsys, "study", str(study_file), "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert [run["state"] for run in plan["runs"]] == ["to do"] * 4
+    assert plan["seconds_left"] == pytest.approx(sum(r["seconds_left"] for r in plan["runs"]))
+    assert plan["seconds_left"] > 0
+    assert not (workdir / "results").exists()
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    code, out, _ = run_main(capsys, "study", str(study_file), "--dry-run", "--json")
+    assert json.loads(out)["seconds_left"] == 0
+
+
+def test_the_sweep_chooses_the_best_rate_on_validation(capsys, workdir, study_file):
+    with study_file.open("a") as file:
+        file.write("[sweep]\nlr = [1e-8, 1e-2]\n")
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    runs = runs_of(workdir)
+    assert len(runs) == 8
+    assert {run.protocol.recipe.lr for run in runs.values() if run.manifest["role"] == "final"} == {
+        1e-2
+    }
+    # The sweep's runs are in no comparison.
+    code, out, _ = run_main(capsys, "compare", "two", "three", "--study", "tinies", "--json")
+    assert code == 0
+    assert json.loads(out)["arms"][0]["runs"] == ["two-s0", "two-s1"]
+
+
+def test_a_failed_run_is_named_and_does_not_stop_the_rest(capsys, workdir, study_file, monkeypatch):
+    from smollm2.train import Loop, NotFinite
+
+    original = Loop.train_step
+
+    def failing(self):
+        if self.run.name == "three-s0":
+            raise NotFinite("At step 1 the loss is nan.")
+        original(self)
+
+    monkeypatch.setattr(Loop, "train_step", failing)
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 1
+    assert "Run 'three-s0' failed: At step 1 the loss is nan" in err
+    assert "3 of 4 runs are finished" in err
+    monkeypatch.setattr(Loop, "train_step", original)
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+
+
+def test_a_changed_file_does_not_mix_with_what_was_run(capsys, workdir, study_file):
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    study_file.write_text(study_file.read_text().replace("steps = 6", "steps = 7"))
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 2
+    assert "steps: 6 there, 7 asked for" in err
+
+
+def test_equal_seconds_are_measured_once(capsys, workdir, study_file):
+    study_file.write_text('equal = "seconds"\n' + study_file.read_text())
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    record = workdir / "results/tinies/study.json"
+    before = record.read_bytes()
+    assert json.loads(before)["step_seconds"].keys() == {"two", "three"}
+    code, out, _ = run_main(capsys, "study", str(study_file), "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["seconds_left"] == 0
+    assert record.read_bytes() == before
+
+
+def test_a_study_scores_its_final_runs(capsys, workdir, study_file):
+    from test_tasks import ROWS, write
+
+    (workdir / "questions").mkdir()
+    write(workdir / "questions", "piqa_validation.jsonl", [ROWS["piqa"]] * 4)
+    with study_file.open("a") as file:
+        file.write('[eval]\ntasks = "piqa"\ndata_dir = "questions"\nlimit = 3\n')
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    for run in runs_of(workdir).values():
+        table = run.table("eval")
+        assert set(table[table["task"] == "piqa"]["n"]) == {3}
+
+
+def test_missing_questions_are_said_before_anything_runs(capsys, workdir, study_file):
+    with study_file.open("a") as file:
+        file.write('[eval]\ntasks = "piqa"\ndata_dir = "nowhere"\n')
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 2
+    assert "no folder 'nowhere'" in err
+    assert not (workdir / "results").exists()
+
+
+STOPPED = """
+import os, signal, sys
+from smollm2.train import Loop
+from smolctl.cli import main
+
+original, number = Loop.train_step, getattr(signal, sys.argv.pop(1))
+
+def train_step(self):
+    original(self)
+    if self.run.name == "three-s0" and self.trainer.step == 3:
+        os.kill(os.getpid(), number)
+
+Loop.train_step = train_step
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_a_stopped_study_goes_on_where_it_was(capsys, workdir, study_file, name):
+    command = [sys.executable, "-c", STOPPED, name, "study", str(study_file)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ)
+    number = getattr(signal, name)
+    assert process.returncode == (130 if name == "SIGINT" else -number), process.stderr
+    if name == "SIGINT":
+        assert "The same command goes on with the study" in process.stderr
+    states = {run.name: run.is_finished for run in runs_of(workdir).values()}
+    assert states == {"two-s0": True, "three-s0": False}
+    stopped = dict(runs_of(workdir))
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    runs = runs_of(workdir)
+    assert len(runs) == 4
+    assert all(run.is_finished for run in runs.values())
+    assert runs["two-s0"].manifest["finished_at"] == stopped["two-s0"].manifest["finished_at"]

@@ -104,7 +104,7 @@ def finished_at(run: "Run") -> str:
 
 
 def row_of(arm: str, base: "list[Run]", runs: "list[Run]") -> dict[str, Any]:
-    from smolctl.stats import welch
+    from smolctl.stats import differences
 
     losses = [test_loss(run) for run in runs]
     row: dict[str, Any] = {
@@ -114,7 +114,7 @@ def row_of(arm: str, base: "list[Run]", runs: "list[Run]") -> dict[str, Any]:
         "test_loss": losses,
     }
     if runs is not base:
-        difference = welch([test_loss(run) for run in base], losses)
+        difference = differences([test_loss(run) for run in base], {arm: losses})[arm]
         row |= {
             "difference": difference.mean,
             "interval": difference.interval,

@@ -46,7 +46,6 @@ def compare(
 
     from smolctl.comparison import compare_arms, to_dict
     from smolctl.console import say, table, warn
-    from smolctl.plots import comparison_figures
     from smolctl.tables import arms_table, runs_table, tasks_table, verdicts_table, views_table
     from smolctl.targets import runs_of
     from smolctl.words import conclusion
@@ -60,6 +59,8 @@ def compare(
         json.dump(to_dict(found) | {"conclusion": conclusion(found)}, sys.stdout)
         sys.stdout.write("\n")
         return
+    from smolctl.plots import comparison_figures
+
     shown = [arms_table(found), verdicts_table(found), views_table(found), tasks_table(found)]
     for part in [*shown, *([runs_table(found)] if verbose else [])]:
         if part.rows:

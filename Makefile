@@ -1,7 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-DEMO = $(BIN)/smolctl train --scale nano --steps 150 --study demo
 
 .PHONY: install demo test slow check bench
 
@@ -14,17 +13,12 @@ $(VENV)/installed: pyproject.toml
 
 demo: install
 	rm -rf results/demo
-	@echo "Training 1 of 3: orig"
-	$(DEMO) --variant orig
-	@echo "Training 2 of 3: pow2"
-	$(DEMO) --variant pow2
-	@echo "Training 3 of 3: moe-160m"
-	$(DEMO) --variant moe-160m
+	$(BIN)/smolctl study results/demo.toml
 	$(BIN)/smolctl compare orig pow2 moe-160m --study demo
-	$(BIN)/smolctl report --study demo > results/demo/MODEL_CARD.md
+	$(BIN)/smolctl report --study demo --html results/demo/card.html > results/demo/MODEL_CARD.md
 	@echo
-	@echo "Made: three runs and a card in results/demo, each run with run.json, train.csv, val.csv,"
-	@echo "eval.csv and its final weights. 150 steps show that it works, not which model is better."
+	@echo "Made: a study of two runs each of three arms, its model card and figures in results/demo;"
+	@echo "look at results/demo/card.html. 100 steps show that it works, not which model is better."
 	@echo "Next: $(BIN)/smolctl train --variant pow2 --scale nano --steps 300 --data YOUR_TEXT"
 
 test: install

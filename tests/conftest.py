@@ -152,6 +152,16 @@ def smolctl(*arguments: str, timeout: float = 120, **options) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory, tiny) -> Path:
+    """A finished run, to be copied."""
+    folder = tmp_path_factory.mktemp("template")
+    options = ["--steps", "10", "--name", "run", "--results", str(folder)]
+    with pytest.raises(SystemExit, match="0"):
+        main([*tiny, *options])
+    return folder / "runs/run"
+
+
 @pytest.fixture
 def finished(capsys, workdir, tiny) -> Path:
     """A finished run `first` in the current directory."""

@@ -241,7 +241,7 @@ def test_arms_hold_one_architecture_and_no_branches(capsys, finished, tiny, work
     assert run_main(capsys, *other, "--name", "same-name")[0] == 0
     code, out, err = run_main(capsys, "compare", "tiny", "tiny:n_layers=3", "--json")
     assert code == 0
-    assert json.loads(out)[0]["runs"] == ["same-name"]  # the newest decides what `tiny` is
+    assert json.loads(out)["arms"][0]["runs"] == ["same-name"]  # the newest decides what `tiny` is
     assert "first is left out: its architecture" in err
     assert "more is left out: it differs" in err
     code, _, err = run_main(capsys, "compare", "tiny", "first")
@@ -348,13 +348,13 @@ def test_the_five_commands_run_in_a_row(capsys, workdir, tiny, variants, corpus)
     assert {row["metric"] for row in json.loads(out)} >= {"loss", "bits_per_byte"}
     code, out, _ = run_main(capsys, "compare", "tiny", "tiny:n_layers=3", "--json")
     assert code == 0
-    base, other = json.loads(out)
-    assert len(base["test_loss"]) == 2
-    assert other["verdict"] == "unresolved"  # one seed decides nothing
+    found = json.loads(out)
+    assert [len(arm["metrics"]["loss"]) for arm in found["arms"]] == [2, 1]
+    assert {row["verdict"] for row in found["differences"]} == {"unresolved"}  # one seed
     code, out, _ = run_main(capsys, "report")
     assert code == 0
     assert "Not measured" in out
-    assert "| b0 | tiny:n_layers=3 (full) |" in out
+    assert "| b0 | tiny:n_layers=3 | 0 |" in out
     assert run_main(capsys, "quantize", "--bits", "4")[0] == 0
 
 

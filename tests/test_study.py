@@ -118,7 +118,9 @@ def test_a_bad_study_file_is_a_sentence(case):
 
 
 def test_an_arm_varies_nothing_but_the_model():
-    study = study_of(minimal(arms={"a": "orig", "b": {"variant": "pow2", "set": ["grad_clip=2"]}}), "x")
+    study = study_of(
+        minimal(arms={"a": "orig", "b": {"variant": "pow2", "set": ["grad_clip=2"]}}), "x"
+    )
     with pytest.raises(UserError, match=r"Arm 'b' differs .* grad_clip: 1.0 there, 2.0 asked for"):
         horizons(study, {})
 

@@ -1,0 +1,212 @@
+"""`smolctl compare`: which runs stand together, and what is concluded from them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import run_main
+from planted import planted
+
+from smollm2.runs import Run
+
+
+def compared(capsys, *arms, study="s") -> dict:
+    code, out, err = run_main(capsys, "compare", *arms, "--study", study, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def primary(found: dict) -> dict[str, dict]:
+    return {row["arm"]: row for row in found["differences"] if row["primary"]}
+
+
+def test_a_clear_difference_is_better_and_its_reverse_worse(capsys, workdir, template):
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.001 * seed)
+        planted(template, "b", seed, 4.9 + 0.001 * seed, model={"n_layers": 3})
+    assert primary(compared(capsys, "a", "b"))["b"]["verdict"] == "better"
+    found = primary(compared(capsys, "b", "a"))["a"]
+    assert found["verdict"] == "worse"
+    assert found["mean"] == pytest.approx(0.1)
+    assert found["interval"][0] < 0.1 < found["interval"][1]
+
+
+def test_noise_is_unresolved_and_one_seed_decides_nothing(capsys, workdir, template):
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.1 * seed)
+        planted(template, "b", seed + 10, 4.95 + 0.1 * seed)
+    planted(template, "c", 20, 1.0)
+    found = compared(capsys, "a", "b", "c")
+    assert {row["verdict"] for row in primary(found).values()} == {"unresolved"}
+    assert primary(found)["b"]["resolvable"] > 0.1
+    assert primary(found)["c"]["interval"] is None
+    assert any("add seeds" in sentence for sentence in found["conclusion"])
+
+
+def test_runs_of_another_protocol_are_named_and_never_mixed(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "b", seed, 5.0 + 0.01 * seed, model={"n_layers": 3})
+    planted(template, "a", 7, 1.0, steps=20)
+    planted(template, "b", 8, 1.0, batch_size=4)
+    again = planted(template, "a", 9, 5.0)
+    again.update(protocol=again.manifest["protocol"] | {"seed": 0, "data_seed": 0})
+    found = compared(capsys, "a", "b")
+    assert [arm["runs"] for arm in found["arms"]] == [["a-s0", "a-s1"], ["b-s0", "b-s1"]]
+    left_out = "\n".join(found["left_out"])
+    assert "a-s7 is left out: it differs from a-s0 in steps: 10 a-s0, 20 here" in left_out
+    assert "b-s8 is left out" in left_out
+    assert "tokens_per_step: 64 a-s0, 128 here" in left_out
+    assert "a-s9 is left out: it is a-s0 once more" in left_out
+
+
+def test_arms_without_a_common_protocol_are_refused(capsys, workdir, template):
+    planted(template, "a", 0, 5.0)
+    planted(template, "b", 0, 5.0, steps=20)
+    code, _, err = run_main(capsys, "compare", "a", "b", "--study", "s")
+    assert code == 2
+    assert "No run of 'b' shares the protocol of a-s0" in err
+    assert "steps: 10 a-s0, 20 here" in err
+
+
+def test_equal_flops_lets_steps_differ_but_not_flops(capsys, workdir, template):
+    equal = {"manifest": {"equal": "flops"}}
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed, **equal)
+        planted(template, "b", seed, 4.0 + 0.01 * seed, steps=10, **equal, model={"d_ff": 72})
+        planted(template, "c", seed, 4.0 + 0.01 * seed, steps=30, **equal)
+    found = compared(capsys, "a", "b")
+    assert primary(found)["b"]["verdict"] == "better"
+    code, _, err = run_main(capsys, "compare", "a", "c", "--study", "s")
+    assert code == 2
+    assert "3.00 times the FLOPs of a-s0" in err
+
+
+def test_views_compare_only_where_schedules_ended(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "b", seed, 5.0 + 0.01 * seed, model={"d_ff": 128})
+    found = compared(capsys, "a", "b")
+    views = {view["equal"]: view for view in found["views"]}
+    assert views["tokens"]["schedule_ended"] == {"a": True, "b": True}
+    assert "b" in views["tokens"]["differences"]
+    # b costs more a token, so at a's FLOPs it had not ended: read off its curve, not compared.
+    assert views["flops"]["schedule_ended"] == {"a": True, "b": False}
+    assert views["flops"]["differences"] == {}
+    curve = Run(Path("results/s/b-s0")).table("val")
+    assert curve["loss"].min() <= views["flops"]["losses"]["b"][0] <= curve["loss"].max()
+    assert any("At equal FLOPs these runs cannot tell" in text for text in found["conclusion"])
+
+
+def test_the_conclusion_says_what_is_not_equal(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        b = planted(template, "b", seed, 5.0 + 0.01 * seed, scale="nano")
+        b.update(
+            protocol=b.manifest["protocol"] | {"scale": "full"},
+            parameters={"total": 10**6, "active": 10**5, "embedding": 10},
+        )
+    text = "\n".join(compared(capsys, "a", "b")["conclusion"])
+    assert "more parameters" in text
+    assert "not of equal size and cost" in text
+
+
+def test_rates_that_no_sweep_chose_are_said_to_differ(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        b = planted(template, "b", seed, 5.0 + 0.01 * seed)
+        recipe = b.manifest["protocol"]["recipe"] | {"lr": 0.5}
+        b.update(protocol=b.manifest["protocol"] | {"recipe": recipe})
+    text = "\n".join(compared(capsys, "a", "b")["conclusion"])
+    assert "were not chosen by one sweep" in text
+
+
+def spoil_column(run: Run) -> str:
+    path = run.path / "train.csv"
+    path.write_text(path.read_text().replace("loss", "lost", 1))
+    return "lacks the column 'loss'"
+
+
+def spoil_end(run: Run) -> str:
+    path = run.path / "val.csv"
+    path.write_text(path.read_text()[:-5])
+    return "val.csv ends in the middle of a line"
+
+
+def spoil_number(run: Run) -> str:
+    rows = run.rows("val")
+    rows[1]["loss"] = "nan"
+    run.replace("val", rows)
+    return "val.csv has a loss that is not a number"
+
+
+def spoil_scores(run: Run) -> str:
+    (run.path / "eval.csv").unlink()
+    return "has no eval.csv"
+
+
+@pytest.mark.parametrize("spoil", [spoil_column, spoil_end, spoil_number, spoil_scores])
+def test_a_broken_run_is_named_and_takes_no_other_down(capsys, workdir, template, spoil):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "b", seed, 5.0 + 0.01 * seed, model={"n_layers": 3})
+    sentence = spoil(planted(template, "b", 5, 1.0, model={"n_layers": 3}))
+    found = compared(capsys, "a", "b")
+    assert found["arms"][1]["runs"] == ["b-s0", "b-s1"]
+    assert len(found["left_out"]) == 1
+    assert found["left_out"][0].startswith("b-s5 is left out: ")
+    assert sentence in found["left_out"][0]
+    spoil(Run(Path("results/s/a-s0")))
+    spoil(Run(Path("results/s/a-s1")))
+    code, _, err = run_main(capsys, "compare", "a", "b", "--study", "s")
+    assert code == 2
+    assert "No run of 'a' can be read" in err
+
+
+def test_tasks_are_compared_over_the_same_questions(capsys, workdir, template):
+    from test_tasks import ROWS, write
+
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "b", seed, 5.0 + 0.01 * seed)
+    Path("questions").mkdir()
+    rows = [ROWS["piqa"] | {"goal": f"dry cup {i}"} for i in range(8)]
+    write(Path("questions"), "piqa_validation.jsonl", rows)
+    options = ["--study", "s", "--data-dir", "questions", "--tasks", "piqa"]
+    assert run_main(capsys, "eval", "a", "b", *options)[0] == 0
+    code, out, _ = run_main(capsys, "compare", "a", "b", "--study", "s")
+    assert code == 0
+    assert "piqa acc_norm" in out
+    # The same weights: the paired difference is nothing.
+    assert "+0.0000 (+0.0000 to +0.0000)" in out
+
+
+def test_the_tables_and_figures_are_made(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "b", seed, 4.0 + 0.01 * seed, model={"n_layers": 3})
+    code, out, err = run_main(capsys, "compare", "a", "b", "--study", "s", "--verbose")
+    assert code == 0
+    assert "5.0050 ± 0.0071" in out
+    assert "better" in out
+    assert "Every run" in out
+    assert "b is better than a" in out
+    for name in ("loss.png", "differences.png"):
+        assert (workdir / "results/s/figures" / name).stat().st_size > 1000
+        assert name in err
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [(["a"], "at least two different arms"), (["a", "a"], "at least two different arms")],
+)
+def test_one_arm_is_no_comparison(capsys, workdir, arms, sentence):
+    code, _, err = run_main(capsys, "compare", *arms)
+    assert code == 2
+    assert sentence in err
+
+
+def test_without_runs_the_train_command_is_said(capsys, workdir):
+    code, _, err = run_main(capsys, "compare", "orig", "pow2")
+    assert code == 2
+    assert "smolctl train --variant" in err

@@ -1,0 +1,192 @@
+"""`smolctl report`: the card follows from the files and says what is missing."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import run_main
+from planted import planted
+
+from smollm2.files import write_json
+from smollm2.runs import Run
+
+ARMS = {
+    "orig": {"d_ff": 72},
+    "pow2": {},
+    "moe-160m": {"n_experts": 4, "n_active_experts": 2},
+}
+
+
+@pytest.fixture
+def study(workdir, template) -> Path:
+    """Two runs of each of three arms."""
+    for number, (arm, model) in enumerate(ARMS.items()):
+        for seed in range(2):
+            run = planted(template, arm, seed, 5.0 + 0.01 * seed + 0.1 * number, model=model)
+            run.update(created_at=f"2026-01-0{seed + 1}T00:00:0{number}")
+    return workdir / "results/s"
+
+
+def card(capsys, *options) -> str:
+    code, out, err = run_main(capsys, "report", "--study", "s", *options)
+    assert code == 0, err
+    return out
+
+
+SECTIONS = (
+    "Model details", "Architecture", "Training", "Comparison", "Dense against mixture of experts",
+    "Power-of-two study", "Every run", "Downstream tasks", "Quantization", "Usage", "Intended use",
+    "Limits", "Reproduction", "Citation",
+)  # fmt: skip
+
+
+def test_the_card_has_every_section_and_number(capsys, study):
+    text = card(capsys)
+    assert [line for line in SECTIONS if f"\n## {line}\n" not in text] == []
+    assert "5.0050 ± 0.0071" in text
+    assert "# orig, pow2 and moe-160m" in text
+    assert "the original card claimed" in text
+    assert "Not measured: `smolctl eval orig pow2 moe-160m --tasks all --study s`" in text
+    # Every picture that it shows is there.
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert len(pictures) >= 2 + 6 + 1
+    assert all(Path(picture).stat().st_size > 1000 for picture in pictures)
+
+
+def test_the_same_files_give_the_same_bytes(capsys, study):
+    assert card(capsys) == card(capsys)
+    pictures = {path: path.read_bytes() for path in study.glob("figures/**/*.png")}
+    card(capsys)
+    assert {path: path.read_bytes() for path in pictures} == pictures
+
+
+@pytest.mark.parametrize("table", ["train", "val", "eval"])
+def test_any_changed_cell_changes_the_card(capsys, study, table):
+    before = card(capsys)
+    run = Run(study / "pow2-s1")
+    rows = run.rows(table)
+    column = {"train": "grad_norm", "val": "accuracy", "eval": "stderr"}[table]
+    rows[1][column] = "0.123"
+    run.replace(table, rows)
+    assert card(capsys) != before
+
+
+def test_check_tells_whether_a_card_is_still_true(capsys, study):
+    Path("MODEL_CARD.md").write_text(card(capsys))
+    assert run_main(capsys, "report", "--check", "MODEL_CARD.md")[0] == 0
+    run = Run(study / "pow2-s0")
+    rows = run.rows("eval")
+    for row in rows:
+        if row["metric"] == "loss":
+            row["value"] = "4.0"
+    run.replace("eval", rows)
+    code, out, err = run_main(capsys, "report", "--check", "MODEL_CARD.md")
+    assert code == 1
+    assert "-| pow2-s0 | pow2 | 0 | 5.1000" in out
+    assert "+| pow2-s0 | pow2 | 0 | 4.0000" in out
+    assert "smolctl report --study s" in err
+
+
+def test_check_of_no_card_is_a_sentence(capsys, study):
+    Path("README.md").write_text("# Something else\n")
+    for name, sentence in (("README.md", "no card of smolctl"), ("none.md", "cannot be read")):
+        code, _, err = run_main(capsys, "report", "--check", name)
+        assert code == 2
+        assert sentence in err
+
+
+def test_the_front_matter_is_read_by_the_hub(capsys, study):
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(card(capsys)).data
+    assert data.license == "apache-2.0"
+    losses = [result for result in data.eval_results if result.metric_type == "loss"]
+    assert [round(result.metric_value, 3) for result in losses] == [5.005, 5.105, 5.205]
+
+
+def test_the_commands_of_the_card_repeat_the_runs(capsys, study):
+    text = card(capsys)
+    commands = re.findall(r"^smolctl train .*$", text, flags=re.MULTILINE)
+    assert len(commands) == 6
+    assert all("--steps 10" in command and "--seq-len 32" in command for command in commands)
+    assert "--name pow2-s1" in text
+
+
+def test_runs_of_another_protocol_and_broken_ones_are_named_in_the_card(
+    capsys,
+    study,
+    template,
+):
+    old = planted(template, "orig", 9, 1.0, steps=20)
+    old.update(finished_at="2020-01-01")
+    broken = planted(template, "pow2", 8, 1.0)
+    (broken.path / "val.csv").write_text("step\n")
+    (study / "nothing").mkdir()
+    text = card(capsys)
+    assert "orig-s9 is left out: it differs" in text
+    assert "pow2-s8 is left out: pow2-s8/val.csv lacks the column" in text
+    assert "1.0000" not in text
+
+
+def test_a_study_of_one_run_makes_a_card(capsys, study):
+    for path in study.iterdir():
+        if path.name not in ("pow2-s0",):
+            shutil.rmtree(path)
+    text = card(capsys)
+    assert "Not measured in this study: one with the arms `orig` and `pow2` does" in text
+
+
+def test_without_runs_the_train_command_is_said(capsys, workdir):
+    code, out, err = run_main(capsys, "report")
+    assert (code, out) == (2, "")
+    assert "smolctl train --variant" in err
+
+
+def test_a_page_is_one_file_with_its_pictures(capsys, study):
+    text = card(capsys, "--html", "card.html")
+    page = Path("card.html").read_text()
+    assert page.count("data:image/png;base64,") == len(re.findall(r"!\[", text))
+    assert not re.search(r'src="(?!data:)', page)
+    assert "model-index" not in page
+    for cell in ("5.0050 ± 0.0071", "the original card claimed"):
+        assert cell in page
+
+
+def test_text_from_a_manifest_is_no_markup_of_the_page(capsys, study):
+    for seed in range(2):
+        path = study / f"pow2-s{seed}" / "run.json"
+        manifest = json.loads(path.read_text())
+        manifest["environment"]["device_name"] = "<script>alert(1)</script> | x"
+        write_json(path, manifest)
+    text = card(capsys, "--html", "card.html")
+    assert "\\| x" in text
+    assert "<script" not in Path("card.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_page_loads_in_a_browser(capsys, study):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium or Chrome on the path")
+    card(capsys, "--html", "card.html")
+    page = Path("card.html").read_text()
+    probe = (
+        "<script>window.addEventListener('load', () => { const images = [...document.images];"
+        "document.title = images.length + ' ' + images.filter(i => i.naturalWidth > 0).length;"
+        "});</script></body>"
+    )
+    Path("probe.html").write_text(page.replace("</body>", probe))
+    command = [
+        *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--user-data-dir=profile", "--enable-logging=stderr", "--dump-dom"),
+        *("--virtual-time-budget=5000", Path("probe.html").resolve().as_uri()),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    wanted = page.count("<img")
+    assert f"<title>{wanted} {wanted}</title>" in result.stdout
+    assert "CONSOLE" not in result.stderr

@@ -189,7 +189,7 @@ def run_of(facts: RunFacts) -> Figure:
     look: dict[str, Any] = {"color": COLOURS[0], "linestyle": "-"}
     faint: dict[str, Any] = {"color": "#aaaaaa", "linestyle": "-", "linewidth": 0.7}
     for axes, axis in ((timed, "seconds"), (stepped, "step")):
-        axes.plot(facts.train[axis], facts.train["loss"], **faint, marker="")
+        axes.plot(facts.train[axis], facts.train["loss"], **faint, marker=dot(facts.train))
         draw_loss(axes, facts, axis, look | {"marker": "o"})
         limits = end_range([facts.curve, facts.train], [loss])
         axes.set(ylabel="loss, nats a token", xlim=(0, None), ylim=limits)

@@ -121,6 +121,7 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
         conclusion=conclusion(comparison),
         dense_and_moe=dense_against_moe(comparison),
         powers_of_two=power_of_two(comparison),
+        has_tradeoff=has_tradeoff(comparison),
         claims=claims_table(comparison),
         commands=commands(comparison),
         environment=environment_table(comparison),
@@ -234,6 +235,11 @@ def training_facts(comparison: Comparison) -> list[tuple[str, str]]:
         ),
         ("seeds", ", ".join(map(str, base.seeds))),
     ]
+
+
+def has_tradeoff(comparison: Comparison) -> bool:
+    """Whether the arms differ in what a token takes of the KV cache."""
+    return len({arm.kv_bytes_per_token for arm in comparison.arms}) > 1
 
 
 def dense_against_moe(comparison: Comparison) -> Comparison | None:
@@ -407,9 +413,11 @@ def fingerprint(run: Run) -> str:
 
 def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
     """Every picture that the card shows."""
-    from smolctl.plots import comparison_figures, run_figure
+    from smolctl.plots import comparison_figures, run_figure, tradeoff_figure
 
     paths = comparison_figures(comparison, folder)
+    if has_tradeoff(comparison):
+        paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
     for arm in comparison.arms:
         paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in arm.runs]
     if pair := dense_against_moe(comparison):
@@ -425,7 +433,7 @@ def html(card: str, title: str) -> str:
     """
     from markdown_it import MarkdownIt
 
-    body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+    body = re.sub(r"\A---\n.*?\n---\n\s*<!--.*?-->", "", card, flags=re.DOTALL)
     page = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
 
     def embedded(match: re.Match[str]) -> str:

@@ -147,7 +147,7 @@ class View:
         losses: a number for each run of each arm.
         ended: whether the runs of an arm ended their schedule there. Then the losses are those on
             the test split; otherwise they are validation losses read off the curve before the
-            learning rate had decayed, which may not be compared.
+            schedule ended, which may not be compared.
         differences: to the first arm, of those arms that ended there as it did.
     """
 

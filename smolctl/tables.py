@@ -79,7 +79,7 @@ def views_table(comparison: Comparison) -> Table:
     for view in comparison.views:
         for arm, losses in view.losses.items():
             difference = view.differences.get(arm)
-            read = "test loss at the end" if view.ended[arm] else "validation loss before the decay"
+            read = "test loss at the end" if view.ended[arm] else "validation loss before the end"
             rows.append(
                 (
                     f"{view.axis} ({view.budget:.3g})",
@@ -90,7 +90,7 @@ def views_table(comparison: Comparison) -> Table:
                 )
             )
     return Table(
-        "With equal tokens, FLOPs and seconds; a loss before the decay is not to be compared",
+        "With equal tokens, FLOPs and seconds; a loss before the end of a run's schedule is not to be compared",
         ("equal", "arm", "loss", "read", "verdict"),
         rows,
     )

@@ -57,11 +57,11 @@ def quality(equal: str, base: Arm, arm: Arm, difference: Difference) -> str:
     if difference.verdict != "unresolved":
         return (
             f"At equal {AXES[equal]} {arm.name} is {difference.verdict} than {base.name}: its test "
-            f"loss is {amount} ({interval})."
+            f"loss is {amount} that of {base.name} ({interval})."
         )
     text = (
         f"At equal {AXES[equal]} {arm.name} against {base.name} is unresolved: its test loss is "
-        f"{amount} ({interval})."
+        f"{amount} that of {base.name} ({interval})."
     )
     if difference.resolvable is not None:
         text += (

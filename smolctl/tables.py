@@ -90,7 +90,8 @@ def views_table(comparison: Comparison) -> Table:
                 )
             )
     return Table(
-        "With equal tokens, FLOPs and seconds; a loss before the end of a run's schedule is not to be compared",
+        "With equal tokens, FLOPs and seconds; a loss read before a schedule's end is not to be "
+        "compared",
         ("equal", "arm", "loss", "read", "verdict"),
         rows,
     )

@@ -1,6 +1,6 @@
 """How fast multiple-choice items are scored, beside lm-evaluation-harness.
 
-    python benchmarks/eval_speed.py --data ../shared/data [--items 200] [--rounds 2]
+    python benchmarks/eval_speed.py --data DATA [--items 200] [--rounds 2]
 
 Ours is `score_items`; its peer is lm-eval's `hf` model, given the same questions as its own task
 would give them, at the fastest of `--peer-batches` (tried on the first items). Weights are the

@@ -8,12 +8,14 @@ import dataclasses
 import math
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from smollm2.errors import UserError, did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -163,14 +165,23 @@ def nano(config: ModelConfig) -> ModelConfig:
 
 def from_toml(path: Path) -> ModelConfig:
     """Read a variant from a TOML file: `base = "pow2"` and/or `ModelConfig` fields."""
+    return read_toml(path, "variant", from_table)
+
+
+def read_toml(path: Path, what: str, make: Callable[[dict[str, Any]], T]) -> T:
+    """What `make` makes of a TOML file; its errors begin with the file's name.
+
+    Raises:
+        UserError: there is no such file, it is no TOML, or `make` raises it.
+    """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"There is no variant file {str(path)!r}.") from None
+        raise UserError(f"There is no {what} file {str(path)!r}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path.name} is not a readable TOML file: {error}.") from None
     try:
-        return from_table(table)
+        return make(table)
     except UserError as error:
         raise UserError(f"{path.name}: {error}") from None
 
@@ -197,9 +208,6 @@ def split_setting(text: str) -> tuple[str, str]:
     if not equals or not name.strip() or not value.strip():
         raise UserError(f"{text!r} is not of the form field=value, such as n_layers=28.")
     return name.strip(), value.strip()
-
-
-T = TypeVar("T")
 
 
 def replace_fields(config: T, values: Mapping[str, Any]) -> T:

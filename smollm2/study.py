@@ -23,14 +23,13 @@ Each run is called ARM-sSEED, in a sweep ARM-lrRATE-sSEED.
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from smollm2.config import checked_fields, typed
+from smollm2.config import checked_fields, read_toml, typed
 from smollm2.errors import UserError, did_you_mean
 from smollm2.protocol import Request, differing, plain_name, resolve
 from smollm2.runs import require_plain
@@ -99,16 +98,7 @@ def read_study(path: Path) -> Study:
         UserError: the file cannot be read, has an unknown key, a value of the wrong type, fewer
             than two arms, or arms that would be the same runs.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no study file {str(path)!r}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path.name} is not a readable TOML file: {error}.") from None
-    try:
-        return study_of(table, path.stem)
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from None
+    return read_toml(path, "study", lambda table: study_of(table, path.stem))
 
 
 def study_of(table: Mapping[str, Any], name: str) -> Study:

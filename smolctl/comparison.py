@@ -402,11 +402,21 @@ def item_means(arm: Arm, row: dict[Any, Any]) -> list[float]:
     by_run = [
         [
             score.value(row["metric"])
-            for score in recorded_items(facts.run, row["task"], row["protocol"], row["n"])
+            for score in recorded_items(
+                facts.run, items_of(facts, row), row["n"], row["fingerprint"]
+            )
         ]
         for facts in arm.runs
     ]
     return [fmean(values) for values in zip(*by_run, strict=True)]
+
+
+def items_of(facts: RunFacts, row: dict[Any, Any]) -> str:
+    """The file of the scores behind a run's share of a row of `Comparison.tasks`."""
+    same = facts.tasks
+    for key in TASK_KEYS:
+        same = same[same[key] == row[key]]
+    return str(same["items"].iloc[0])
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:

@@ -50,8 +50,9 @@ def evaluate(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Questions or windows in a forward pass; changes no score beyond rounding.",
-            show_default="what suits the device",
+            help="Questions or windows in a forward pass; changes no score beyond rounding. "
+            "Default: for questions what suits the device, for windows the run's.",
+            show_default=False,
         ),
     ] = None,
     device: Annotated[
@@ -76,39 +77,54 @@ def evaluate(
     from smolctl.console import say
     from smolctl.scoring import Scorer, questions, task_names
     from smolctl.targets import runs_of
-    from smollm2.runs import final_weights
 
     for option, value in (("--limit", limit), ("--tokens", tokens), ("--batch-size", batch_size)):
         if value is not None and value < 1:
             raise UserError(f"{option} must be at least 1, not {value}.")
     names = task_names(tasks or ("test" if data_dir is None else "all"))
-    found = {
+    splits = [name for name in names if name in SPLITS]
+    refuse_idle({"--tokens": tokens, "--data": data}, "held-out text", bool(splits))
+    refuse_idle({"--limit": limit, "--data-dir": data_dir}, "tasks", len(splits) < len(names))
+    runs = {
         run.path.resolve(): run for target in targets for run in runs_of(target, results, study)
     }
-    runs = list(found.values())
-    for run in runs:
-        final_weights(run)  # rather now than after hours with the runs before it
-    asked = {q.task.name: q for q in questions(",".join(names), data_dir, limit)}
+    # All of them now, rather than after hours with the first.
+    scorers = [
+        Scorer(
+            run,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            with_text=bool(splits),
+            source=data,
+        )
+        for run in runs.values()
+    ]
+    asked = questions(",".join(names), data_dir, limit)
     rows: list[dict[str, Any]] = []
     try:
-        for run in runs:
-            scorer = Scorer(run, device, dtype, batch_size)
-            for name in names:
-                if name in asked:
-                    scored = scorer.task(asked[name])
-                else:
-                    scored = scorer.text(name, tokens, data)
+        for scorer in scorers:
+            run = scorer.run
+            for scored in scorer.score(splits, asked, tokens):
                 rows += [{"study": run.study, "run": run.name} | row for row in scored]
     except KeyboardInterrupt:
         say("Stopped. What is scored is kept: give the same command again to go on.")
         raise typer.Exit(130) from None
     except OSError as error:
         raise RunError(f"The scores could not be written: {error}.") from error
-    if as_json:
-        json.dump(rows, sys.stdout)
-        sys.stdout.write("\n")
-    else:
-        show(rows)
+    finally:  # what is scored is shown, whatever came after it
+        if as_json and rows:
+            json.dump(rows, sys.stdout)
+            sys.stdout.write("\n")
+        elif rows:
+            show(rows)
+
+
+def refuse_idle(options: dict[str, Any], what: str, is_scored: bool) -> None:
+    """Raise `UserError` if one of `options` is given and what it is for is not scored."""
+    for option, value in options.items():
+        if value is not None and not is_scored:
+            raise UserError(f"{option} is for {what}, of which --tasks names none.")
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -135,9 +151,11 @@ def show(rows: list[dict[str, Any]]) -> None:
                 for key, cells in texts.items()
             ),
         )
-        few = {cells["loss"]["clusters"] for cells in texts.values()}
-        if min(few) < FEW_DOCUMENTS:
-            say(f"± is a standard error over documents: rough, for there are only {min(few)}.")
+        fewest = min(cells["loss"]["clusters"] for cells in texts.values())
+        if fewest == 1:
+            say("One document has no standard error.")
+        elif fewest < FEW_DOCUMENTS:
+            say(f"± is a standard error over documents: rough, for there are only {fewest}.")
     if tasks:
         table(
             "Multiple choice, as lm-evaluation-harness scores it with 0 shots",
@@ -153,6 +171,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             (
                 (
                     *key,
+                    cells["acc"]["protocol"].split(", ")[2].removesuffix(" split"),
                     extent(cells["acc"]),
                     cell(cells["acc"]),
                     cell(cells.get("acc_norm")),
@@ -162,7 +181,10 @@ def show(rows: list[dict[str, Any]]) -> None:
                 for key, cells in tasks.items()
             ),
         )
-        say("± is a standard error over questions; it does not contain the noise of training.")
+        say(
+            "bits/byte is what the right answer costs. ± is a standard error over questions; it "
+            "does not contain the noise of training."
+        )
 
 
 def extent(row: dict[str, Any]) -> str:

@@ -1,12 +1,12 @@
 """Scoring runs on held-out text and tasks with a progress bar, for `eval` and `study`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smollm2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from smollm2.model import SmolLM2
     from smollm2.runs import Run
     from smollm2.tasks import TaskItems
 
@@ -41,57 +41,82 @@ def questions(tasks: str, data_dir: Path | None, limit: int | None) -> "list[Tas
     Raises:
         UserError: an unknown task, or data that cannot be had or read.
     """
+    from smolctl.console import warn
     from smollm2.tasks import TASKS, load_items
 
     names = [name for name in task_names(tasks) if name in TASKS]
-    return [load_items(TASKS[name], data_dir, limit) for name in names]
+    loaded = [load_items(TASKS[name], data_dir, limit) for name in names]
+    for found in loaded:
+        if not found.is_usual_split:
+            warn(
+                f"{found.task.name} is scored on its {found.split} split; lm-evaluation-harness "
+                f"scores {found.task.splits[0]}."
+            )
+    return loaded
 
 
 class Scorer:
-    """A run with its model loaded, to be scored on one thing after another."""
+    """A run that is to be scored; that it can be is found out at once.
+
+    Args:
+        with_text: whether held-out text will be scored.
+        source: of its tokens, where they are no longer in the cache.
+
+    Raises:
+        UserError: its weights, its tokenizer or its tokens are missing, damaged or others, or the
+            device or dtype is not to be had.
+    """
 
     def __init__(
-        self, run: "Run", device: str | None, dtype: str | None, batch_size: int | None
+        self,
+        run: "Run",
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        batch_size: int | None = None,
+        with_text: bool = False,
+        source: str | None = None,
     ) -> None:
-        from smollm2.runs import load_model
+        from smolctl.tokens import tokens_of
+        from smollm2.runs import final_weights, load_run_tokenizer
 
         self.run, self.batch_size = run, batch_size
-        self.model: SmolLM2 = load_model(run, *machine(run, device, dtype))
+        self.machine = machine(run, device, dtype)
+        self.tokenizer = load_run_tokenizer(run)
+        self.data = tokens_of(run, source, None) if with_text else None
+        final_weights(run)
 
-    def text(self, split: str, n_tokens: int | None, source: str | None) -> list[dict[str, Any]]:
+    def score(
+        self, splits: list[str], asked: "list[TaskItems]", n_tokens: int | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The rows of eval.csv of one thing after another, with a progress bar for each."""
         from smolctl.console import counting
-        from smolctl.tokens import tokens_of
         from smollm2.data import window_count
-        from smollm2.scores import evaluate_text
+        from smollm2.scores import evaluate_task, evaluate_text, load_subject
 
-        data = tokens_of(self.run, source, None)
-        windows = window_count(getattr(data, split), self.run.protocol.seq_len, n_tokens)
-        with counting(f"{self.run.name} {split}, windows", windows) as on_progress:
-            return evaluate_text(
-                self.run,
-                self.model,
-                data,
-                split,
-                n_tokens=n_tokens,
-                batch_size=self.batch_size,
-                on_progress=on_progress,
-            )
-
-    def task(self, asked: "TaskItems") -> list[dict[str, Any]]:
-        from smolctl.console import counting
-        from smollm2.runs import load_run_tokenizer
-        from smollm2.scores import evaluate_task
-
-        what = f"{self.run.name} {asked.task.name}, questions"
-        with counting(what, len(asked.items)) as on_progress:
-            return evaluate_task(
-                self.run,
-                self.model,
-                load_run_tokenizer(self.run),
-                asked,
-                batch_size=self.batch_size,
-                on_progress=on_progress,
-            )
+        subject = load_subject(self.run, *self.machine)
+        for split in splits:
+            assert self.data is not None
+            windows = window_count(getattr(self.data, split), self.run.protocol.seq_len, n_tokens)
+            with counting(f"{self.run.name} {split}, windows", windows) as on_progress:
+                yield evaluate_text(
+                    subject,
+                    self.data,
+                    split,
+                    n_tokens=n_tokens,
+                    batch_size=self.batch_size,
+                    on_progress=on_progress,
+                )
+        for task in asked:
+            what = f"{self.run.name} {task.task.name}, questions"
+            with counting(what, len(task.items)) as on_progress:
+                yield evaluate_task(
+                    subject,
+                    self.tokenizer,
+                    task,
+                    batch_size=self.batch_size,
+                    on_progress=on_progress,
+                )
 
 
 def machine(run: "Run", device: str | None, dtype: str | None) -> tuple[str, str]:

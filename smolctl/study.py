@@ -226,9 +226,9 @@ class Session:
             return
         assert self.study.evaluation is not None
         try:
-            scorer = Scorer(run, None, self.study.evaluation.dtype, None)
-            for asked in self.questions:
-                scorer.task(asked)
+            scorer = Scorer(run, dtype=self.study.evaluation.dtype)
+            for _ in scorer.score([], self.questions):
+                pass
         except (UserError, RunError) as error:
             warn(f"Run {planned.name!r} could not be scored: {error}")
             self.failed[planned.name] = str(error)

@@ -15,7 +15,6 @@ import torch
 from smollm2.data import window_count, windows
 from smollm2.loss import score_tokens
 from smollm2.model import SmolLM2
-from smollm2.protocol import text_protocol
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
@@ -184,9 +183,9 @@ def ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
 
 
 def held_out_rows(
-    split: str, scores: HeldOut, data: "TokenData", seq_len: int, dtype: str
+    split: str, scores: HeldOut, data: "TokenData", seq_len: int, protocol: str
 ) -> list[dict[str, Any]]:
-    """The scores as rows of eval.csv."""
+    """The scores as rows of eval.csv; `protocol` says how they were made."""
     return [
         {
             "task": split,
@@ -196,8 +195,10 @@ def held_out_rows(
             "n": scores.n_tokens,
             "total": window_count(getattr(data, split), seq_len) * seq_len,
             "clusters": scores.n_documents,
-            "protocol": text_protocol(seq_len, dtype),
+            "chance": None,
+            "protocol": protocol,
             "fingerprint": data.fingerprint,
+            "items": None,
         }
         for metric in ("loss", "accuracy", "perplexity", "bits_per_byte")
     ]

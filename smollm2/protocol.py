@@ -228,6 +228,11 @@ class Protocol:
             ),
         )
 
+    @property
+    def final_test(self) -> str:
+        """What eval.csv calls the scoring at the end of training."""
+        return f"{text_protocol(self.seq_len, self.dtype, self.device)}, at the end of training"
+
     def controlled(self) -> dict[str, Any]:
         """What two runs must share to be compared."""
         recipe = dataclasses.asdict(self.recipe)
@@ -269,9 +274,9 @@ class Protocol:
             raise UserError(f"This is not a protocol of this version: {error}.") from None
 
 
-def text_protocol(seq_len: int, dtype: str) -> str:
+def text_protocol(seq_len: int, dtype: str, device: str) -> str:
     """How held-out text is scored, in the words of eval.csv."""
-    return f"windows of {seq_len}, {dtype}"
+    return f"windows of {seq_len}, {dtype}, {device}"
 
 
 def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:

@@ -34,7 +34,7 @@ from smollm2.config import VARIANTS
 from smollm2.cost import parameters, training_flops_per_token
 from smollm2.errors import RunError, UserError, did_you_mean
 from smollm2.files import replace_file, write_json
-from smollm2.protocol import Protocol, Request, text_protocol
+from smollm2.protocol import Protocol, Request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,10 +53,11 @@ TABLES: dict[str, tuple[str, ...]] = {
         "step", "tokens", "flops", "seconds", "loss", "accuracy", "perplexity", "bits_per_byte",
     ),
     "experts": ("step", "layer", "expert", "load"),
-    # n of total tokens or questions were scored; stderr is over clusters (documents or questions).
+    # n of total tokens or questions were scored; stderr is over clusters (documents or questions);
+    # the scores one by one are in items/ in the file that is named.
     "eval": (
         "task", "metric", "value", "stderr", "n", "total", "clusters", "chance", "protocol",
-        "fingerprint",
+        "fingerprint", "items",
     ),
 }  # fmt: skip
 STEP_TABLES = ("train", "val", "experts")
@@ -156,19 +157,15 @@ class Run:
         return frame
 
     def test_scores(self) -> "pd.Series":
-        """The test scores of the run's protocol by metric: loss, accuracy, ...
+        """The test scores at the end of training by metric: loss, accuracy, ...
 
         Raises:
             UserError: as `table`, or there are none.
         """
-        table, protocol = self.table("eval"), self.protocol
-        n_tokens = protocol.test_tokens
-        how = text_protocol(protocol.seq_len, protocol.dtype)
-        scores = table[
-            (table["task"] == "test") & (table["n"] == n_tokens) & (table["protocol"] == how)
-        ]
+        table = self.table("eval")
+        scores = table[table["protocol"] == self.protocol.final_test]
         if scores.empty:
-            raise UserError(f"{self.name}/eval.csv has no test scores over {n_tokens} tokens.")
+            raise UserError(f"{self.name}/eval.csv has no test scores of the end of training.")
         return scores.set_index("metric")["value"]
 
     def rows(self, table: str) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ so a killed evaluation goes on where it was, and one with a larger limit uses th
 import csv
 import dataclasses
 import gzip
+import hashlib
 import io
-import re
+import json
 import typing
 import zlib
 from collections import Counter
@@ -24,8 +25,9 @@ from smollm2.evaluate import TextScore, held_out, held_out_rows, score_text
 from smollm2.files import replace_file
 from smollm2.model import SmolLM2
 from smollm2.multiple_choice import ItemScore, score_items, summarize
-from smollm2.runs import Run
-from smollm2.tasks import TaskItems
+from smollm2.protocol import text_protocol
+from smollm2.runs import Run, final_weights, load_model
+from smollm2.tasks import TaskItems, items_fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,9 +38,41 @@ OnProgress = Callable[[int], None]
 Score = TypeVar("Score", bound=TextScore | ItemScore)
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A run's model, on the device and in the dtype in which it is to be scored."""
+
+    run: Run
+    model: SmolLM2
+    weights: str  # SHA-256 of the file they were read from
+
+    @property
+    def dtype(self) -> str:
+        return str(self.model.embed.weight.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        return self.model.embed.weight.device.type
+
+    def file(self, kind: type[Score], what: str, *content: object) -> "ScoreFile[Score]":
+        """The record of `what`, scored by these weights on this device over this `content`: when
+        one of them changes it is another file, so that scores never mix."""
+        key = json.dumps([self.weights, self.device, *content])
+        digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+        return ScoreFile(self.run.path / "items" / f"{what}-{self.dtype}-{digest}.csv.gz", kind)
+
+
+def load_subject(run: Run, device: str, dtype: str) -> Subject:
+    """The model that a run ended with.
+
+    Raises:
+        UserError: its weights are missing or damaged.
+    """
+    return Subject(run, load_model(run, device, dtype), final_weights(run).sha256)
+
+
 def evaluate_text(
-    run: Run,
-    model: SmolLM2,
+    subject: Subject,
     data: "TokenData",
     split: str,
     *,
@@ -49,18 +83,25 @@ def evaluate_text(
     """Score `split` in windows of the run's sequence length and record it; rows of eval.csv.
 
     Args:
-        model: the run's, on its device and in the dtype to be used.
         n_tokens: the first so many; None is the whole split.
         batch_size: windows in a forward pass; None is the run's.
-        on_progress: called with how many windows are scored so far, and with each batch.
+        on_progress: called with how many windows are scored so far, at the start and with each
+            batch.
 
     Raises:
         UserError: the split has no whole window, or the record is damaged.
     """
-    seq_len, dtype = run.protocol.seq_len, dtype_name(model)
+    run, seq_len = subject.run, subject.run.protocol.seq_len
     wanted = range(window_count(getattr(data, split), seq_len, n_tokens))
+    done = 0
+
+    def on_scores(scores: list[TextScore]) -> None:
+        nonlocal done
+        done += len({score.window for score in scores if score.window in wanted})
+        on_progress(done)
+
     with run.writing():
-        file = ScoreFile(run.path / "items" / f"{split}-{dtype}.csv.gz", TextScore)
+        file = subject.file(TextScore, split, data.fingerprint, seq_len)
         found = file.read()
         # A window that was being written when the process died may lack a document.
         sizes: Counter[int] = Counter()
@@ -68,28 +109,27 @@ def evaluate_text(
             sizes[score.window] += score.n_tokens
         known = [score for score in found if sizes[score.window] == seq_len]
         batches = score_text(
-            model,
+            subject.model,
             data,
             split,
             seq_len,
             batch_size or run.protocol.batch_size,
             n_tokens=n_tokens,
-            skip=sizes.keys() & {score.window for score in known},
+            skip={score.window for score in known},
         )
-
-        def on_scores(scores: list[TextScore]) -> None:
-            on_progress(len({score.window for score in scores} & set(wanted)))
-
         scores = file.extend(known, batches, on_scores)
         whole = held_out(score for score in scores if score.window in wanted)
-        rows = held_out_rows(split, whole, data, seq_len, dtype)
+        protocol = text_protocol(seq_len, subject.dtype, subject.device)
+        rows = [
+            row | {"items": file.path.name}
+            for row in held_out_rows(split, whole, data, seq_len, protocol)
+        ]
         put_rows(run, rows)
     return rows
 
 
 def evaluate_task(
-    run: Run,
-    model: SmolLM2,
+    subject: Subject,
     tokenizer: "Tokenizer",
     asked: TaskItems,
     *,
@@ -99,66 +139,64 @@ def evaluate_task(
     """Score the questions of a task and record them; rows of eval.csv.
 
     Args:
-        model: the run's, on its device and in the dtype to be used.
         batch_size: questions in a forward pass; None fills it with what suits the device.
-        on_progress: called with how many questions are scored so far, and with each batch.
+        on_progress: called with how many questions are scored so far, at the start and with each
+            batch.
 
     Raises:
         UserError: see `score_items`; or the record is damaged.
     """
-    name, max_len, dtype = asked.task.name, model.config.max_seq_len, dtype_name(model)
-    with run.writing():
-        file = task_file(run, name, asked.split, dtype)
-        questions = {i: item.fingerprint for i, item in enumerate(asked.items)}
-        # Beyond the limit nothing is known of the questions, and their scores are kept.
-        known = [s for s in file.read() if questions.get(s.item, s.question) == s.question]
+    name, max_len = asked.task.name, subject.model.config.max_seq_len
+    wanted = range(len(asked.items))
+    done = 0
+
+    def on_scores(scores: list[ItemScore]) -> None:
+        nonlocal done
+        done += sum(score.item in wanted for score in scores)
+        on_progress(done)
+
+    with subject.run.writing():
+        file = subject.file(ItemScore, f"{name}-{asked.split}", asked.whole_fingerprint)
+        known = file.read()
         batches = score_items(
-            model,
+            subject.model,
             tokenizer,
             asked.items,
             max_len=max_len,
             batch_size=batch_size,
             skip={score.item for score in known},
         )
-
-        def on_scores(scores: list[ItemScore]) -> None:
-            on_progress(sum(score.item in questions for score in scores))
-
         scores = file.extend(known, batches, on_scores)
         rows = [
             row
             | {
                 "total": asked.total,
                 "clusters": row["n"],
-                "protocol": f"lm-eval, 0-shot, {asked.split} split, context {max_len}, {dtype}",
+                "protocol": f"lm-eval, 0-shot, {asked.split} split, context {max_len}, "
+                f"{subject.dtype}, {subject.device}",
                 "fingerprint": asked.fingerprint,
+                "items": file.path.name,
             }
-            for row in summarize(asked.task, [s for s in scores if s.item in questions])
+            for row in summarize(asked.task, [score for score in scores if score.item in wanted])
         ]
-        put_rows(run, rows)
+        put_rows(subject.run, rows)
     return rows
 
 
-def task_file(run: Run, task: str, split: str, dtype: str) -> "ScoreFile[ItemScore]":
-    return ScoreFile(run.path / "items" / f"{task}-{split}-{dtype}.csv.gz", ItemScore)
-
-
-def recorded_items(run: Run, task: str, protocol: str, n: int) -> list[ItemScore]:
+def recorded_items(run: Run, name: str, n: int, fingerprint: str) -> list[ItemScore]:
     """The scores of the first `n` questions, from which a row of eval.csv was made.
 
     Args:
-        protocol: of that row.
+        name, fingerprint: the row's `items` and `fingerprint`.
 
     Raises:
-        UserError: they are not there, or damaged.
+        UserError: they are not there, damaged, or of other questions.
     """
-    words = re.fullmatch(r"lm-eval, 0-shot, (\w+) split, context \d+, (\w+)", protocol)
-    scores = task_file(run, task, *words.groups()).read() if words else []
-    found = [score for score in scores if score.item < n]
-    if len(found) < n:
+    found = [s for s in ScoreFile(run.path / "items" / name, ItemScore).read() if s.item < n]
+    if items_fingerprint(score.question for score in found) != fingerprint:
         raise UserError(
-            f"The items behind {task} of run {run.name!r} are not in its items/ folder; score it "
-            f"again with smolctl eval {run.name} --tasks {task}."
+            f"items/{name} of run {run.name!r} does not hold the {n} questions behind eval.csv; "
+            "score them again with smolctl eval."
         )
     return found
 
@@ -171,10 +209,6 @@ def put_rows(run: Run, rows: list[dict[str, Any]]) -> None:
 
     new = {key(row) for row in rows}
     run.replace("eval", [row for row in run.rows("eval") if key(row) not in new] + rows)
-
-
-def dtype_name(model: SmolLM2) -> str:
-    return str(model.embed.weight.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -202,8 +236,9 @@ class ScoreFile(Generic[Score]):
                     score = from_cells(self.kind, row)
                     scores[score.key] = score
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+            here = [path.name for path in (self.path, self.growing) if path.exists()]
             raise UserError(
-                f"items/{self.path.name} of run {self.path.parents[1].name!r} is damaged "
+                f"items/{' or '.join(here)} of run {self.path.parents[1].name!r} is damaged "
                 f"({error}); remove it, and the items are scored again."
             ) from None
         return [scores[key] for key in sorted(scores)]
@@ -223,10 +258,10 @@ class ScoreFile(Generic[Score]):
         """`known` and what `batches` gives, in order; a batch is on disk before the next is made.
 
         Args:
-            on_scores: called with all scores so far, at the start and after each batch.
+            on_scores: called with what is known, then with each batch.
         """
         scores = list(known)
-        on_scores(scores)
+        on_scores(known)
         for batch in batches:
             if len(scores) == len(known):
                 self.path.parent.mkdir(exist_ok=True)
@@ -234,7 +269,7 @@ class ScoreFile(Generic[Score]):
             with self.growing.open("a", encoding="utf-8", newline="") as file:
                 file.write(self._text(batch, header=False))
             scores += batch
-            on_scores(scores)
+            on_scores(batch)
         scores.sort(key=lambda score: score.key)
         if len(scores) > len(known) or self.growing.exists():
             replace_file(self.path, gzip.compress(self._text(scores).encode(), mtime=0))

@@ -380,7 +380,7 @@ class Loop:
         weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
         run.checkpoints.save(weights, trainer.step, trainer.seconds, is_final=True)
         scores = self.evaluate("test", protocol.test_tokens)
-        rows = held_out_rows("test", scores, trainer.data, protocol.seq_len, protocol.dtype)
+        rows = held_out_rows("test", scores, trainer.data, protocol.seq_len, protocol.final_test)
         run.replace("eval", rows)
         run.update(state="finished", finished_at=now())
         run.checkpoints.drop(self.keep_steps)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tasks import ROWS, write
 
-from smollm2.evaluate import TextScore, held_out, ratio
+from smollm2.data import TokenData
+from smollm2.errors import UserError
+from smollm2.evaluate import TextScore, held_out, ratio, score_text
+from smollm2.model import SmolLM2
 from smollm2.multiple_choice import ItemScore
+from smollm2.protocol import Request, resolve
 from smollm2.runs import TABLES, Run
-from smollm2.scores import ScoreFile
+from smollm2.scores import ScoreFile, recorded_items
 
 TASKS = "piqa,openbookqa"
 
@@ -94,6 +99,24 @@ def test_windows_of_one_document_are_one_cluster(documents):
         assert held_out(twice).loss.stderr == pytest.approx(whole.loss.stderr, abs=1e-9)
 
 
+def test_each_token_counts_for_the_document_it_stands_in(asked: Request, data: TokenData):
+    """Beside a plain walk over the split, whose documents end with their end-of-text."""
+    model = SmolLM2(resolve(asked).on(data).model)
+    expected: Counter[tuple[int, int]] = Counter()
+    document = 0
+    for place, token in enumerate(data.test.tolist()):
+        if place >= 1:
+            expected[(place - 1) // 32, document] += 1
+        if token == data.end_of_text:
+            document += 1
+    whole = (len(data.test) - 1) // 32
+    scores = [score for batch in score_text(model, data, "test", 32, 3) for score in batch]
+    assert {(s.window, s.document): s.n_tokens for s in scores} == {
+        key: n for key, n in expected.items() if key[0] < whole
+    }
+    assert len({s.document for s in scores}) > 2
+
+
 # Held-out text
 
 
@@ -132,7 +155,8 @@ def test_few_documents_are_said_to_be_few(capsys, finished):
 
 def test_rows_have_the_columns_of_the_contract_and_chance(capsys, finished, questions):
     rows = evaluated(capsys, "--data-dir", questions, "--tasks", TASKS)
-    assert all(row.keys() == {"study", "run", *TABLES["eval"]} for row in rows)
+    text = evaluated(capsys, "--tasks", "test")
+    assert all(row.keys() == {"study", "run", *TABLES["eval"]} for row in rows + text)
     table = Run(finished).table("eval")
     for row in rows:
         (recorded,) = table[(table["task"] == row["task"]) & (table["metric"] == row["metric"])][
@@ -174,6 +198,54 @@ def test_a_limited_score_is_marked_and_its_items_serve_the_whole(
     assert limited[0]["fingerprint"] != whole[0]["fingerprint"]
     _, out, _ = run_main(capsys, "eval", "first", *map(str, options), "--limit", "5")
     assert "5 of 12" in out
+
+
+def test_scores_of_another_dtype_split_or_file_never_mix(capsys, finished, questions):
+    """Each of them is scored after the others as it would have been alone."""
+    own = Run(finished).protocol.dtype
+    other = "fp32" if own == "bfloat16" else "bf16"
+    more = questions.with_name("more")
+    shutil.copytree(questions, more)
+    rows = [json.loads(line) for line in (more / "piqa_validation.jsonl").read_text().splitlines()]
+    write(more, "piqa_validation.jsonl", rows[::-1])
+    validation = questions.with_name("validation")
+    validation.mkdir()
+    write(validation, "openbookqa_validation.jsonl", [ROWS["openbookqa"]] * 3)
+    kinds = [
+        ["--tasks", TASKS, "--data-dir", questions],
+        ["--tasks", TASKS, "--data-dir", questions, "--dtype", other],
+        ["--tasks", "piqa", "--data-dir", more, "--limit", 5],
+        ["--tasks", "openbookqa", "--data-dir", validation],
+        ["--tasks", "test"],
+        ["--tasks", "test", "--dtype", other],
+    ]
+    after_others = [values(evaluated(capsys, *kind)) for kind in kinds]
+    for kind, found in zip(kinds, after_others, strict=True):
+        shutil.rmtree(finished / "items")
+        assert values(evaluated(capsys, *kind)) == pytest.approx(found, abs=1e-6)
+    assert len({tuple(found.values()) for found in after_others}) == len(kinds)
+
+
+def test_scores_of_other_weights_are_not_taken(capsys, finished, tiny):
+    assert run_main(capsys, *tiny, "--steps", "6", "--seed", "5", "--name", "other")[0] == 0
+    before = values(evaluated(capsys))
+    for path in finished.glob("checkpoints/final.*"):
+        shutil.copyfile(finished.with_name("other") / "checkpoints" / path.name, path)
+    after = values(evaluated(capsys))
+    assert after != before
+    shutil.rmtree(finished / "items")
+    assert values(evaluated(capsys)) == after
+
+
+def test_records_of_other_questions_are_not_taken_for_those_of_a_score(capsys, finished, questions):
+    rows = evaluated(capsys, "--data-dir", questions, "--tasks", "piqa")
+    run, row = Run(finished), rows[0]
+    found = recorded_items(run, row["items"], row["n"], row["fingerprint"])
+    assert np.mean([score.value("acc") for score in found]) == row["value"]
+    with pytest.raises(UserError, match="does not hold the 12 questions"):
+        recorded_items(run, row["items"], row["n"], "0" * 16)
+    with pytest.raises(UserError, match="does not hold the 11 questions"):
+        recorded_items(run, row["items"], 11, row["fingerprint"])
 
 
 def test_a_question_that_changed_is_scored_again(capsys, finished, questions):
@@ -225,7 +297,8 @@ main()
 
 @pytest.mark.parametrize("task", ["piqa", "test"])
 def test_a_killed_evaluation_goes_on_with_what_is_missing(capsys, finished, questions, task):
-    options = ["--data-dir", str(questions), "--tasks", task, "--batch-size", "2"]
+    options = ["--tasks", task, "--batch-size", "2"]
+    options += ["--data-dir", str(questions)] if task == "piqa" else []
     expected = evaluated(capsys, *options)
     shutil.rmtree(finished / "items")
     (finished / "eval.csv").write_text(",".join(TABLES["eval"]) + "\n")
@@ -355,6 +428,10 @@ def test_a_bad_file_is_named_with_its_line(capsys, finished, questions, spoil, s
         (["--tasks", "hellaswagg"], "Did you mean 'hellaswag'?"),
         (["--tasks", ","], "Name a task"),
         (["--tasks", "piqa", "--limit", "0"], "--limit must be at least 1"),
+        (["--limit", "3"], "--limit is for tasks"),
+        (["--tasks", "test", "--data-dir", "x"], "--data-dir is for tasks"),
+        (["--tasks", "piqa", "--tokens", "9"], "--tokens is for held-out text"),
+        (["--tasks", "piqa", "--data", "x"], "--data is for held-out text"),
         (["--tokens", "0"], "--tokens must be at least 1"),
         (["--batch-size", "-1"], "--batch-size must be at least 1"),
         (["--dtype", "fp8"], "fp32 or bf16"),
@@ -403,6 +480,32 @@ def test_a_tokenizer_that_is_not_the_runs_is_refused(capsys, finished, questions
     assert code == 2
     assert "not the tokenizer it was trained with" in err
     assert not list(finished.glob("items/*"))
+
+
+def test_what_is_scored_is_shown_though_a_later_run_cannot_be(capsys, finished):
+    busy = finished.with_name("busy")
+    shutil.copytree(finished, busy)
+    with Run(busy).writing():
+        code, out, err = run_main(capsys, "eval", "first", "busy", "--json")
+    assert code == 2
+    assert "Another process" in err
+    assert {row["run"] for row in json.loads(out)} == {"first"}
+
+
+def test_altered_tokens_are_not_scored(capsys, finished, cache):
+    (path,) = [
+        file
+        for file in (cache / "data").glob("*/test.bin")
+        if Run(finished).protocol.data.fingerprint in (file.parent / "data.json").read_text()
+    ]
+    before = path.read_bytes()
+    path.write_bytes(bytes(len(before)))
+    try:
+        code, _, err = run_main(capsys, "eval", "first")
+    finally:
+        path.write_bytes(before)
+    assert code == 2
+    assert "not those that were prepared" in err
 
 
 def test_a_run_that_is_being_scored_is_left_alone(capsys, finished):

@@ -128,6 +128,8 @@ def prepare(
 def open_prepared(path: Path) -> TokenData:
     """Open the folder that `prepare` wrote; neither `datasets` nor the source is needed.
 
+    All tokens are read once, to compare them with their fingerprint.
+
     Raises:
         UserError: it is no such folder, or a file in it is missing or damaged.
     """
@@ -141,7 +143,7 @@ def open_prepared(path: Path) -> TokenData:
         tokenizer = load_tokenizer(str(path))
         if tokenizer_fingerprint(tokenizer) != info["tokenizer_fingerprint"]:
             raise ValueError("tokenizer.json is not the one its tokens were made with")
-        return TokenData(
+        data = TokenData(
             path=path,
             source=info["source"],
             fingerprint=info["fingerprint"],
@@ -163,6 +165,13 @@ def open_prepared(path: Path) -> TokenData:
             f"The prepared folder {path.name!r} is missing something or damaged ({error}): prepare "
             "it again from its source."
         ) from error
+    digests = [hashlib.sha256(getattr(data, split).data).digest() for split in SPLITS]
+    if _fingerprint(digests) != data.fingerprint:
+        raise UserError(
+            f"The tokens in {path.name!r} are not those that were prepared: copy the folder again, "
+            "or prepare it again from its source."
+        )
+    return data
 
 
 def is_prepared(source: str) -> bool:
@@ -198,16 +207,10 @@ def cache_dir() -> Path:
 
 
 def _open_as_asked(path: Path, tokenizer: str | None) -> TokenData:
-    """A folder that came from elsewhere: its tokens are checked, and its place is remembered."""
+    """A folder that came from elsewhere; its place is remembered."""
     data = open_prepared(path)
     if tokenizer is not None:
         _require_tokenizer(data, tokenizer)
-    digests = [hashlib.sha256(getattr(data, split).data).digest() for split in SPLITS]
-    if _fingerprint(digests) != data.fingerprint:
-        raise UserError(
-            f"The tokens in {path.name!r} are not those that were prepared: copy the folder again, "
-            "or prepare it again from its source."
-        )
     (cache_dir() / "data").mkdir(parents=True, exist_ok=True)
     pointer = cache_dir() / "data" / f"{data.fingerprint}.path"
     pointer.write_text(str(path.resolve()), encoding="utf-8")

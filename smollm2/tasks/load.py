@@ -20,12 +20,16 @@ WITHOUT_HUB = "use --data-dir with a folder of TASK_SPLIT.jsonl[.gz] files"
 
 @dataclass(frozen=True)
 class TaskItems:
-    """What is asked: the first `len(items)` questions of a split that has `total`."""
+    """What is asked: the first `len(items)` questions of a split that has `total`.
+
+    whole_fingerprint: of all questions of the split.
+    """
 
     task: Task
     split: str
     items: tuple[Item, ...]
     total: int
+    whole_fingerprint: str
 
     @property
     def is_limited(self) -> bool:
@@ -38,7 +42,8 @@ class TaskItems:
 
     @cached_property
     def fingerprint(self) -> str:
-        return items_fingerprint(self.items)
+        """Of the questions that are asked."""
+        return items_fingerprint(item.fingerprint for item in self.items)
 
 
 def load_items(task: Task, data_dir: Path | None, limit: int | None = None) -> TaskItems:
@@ -64,7 +69,8 @@ def load_items(task: Task, data_dir: Path | None, limit: int | None = None) -> T
     items = tuple(to_item(task, row, f"{source}, {place}") for place, row in rows)
     if not items:
         raise UserError(f"{source} is empty: expected one question of {task.name} a line.")
-    return TaskItems(task, split, items[:limit], len(items))
+    whole = items_fingerprint(item.fingerprint for item in items)
+    return TaskItems(task, split, items[:limit], len(items), whole)
 
 
 def to_item(task: Task, row: Any, where: str) -> Item:

@@ -1,6 +1,7 @@
 """`smolctl study`: run what a study file describes and what is missing of it."""
 
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +81,7 @@ class Session:
             self.step_seconds = self.recorded_step_seconds() or self.measure()
         self.requests: dict[str, Request] = horizons(study, self.step_seconds)
         self.failed: dict[str, str] = {}
+        self.spent_seconds = self.spent_flops = 0.0  # by the runs of this process
 
     @property
     def record(self) -> Path:
@@ -202,8 +204,8 @@ class Session:
                 role=planned.role,
                 equal=self.study.equal,
             )
-        names = [other.name for other in self.planned()]
-        say(f"Run {names.index(planned.name) + 1} of {len(names)}: {planned.name}")
+        say(self.heading(planned))
+        done, started = max(run.checkpoints.steps(), default=0), time.monotonic()
         with TrainingProgress(run) as progress:
             try:
                 train(run, self.data, progress)
@@ -215,6 +217,24 @@ class Session:
                 progress.close()
                 warn(f"Run {planned.name!r} failed: {error} The study goes on without it.")
                 self.failed[planned.name] = str(error)
+                return
+        self.spent_seconds += time.monotonic() - started
+        self.spent_flops += (run.protocol.steps - done) * run.protocol.flops_per_step
+
+    def heading(self, planned: "PlannedRun") -> str:
+        """`Run 3 of 8: pow2-s0, about 12 min left`, at the pace of the runs before it."""
+        from smolctl.console import duration
+        from smollm2.protocol import resolve
+
+        runs = self.planned()
+        number = [other.name for other in runs].index(planned.name)
+        text = f"Run {number + 1} of {len(runs)}: {planned.name}"
+        if not self.spent_flops:
+            return text
+        protocols = [resolve(other.request) for other in runs[number:]]
+        flops = sum(protocol.steps * protocol.flops_per_step for protocol in protocols)
+        seconds = flops * self.spent_seconds / self.spent_flops
+        return f"{text}, about {duration(seconds)} of training left"
 
     def evaluate(self, planned: "PlannedRun") -> None:
         """Score one run on the tasks of the study; what is recorded is not scored again."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,10 @@ def runs_of(workdir: Path) -> dict[str, Run]:
 
 
 def test_a_study_runs_what_is_missing_and_nothing_twice(capsys, workdir, study_file):
-    assert run_main(capsys, "study", str(study_file))[0] == 0
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 0
+    assert "Run 1 of 4: two-s0\n" in err
+    assert re.search(r"Run 4 of 4: three-s1, about [\d.]+ s of training left\n", err)
     runs = runs_of(workdir)
     assert set(runs) == {"two-s0", "three-s0", "two-s1", "three-s1"}
     assert [run.arm for run in runs.values()] == ["three", "three", "two", "two"]

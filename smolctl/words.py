@@ -1,6 +1,6 @@
 """A comparison in sentences: what the runs show, and what they do not."""
 
-from smolctl.comparison import SECONDARY, Arm, Comparison, View
+from smolctl.comparison import SECONDARY, Arm, Comparison
 from smolctl.stats import Difference
 
 AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
@@ -14,9 +14,7 @@ def conclusion(comparison: Comparison) -> list[str]:
         difference = comparison.primary[arm.name]
         sentences.append(quality(comparison.equal, comparison.base, arm, difference))
         sentences.append(size(comparison.base, arm))
-        for view in comparison.views:
-            if view.axis != comparison.equal:
-                sentences.append(other_view(comparison.base, arm, view))
+        sentences += other_views(comparison, arm, difference)
         if comparison.scale == "full":
             sentences.append(speed(comparison, arm))
     rates = {arm.name: arm.protocol.recipe.lr for arm in comparison.arms}
@@ -86,14 +84,27 @@ def size(base: Arm, arm: Arm) -> str:
     return f"{text}."
 
 
-def other_view(base: Arm, arm: Arm, view: View) -> str:
-    """The verdict at equal FLOPs or time, if the runs can tell."""
-    if not (view.ended[base.name] and view.ended[arm.name]):
-        return (
-            f"At equal {AXES[view.axis]} these runs cannot tell: {base.name} and {arm.name} did "
-            f'not both end their schedules there (a study with equal = "{view.axis}" does).'
+def other_views(comparison: Comparison, arm: Arm, primary: Difference) -> list[str]:
+    """The verdicts at equal FLOPs and time, where the runs can tell."""
+    base, sentences, also = comparison.base, [], []
+    for view in comparison.views:
+        if view.axis == comparison.equal:
+            continue
+        if not (view.ended[base.name] and view.ended[arm.name]):
+            sentences.append(
+                f"At equal {AXES[view.axis]} these runs cannot tell: {base.name} and {arm.name} "
+                f'did not both end their schedules there (a study with equal = "{view.axis}" does).'
+            )
+        elif view.differences[arm.name].verdict == primary.verdict:
+            also.append(AXES[view.axis])
+        else:  # other arms are left out there, and Holm asks for less
+            sentences.append(quality(view.axis, base, arm, view.differences[arm.name]))
+    if also:
+        sentences.append(
+            f"{arm.name} and {base.name} ended with equal {' and '.join(also)} too, so the same "
+            "holds there."
         )
-    return quality(view.axis, base, arm, view.differences[arm.name])
+    return sentences
 
 
 def speed(comparison: Comparison, arm: Arm) -> str:

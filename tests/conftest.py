@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from stories import stories, write_jsonl
 
 from smolctl.cli import main
 from smollm2.data import TokenData, prepare, train_tokenizer
 from smollm2.protocol import Request
+
+# A test's time says more about the machine's other work than about the code.
+settings.register_profile("smolctl", deadline=None)
+settings.load_profile("smolctl")
 
 TINY_VARIANT = """
 d_model = 32

@@ -60,7 +60,6 @@ def test_epoch_has_each_window_once(n_tokens, seq_len, seed, epoch):
 
 
 @given(step=st.integers(0, 500), seq_len=st.integers(1, 300))
-@settings(deadline=None)
 def test_large_batch_is_two_small_ones(step, seq_len):
     large = batch(TOKENS, "f", 5, step, 8, seq_len)
     small = [batch(TOKENS, "f", 5, 2 * step + half, 4, seq_len) for half in (0, 1)]
@@ -89,7 +88,6 @@ def test_corpus_smaller_than_two_windows_is_refused():
 
 
 @given(n_tokens=st.integers(1, 1200) | st.none(), seq_len=st.integers(1, 200))
-@settings(deadline=None)
 def test_evaluation_reads_whole_windows_one_after_the_other(n_tokens, seq_len):
     count = window_count(TOKENS, seq_len, n_tokens)
     wanted = 999 if n_tokens is None else max(n_tokens, seq_len)

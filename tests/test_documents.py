@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stories import write_jsonl
 
@@ -55,7 +55,6 @@ def test_byte_order_mark_is_no_text(tmp_path):
 
 
 @given(text=st.text("ab é猫\n", min_size=1).filter(str.strip), stretch=st.integers(4, 20))
-@settings(deadline=None)
 def test_long_text_file_is_read_in_stretches_cut_at_whitespace(tmp_path_factory, text, stretch):
     path = tmp_path_factory.mktemp("long") / "long.txt"
     path.write_bytes(text.encode())

@@ -94,7 +94,7 @@ def any_item(draw) -> Item:
 @example(items=[question("", ["", ""], 0)], max_len=16, batch_size=1)  # nothing but a space
 @example(items=[question("the cat", ["the", "mat."], 1)], max_len=16, batch_size=None)
 @example(items=[question("the cat " * 30, ["the", "mat. the"], 1)], max_len=16, batch_size=None)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shared_contexts_score_as_choices_alone(items, max_len, batch_size):
     assert_as_alone(items, scores(items, max_len, batch_size=batch_size), max_len)
 

@@ -103,9 +103,7 @@ def dead_run(case, **options) -> Run:
     return run
 
 
-@settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stops=st.lists(st.integers(0, STEPS), min_size=1, max_size=3), every=st.integers(3, 9))
 def test_stopped_or_dying_anywhere_a_resumed_run_ends_the_same(case, stops, every):
     asked, data, folder, undisturbed = case

@@ -238,21 +238,23 @@ def prepare_run(
     if name is not None:
         new(name)
     draft = resolve(request)
-    if name is None and has_plain_name(request):
+    if name is None and from_ is None and has_plain_name(request):
         name = new(default_run_name(request, draft))
     if keep_steps and max(keep_steps) > draft.steps:
         raise UserError(f"--keep-step {max(keep_steps)} is after the last step, {draft.steps}.")
-    source = starting_point(results, study, from_, draft) if from_ is not None else None
-    default_tokenizer = f"train:{draft.model.vocab_size}"
+    start = starting_point(results, study, from_, draft) if from_ is not None else None
+    default_tokenizer = start.tokenizer if start else f"train:{draft.model.vocab_size}"
     data = prepared(request.data, request.tokenizer, default_tokenizer)
+    if start is not None:
+        start.require_same_tokens(data)
     protocol = draft.on(data)
-    name = name or new(default_run_name(request, protocol))
-    start, label = source or (None, None)
+    checkpoint, label = (start.checkpoint, start.label) if start else (None, None)
+    name = name or new(default_run_name(request, protocol, label))
     if dry_run:
-        first = start.step if start else 0
+        first = checkpoint.step if checkpoint else 0
         show_plan(protocol, data, f"{results}/{study}/{name}", first, as_json)
         return None
-    run = create_run(results, study, name, request, protocol, data.tokenizer, start, label)
+    run = create_run(results, study, name, request, protocol, data.tokenizer, checkpoint, label)
     return run, data
 
 

@@ -434,18 +434,24 @@ def differing(
     return "; ".join(lines)
 
 
-def default_run_name(request: Request, protocol: Protocol) -> str:
+def default_run_name(request: Request, protocol: Protocol, start: str | None = None) -> str:
     """`pow2-5000-s0`, `pow2-nano-300-s1`; with other settings than the defaults six characters of
-    the hash of what runs share are appended, so that comparable runs end alike."""
+    the hash of what runs share are appended, so that comparable runs end alike.
+
+    Args:
+        start: what the run starts from, such as `trunk@10`, if not from scratch; it is hashed too.
+    """
     scale = "" if protocol.scale == "full" else f"-{protocol.scale}"
     name = f"{plain_name(protocol.variant)}{scale}-{protocol.steps}-s{protocol.seed}"
-    if has_plain_name(request):
+    if start is None and has_plain_name(request):
         return name
     shared = protocol.controlled() | {
         "lr": protocol.recipe.lr,
         "muon_lr": protocol.recipe.muon_lr,
         "data_seed": protocol.data_seed - protocol.seed,
     }
+    if start is not None:
+        shared["start"] = start
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     return f"{name}-{digest[:6]}"
 
@@ -457,6 +463,7 @@ def plain_name(label: str) -> str:
 
 
 def has_plain_name(request: Request) -> bool:
-    """Whether the default name is without a hash, so that it does not depend on the data."""
+    """Whether the default name of a run from scratch is without a hash, so that it does not depend
+    on the data."""
     plain = Request(request.variant, request.scale, steps=request.steps, seed=request.seed)
     return request == plain

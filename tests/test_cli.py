@@ -225,6 +225,55 @@ def test_from_a_checkpoint_of_another_optimizer_is_refused(capsys, workdir, tiny
     assert not (workdir / "results/runs/b").exists()
 
 
+@pytest.fixture
+def other_text(workdir) -> str:
+    """A corpus that has nothing in common with `corpus`."""
+    path = workdir / "other.jsonl"
+    text = " ".join(f"{i * i} xyz" for i in range(400))
+    path.write_text(f'{{"text": "{text}."}}\n' * 40)
+    return str(path)
+
+
+def test_a_warm_start_takes_its_runs_tokenizer(capsys, finished, tiny, other_text):
+    at = tiny.index("--tokenizer")
+    options = [*tiny[:at], *tiny[at + 2 :], "--steps", "2", "--name", "b", "--from", "first"]
+    assert run_main(capsys, *options, "--data", other_text)[0] == 0
+    first, second = Run(finished).protocol.data, Run(finished.with_name("b")).protocol.data
+    assert first.tokenizer_fingerprint == second.tokenizer_fingerprint
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_warm_start_refuses_another_tokenizer(capsys, finished, tiny, other_text):
+    options = ["--steps", "2", "--name", "b", "--from", "first", "--data", other_text]
+    code, _, err = run_main(capsys, *tiny, *options)
+    assert code == 2
+    assert "embeddings would stand for other tokens; give --tokenizer results/runs/first" in err
+    assert not finished.with_name("b").exists()
+
+
+def test_a_branch_refuses_other_data_and_another_batch(capsys, kept, tiny, other_text):
+    branch = ["--steps", "6", "--name", "b", "--study", "s", "--from", "first@3"]
+    at = tiny.index("--tokenizer")
+    own = [*tiny[:at], *tiny[at + 2 :], "--data", other_text, *branch]
+    code, _, err = run_main(capsys, *own)
+    assert code == 2
+    assert "goes on with the data that its run began with (corpus.jsonl" in err
+    for change in (["--batch-size", "3"], ["--seq-len", "16", "--batch-size", "4"]):
+        code, _, err = run_main(capsys, *tiny, *branch, *change)
+        assert code == 2
+        assert "continues steps of another size" in err
+    same = ["--batch-size", "1", "--grad-accum", "2"]
+    assert run_main(capsys, *tiny, *branch, *same, "--dry-run")[0] == 0
+    assert not kept.path.with_name("b").exists()
+
+
+def test_a_warm_start_does_not_take_the_plain_name(capsys, finished):
+    finished.rename(finished.with_name("pow2-nano-2-s0"))
+    code, _, err = run_main(capsys, *NANO, "--from", "pow2-nano-2-s0")
+    assert code == 2
+    assert "is another architecture" in err  # and not that a run of that name exists
+
+
 def test_a_resume_with_its_own_settings_goes_on(capsys, finished):
     Run(finished).update(state="stopped")
     same = ["--set", "weight_decay=0.01", "--tokens", str(6 * 64), "--seq-len", "32"]

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 def resume_command(run: "Run") -> str:
     """The command that continues a run, with what is not the default of where it lies."""
+    from smollm2.runs import absolute
+
     where = "" if run.study == STUDY else f" --study {run.study}"
-    results = run.path.parent.parent
-    where += "" if results == RESULTS else f" --results {results}"
+    results = absolute(run.path).parent.parent
+    if results != absolute(RESULTS):
+        here = Path.cwd()
+        where += f" --results {results.relative_to(here) if here in results.parents else results}"
     return f"smolctl train --resume {run.name}{where}"
 
 

@@ -72,8 +72,10 @@ class Recipe:
             (("max_warmup_steps",), lambda x: x >= 0, "0 or more"),
         ):
             for name in names:
-                if not fits(getattr(self, name)):  # also where it is nan
-                    raise UserError(f"{name} must be {wanted}, not {getattr(self, name)}.")
+                value = getattr(self, name)
+                if not fits(value):  # also where it is nan
+                    needed = wanted if abs(value) < math.inf else "finite"
+                    raise UserError(f"{name} must be {needed}, not {value}.")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -356,6 +358,12 @@ def resolve_recipe(request: Request) -> tuple[Recipe, list[str]]:
     changes = {name: value for name, value in settings.items() if name in recipe_fields}
     for name in ("lr", "optimizer", "schedule", "grad_accum"):
         if (value := getattr(request, name)) is not None:
+            if name in changes:
+                option = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{option} {value} and --set {name}={changes[name]} both set {name}; give one "
+                    "of them."
+                )
             changes[name] = value
     return replace_fields(recipe, changes), [
         f"{name}={value}" for name, value in settings.items() if name in model_fields
@@ -377,7 +385,8 @@ def resolve_steps(request: Request, model: ModelConfig, seq_len: int, tokens_per
         )
     ((name, value),) = given.items()
     if not 0 < value < math.inf:
-        raise UserError(f"--{name} must be more than 0, not {value}.")
+        needed = "more than 0" if abs(value) < math.inf else "finite"
+        raise UserError(f"--{name} must be {needed}, not {value}.")
     if name == "steps":
         return int(value)
     per_step = float(tokens_per_step)

@@ -1,5 +1,6 @@
 """`smolctl prepare`: token files that another machine trains from."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,8 @@ def prepare(
             "Say which tokenizer: --tokenizer train:4096 for the nano scale, train:49152 for the "
             "full one, or smollm2."
         )
+    if max_tokens is not None and not 1 <= max_tokens < math.inf:  # false for nan
+        raise UserError(f"--max-tokens must be at least 1 and finite, not {max_tokens:g}.")
     limit = None if max_tokens is None else int(max_tokens)
     made = prepared(data or "builtin", tokenizer, tokenizer, out=out, max_tokens=limit)
     sizes = {split: len(getattr(made, split)) for split in ("train", "validation", "test")}

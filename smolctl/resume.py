@@ -42,10 +42,14 @@ def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> "tupl
 
 def with_changes(run: "Run", asked: dict[str, Any]) -> "Protocol":
     """What the run's protocol would be had `asked` been asked for as well."""
-    from smollm2.config import replace_fields
+    from smollm2.config import replace_fields, split_setting
     from smollm2.protocol import Request, resolve, resolve_recipe
 
     protocol, saved = run.protocol, dict(run.manifest["request"])
+    # An option and a setting of one name would contradict each other: what is asked now counts.
+    set_now = {split_setting(text)[0] for text in asked.get("settings", ())}
+    saved |= dict.fromkeys(set_now & saved.keys())
+    saved["settings"] = [s for s in saved["settings"] if split_setting(s)[0] not in asked]
     if not asked.keys().isdisjoint(("steps", "tokens", "flops")):
         saved |= {"steps": None, "tokens": None, "flops": None}
     machine = {"device": protocol.device, "dtype": protocol.dtype, "compile": protocol.compile}

@@ -4,6 +4,7 @@ A target is a run's name, a variant (all its finished runs), or a path; RUN@STEP
 """
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,20 @@ from smollm2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from smollm2.checkpoints import Checkpoint
+    from smollm2.data import TokenData
     from smollm2.protocol import Protocol
     from smollm2.runs import Run
 
 
 def resume_command(run: "Run") -> str:
     """The command that continues a run, with what is not the default of where it lies."""
+    from smollm2.runs import absolute
+
     where = "" if run.study == STUDY else f" --study {run.study}"
-    results = run.path.parent.parent
-    where += "" if results == RESULTS else f" --results {results}"
+    results = absolute(run.path).parent.parent
+    if results != absolute(RESULTS):
+        here = Path.cwd()
+        where += f" --results {results.relative_to(here) if here in results.parents else results}"
     return f"smolctl train --resume {run.name}{where}"
 
 
@@ -126,15 +132,51 @@ def called(target: str, runs: "list[Run]") -> "list[Run]":
     return named or of_arm or [run for run in final if run.protocol.variant == target]
 
 
-def starting_point(
-    results: Path, study: str, spec: str, draft: "Protocol"
-) -> "tuple[Checkpoint, str]":
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from: a checkpoint of another run, and what to call it.
+
+    is_continued: whether the same training goes on, as from RUN@STEP.
+    """
+
+    run: "Run"
+    checkpoint: "Checkpoint"
+    label: str
+    is_continued: bool
+
+    @property
+    def tokenizer(self) -> str:
+        """The tokenizer that the weights were trained with, as `--tokenizer` takes it."""
+        return str(self.run.path / "tokenizer.json")
+
+    def require_same_tokens(self, data: "TokenData") -> None:
+        """Raise `UserError` if the embeddings would stand for other tokens than in `data`, or if a
+        run to be continued saw other data."""
+        trained_on = self.run.protocol.data
+        if trained_on is None:
+            return
+        if data.tokenizer_fingerprint != trained_on.tokenizer_fingerprint:
+            raise UserError(
+                f"Run {self.run.name!r} has another tokenizer "
+                f"({trained_on.tokenizer_fingerprint}) than {data.source} is to be read with "
+                f"({data.tokenizer_fingerprint}), and its embeddings would stand for other tokens; "
+                f"give --tokenizer {self.tokenizer}, and as --data a text or what is prepared "
+                "with that."
+            )
+        if self.is_continued and data.fingerprint != trained_on.fingerprint:
+            raise UserError(
+                f"{self.label} goes on with the data that its run began with "
+                f"({trained_on.source}, {trained_on.fingerprint}), and this is {data.source} "
+                f"({data.fingerprint}); give the same --data, or start from final weights."
+            )
+
+
+def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> Start:
     """What `--from` names: RUN (final weights, at step 0) or RUN@STEP (weights and optimizer).
 
-    Returns the checkpoint and what to call it.
-
     Raises:
-        UserError: no such run or checkpoint, another architecture, or a horizon already passed.
+        UserError: no such run or checkpoint, another architecture, a horizon already passed, or to
+            be continued with another optimizer or batch.
     """
     from smollm2.protocol import differing
     from smollm2.runs import Run, open_run
@@ -151,7 +193,8 @@ def starting_point(
                 f"Run {run.name!r} has no final weights; name one of its checkpoints "
                 f"({checkpoints_of(run)})."
             )
-        return dataclasses.replace(final, step=0, seconds=0.0), run.name
+        fresh = dataclasses.replace(final, step=0, seconds=0.0)
+        return Start(run, fresh, run.name, is_continued=False)
     if step_text not in map(str, run.checkpoints.steps()):
         raise UserError(
             f"Run {run.name!r} has no checkpoint at step {step_text!r}; it has "
@@ -167,8 +210,18 @@ def starting_point(
             f"{spec} continues {run.protocol.recipe.optimizer}, not {draft.recipe.optimizer}; give "
             f"--optimizer {run.protocol.recipe.optimizer}, or start from final weights."
         )
+    # Tokens and FLOPs are counted from the first run's start, by the step.
+    if fields := differing(batch_of(run.protocol), batch_of(draft)):
+        raise UserError(
+            f"{spec} continues steps of another size: {fields}. Give the same --seq-len and as "
+            "many sequences a step (--batch-size times --grad-accum), or start from final weights."
+        )
     checkpoint = run.checkpoints.at(int(step_text))
-    return checkpoint, f"{run.name}@{checkpoint.step}"
+    return Start(run, checkpoint, f"{run.name}@{checkpoint.step}", is_continued=True)
+
+
+def batch_of(protocol: "Protocol") -> dict[str, int]:
+    return {"tokens a step": protocol.tokens_per_step, "seq_len": protocol.seq_len}
 
 
 def checkpoints_of(run: "Run") -> str:

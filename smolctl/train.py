@@ -194,6 +194,8 @@ def train(
         if from_ is not None or name is not None or dry_run:
             raise UserError("--resume goes with neither --from, --name nor --dry-run.")
         run, tokens_of_run = reopen(results, study, resume, asked)
+        last, saved = run.protocol.steps, run.checkpoints.steps()
+        check_keep_steps(keep - set(saved), max(saved, default=0), last)
     else:
         if variant is None:
             raise UserError("Say which model to train: --variant pow2, for example.")
@@ -208,6 +210,15 @@ def train(
 def is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
+
+
+def check_keep_steps(keep_steps: frozenset[int], first: int, last: int) -> None:
+    """Raise `UserError` for a step that training from `first` to `last` never comes to."""
+    for step in sorted(keep_steps):
+        if step < first:
+            raise UserError(f"--keep-step {step} is before the step that it starts from, {first}.")
+        if step > last:
+            raise UserError(f"--keep-step {step} is after the last step, {last}.")
 
 
 def prepare_run(
@@ -238,21 +249,22 @@ def prepare_run(
     if name is not None:
         new(name)
     draft = resolve(request)
-    if name is None and has_plain_name(request):
+    if name is None and from_ is None and has_plain_name(request):
         name = new(default_run_name(request, draft))
-    if keep_steps and max(keep_steps) > draft.steps:
-        raise UserError(f"--keep-step {max(keep_steps)} is after the last step, {draft.steps}.")
-    source = starting_point(results, study, from_, draft) if from_ is not None else None
-    default_tokenizer = f"train:{draft.model.vocab_size}"
+    start = starting_point(results, study, from_, draft) if from_ is not None else None
+    check_keep_steps(keep_steps, start.checkpoint.step if start else 0, draft.steps)
+    default_tokenizer = start.tokenizer if start else f"train:{draft.model.vocab_size}"
     data = prepared(request.data, request.tokenizer, default_tokenizer)
+    if start is not None:
+        start.require_same_tokens(data)
     protocol = draft.on(data)
-    name = name or new(default_run_name(request, protocol))
-    start, label = source or (None, None)
+    checkpoint, label = (start.checkpoint, start.label) if start else (None, None)
+    name = name or new(default_run_name(request, protocol, label))
     if dry_run:
-        first = start.step if start else 0
+        first = checkpoint.step if checkpoint else 0
         show_plan(protocol, data, f"{results}/{study}/{name}", first, as_json)
         return None
-    run = create_run(results, study, name, request, protocol, data.tokenizer, start, label)
+    run = create_run(results, study, name, request, protocol, data.tokenizer, checkpoint, label)
     return run, data
 
 

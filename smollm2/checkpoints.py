@@ -67,19 +67,24 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint that can be resumed from, verified or not, in order."""
-        names = (path.stem for path in self.folder.glob("step-*.json"))
-        return sorted(int(name.removeprefix("step-")) for name in names)
+        numbers = (path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of one of `steps`.
 
         Raises:
-            UserError: it is missing or damaged.
+                UserError: it is missing or damaged.
+            RunError: it cannot be read.
         """
         return verified(self.folder / f"step-{step}.safetensors")
 
     def latest(self, warnings: list[str]) -> Checkpoint | None:
-        """The newest checkpoint whose checksum holds; each one passed over adds a warning."""
+        """The newest checkpoint whose checksum holds; each one passed over adds a warning.
+
+        Raises:
+            RunError: one cannot be read.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.at(step)
@@ -87,14 +92,25 @@ class Checkpoints:
                 warnings.append(f"{error} Falling back to the checkpoint before it.")
         return None
 
+    def has_any(self) -> bool:
+        """Whether the checkpoint of a step has been saved, good or not. One file of weights alone
+        is what a death while saving the first one leaves."""
+        return bool(self.steps()) or len(list(self.folder.glob("step-*.safetensors"))) > 1
+
     def final(self) -> Checkpoint | None:
         """The weights that training ended with, None if there are none.
 
         Raises:
             UserError: they are damaged.
+            RunError: they cannot be read.
         """
         path = self.folder / "final.safetensors"
-        return verified(path) if path.exists() else None
+        try:
+            return verified(path) if path.exists() else None
+        except UserError as error:
+            raise UserError(
+                f"{error} Copy the run here again, or train it again under another --name."
+            ) from None
 
     def save(
         self, tensors: "dict[str, Tensor]", step: int, seconds: float, *, is_final: bool = False
@@ -144,13 +160,20 @@ def verified(path: Path) -> Checkpoint:
 
     Raises:
         UserError: a file is missing or altered.
+        RunError: a file cannot be read, which says nothing of what it holds.
     """
+    name = f"Checkpoint {path.stem} of run {path.parent.parent.name!r}"
     try:
         facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         checkpoint = Checkpoint(path, facts["step"], facts["seconds"], facts["sha256"])
         is_whole = checksum(path) == checkpoint.sha256
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"Checkpoint {path.stem} is damaged: {error}.") from None
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is damaged: it has no {Path(error.filename).name}.") from None
+    except OSError as error:
+        raise RunError(f"{name} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError):
+        sidecar = path.with_suffix(".json").name
+        raise UserError(f"{name} is damaged: {sidecar} is not what was written.") from None
     if not is_whole:
-        raise UserError(f"Checkpoint {path.stem} is damaged: its checksum differs.")
+        raise UserError(f"{name} is damaged: its checksum differs.")
     return checkpoint

@@ -72,8 +72,10 @@ class Recipe:
             (("max_warmup_steps",), lambda x: x >= 0, "0 or more"),
         ):
             for name in names:
-                if not fits(getattr(self, name)):  # also where it is nan
-                    raise UserError(f"{name} must be {wanted}, not {getattr(self, name)}.")
+                value = getattr(self, name)
+                if not fits(value):  # also where it is nan
+                    needed = wanted if abs(value) < math.inf else "finite"
+                    raise UserError(f"{name} must be {needed}, not {value}.")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -361,6 +363,12 @@ def resolve_recipe(request: Request) -> tuple[Recipe, list[str]]:
     changes = {name: value for name, value in settings.items() if name in recipe_fields}
     for name in ("lr", "optimizer", "schedule", "grad_accum"):
         if (value := getattr(request, name)) is not None:
+            if name in changes:
+                option = "--" + name.replace("_", "-")
+                raise UserError(
+                    f"{option} {value} and --set {name}={changes[name]} both set {name}; give one "
+                    "of them."
+                )
             changes[name] = value
     return replace_fields(recipe, changes), [
         f"{name}={value}" for name, value in settings.items() if name in model_fields
@@ -382,7 +390,8 @@ def resolve_steps(request: Request, model: ModelConfig, seq_len: int, tokens_per
         )
     ((name, value),) = given.items()
     if not 0 < value < math.inf:
-        raise UserError(f"--{name} must be more than 0, not {value}.")
+        needed = "more than 0" if abs(value) < math.inf else "finite"
+        raise UserError(f"--{name} must be {needed}, not {value}.")
     if name == "steps":
         return int(value)
     per_step = float(tokens_per_step)
@@ -439,18 +448,24 @@ def differing(
     return "; ".join(lines)
 
 
-def default_run_name(request: Request, protocol: Protocol) -> str:
+def default_run_name(request: Request, protocol: Protocol, start: str | None = None) -> str:
     """`pow2-5000-s0`, `pow2-nano-300-s1`; with other settings than the defaults six characters of
-    the hash of what runs share are appended, so that comparable runs end alike."""
+    the hash of what runs share are appended, so that comparable runs end alike.
+
+    Args:
+        start: what the run starts from, such as `trunk@10`, if not from scratch; it is hashed too.
+    """
     scale = "" if protocol.scale == "full" else f"-{protocol.scale}"
     name = f"{plain_name(protocol.variant)}{scale}-{protocol.steps}-s{protocol.seed}"
-    if has_plain_name(request):
+    if start is None and has_plain_name(request):
         return name
     shared = protocol.controlled() | {
         "lr": protocol.recipe.lr,
         "muon_lr": protocol.recipe.muon_lr,
         "data_seed": protocol.data_seed - protocol.seed,
     }
+    if start is not None:
+        shared["start"] = start
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
     return f"{name}-{digest[:6]}"
 
@@ -462,6 +477,7 @@ def plain_name(label: str) -> str:
 
 
 def has_plain_name(request: Request) -> bool:
-    """Whether the default name is without a hash, so that it does not depend on the data."""
+    """Whether the default name of a run from scratch is without a hash, so that it does not depend
+    on the data."""
     plain = Request(request.variant, request.scale, steps=request.steps, seed=request.seed)
     return request == plain

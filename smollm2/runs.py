@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from smollm2.model import SmolLM2
 
 FORMAT = 1
+LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended
 REQUIRED = {"name", "arm", "role", "equal", "state", "started_from", "request", "protocol"}
 TABLES: dict[str, tuple[str, ...]] = {
     "train": (
@@ -72,15 +73,15 @@ class Run:
         self.path = path
         self.manifest = read_manifest(path)
         tables = [path / f"{table}.csv" for table in STEP_TABLES]
-        self.checkpoints = Checkpoints(path / "checkpoints", tables)
+        self.checkpoints = Checkpoints(absolute(path) / "checkpoints", tables)
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return absolute(self.path).name
 
     @property
     def study(self) -> str:
-        return self.path.parent.name
+        return absolute(self.path).parent.name
 
     @property
     def protocol(self) -> Protocol:
@@ -113,8 +114,7 @@ class Run:
                 yield
         except Timeout:
             raise UserError(
-                f"Another process is writing run {self.name!r}; wait for it, or choose another "
-                "--name."
+                f"Another process is writing run {self.name!r}; wait until it is done."
             ) from None
 
     # Tables
@@ -129,9 +129,11 @@ class Run:
             writer.writerow(row)
 
     def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
-        """Write the table anew, whole."""
+        """Write the table anew, whole; of columns that are none of the table's nothing stays."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, TABLES[table], restval="", lineterminator="\n")
+        writer = csv.DictWriter(
+            text, TABLES[table], restval="", extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
         replace_file(self.path / f"{table}.csv", text.getvalue())
@@ -224,7 +226,7 @@ def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
     """The trained model of a finished run, in evaluation mode.
 
     Raises:
-        UserError: its final weights are missing or damaged.
+        UserError: its final weights are missing, damaged or of another architecture.
     """
     from smollm2.device import DTYPES
     from smollm2.model import SmolLM2
@@ -232,7 +234,13 @@ def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
     tensors = final_weights(run).tensors()
     weights = {key.removeprefix("model."): value for key, value in tensors.items()}
     model = SmolLM2(run.protocol.model)
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise UserError(
+            f"The weights of run {run.name!r} are not of the architecture in its run.json; copy "
+            "the run here again, or train it again under another --name."
+        ) from None
     return model.to(device, DTYPES[dtype]).eval()
 
 
@@ -335,6 +343,11 @@ def run_path(results: Path, study: str, name: str) -> Path:
 
 def require_plain(what: str, name: str) -> None:
     """Raise `UserError` if `name` could not be a directory's everywhere."""
+    if len(name) > LONGEST_NAME:
+        raise UserError(
+            f"The name of a {what} has at most {LONGEST_NAME} characters, not {len(name)}; give a "
+            f"shorter {'--name' if what == 'run' else 'one'}."
+        )
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise UserError(
             f"{name!r} is no name for a {what}; use lower-case letters, digits, '.', '_' and "
@@ -348,14 +361,15 @@ def open_run(results: Path, study: str, name: str) -> Run:
     Raises:
         UserError: there is none, with the nearest name.
     """
-    path = run_path(results, study, name)
-    if not (path / "run.json").exists():
-        names = [run.name for run in list_runs(results, study)[0]]
-        there = (
-            f" There are {', '.join(names)}." if names else f" {results}/{study} has no runs yet."
-        )
-        raise UserError(f"There is no run {name!r}.{did_you_mean(name, names)}{there}")
-    return Run(path)
+    if name not in VARIANTS:
+        path = run_path(results, study, name)
+        if (path / "run.json").exists():
+            return Run(path)
+    require_plain("study", study)
+    what = f"{name!r} is a variant, not a run" if name in VARIANTS else f"There is no run {name!r}"
+    names = [run.name for run in list_runs(results, study)[0]]
+    there = f" There are {', '.join(names)}." if names else f" {results}/{study} has no runs yet."
+    raise UserError(f"{what}.{did_you_mean(name, names)}{there}")
 
 
 def list_runs(results: Path, study: str) -> tuple[list[Run], list[str]]:
@@ -371,16 +385,32 @@ def list_runs(results: Path, study: str) -> tuple[list[Run], list[str]]:
     return runs, broken
 
 
+def absolute(path: Path) -> Path:
+    """`path` without `.` and `..`, which have no name; links stay, for a run is called after its
+    own."""
+    return Path(os.path.abspath(path))
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
+    """run.json of the run at `path`.
+
+    Raises:
+        UserError: it is missing, damaged or of another version.
+    """
+    name = absolute(path).name
     try:
         manifest = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path.name} is not a run: it has no run.json.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path.name}/run.json cannot be read: {error}.") from None
+        raise UserError(f"{name} is not a run: it has no run.json.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{name}/run.json cannot be read: {error}.") from None
     is_known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
     if not (is_known and manifest.keys() >= REQUIRED):
-        raise UserError(f"{path.name}/run.json is not a manifest of this version.")
+        raise UserError(f"{name}/run.json is not a manifest of this version.")
+    try:
+        Protocol.from_dict(manifest["protocol"])
+    except UserError as error:
+        raise UserError(f"{name}/run.json: {error}") from None
     return manifest
 
 

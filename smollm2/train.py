@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from smollm2.model import SmolLM2
 from smollm2.moe import Routing
 from smollm2.optim import Optimizer, lr_factor
 from smollm2.protocol import Protocol
-from smollm2.runs import Run, now
+from smollm2.runs import STEP_TABLES, Run, now
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
@@ -38,6 +39,10 @@ CHECKPOINT_SECONDS = 300.0
 
 class NotFinite(RunError):
     """Loss or gradient became infinite or not a number."""
+
+
+class NoMemory(RunError):
+    """The model, its optimizer or a batch does not fit into memory."""
 
 
 class Stopped(Exception):
@@ -161,9 +166,26 @@ def train(
     Raises:
         Stopped: the observer asked for it; the state is saved.
         UserError: another process is writing the run.
-        RunError: the loss is not finite or the disk cannot be written. The last good checkpoint is
-            unharmed, and the manifest says what happened.
+        RunError: the loss is not finite, the disk cannot be written or memory does not suffice. The
+            last good checkpoint is unharmed, and the manifest says what happened; of a run that
+            does not fit into memory from its start nothing stays.
     """
+    try:
+        train_alone(run, data, observer, checkpoint_every, keep_steps)
+    except NoMemory:
+        if not any((run.path / f"{table}.csv").exists() for table in STEP_TABLES):
+            shutil.rmtree(run.path)  # so that its name is free for one that fits
+        raise
+
+
+def train_alone(
+    run: Run,
+    data: "TokenData",
+    observer: Observer,
+    checkpoint_every: int | None,
+    keep_steps: frozenset[int],
+) -> None:
+    """`train` while holding the run's lock."""
     with run.writing():
         run.read()  # another process may have finished it while this one prepared its tokens
         if run.is_finished:
@@ -188,12 +210,12 @@ def as_run_error(run: Run, error: Exception) -> Exception:
             f"Run {run.name!r} could not write its files: {error}. What was saved before is "
             "unharmed."
         )
-    # A CPU allocation that fails is a plain RuntimeError.
-    no_memory = isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-    if isinstance(error, MemoryError) or no_memory:
-        return RunError(
-            "There is not enough memory for this batch; try half the --batch-size with "
-            "--grad-accum 2, or a shorter --seq-len."
+    # A CPU allocation that fails is a plain RuntimeError, in these words on Windows and Linux.
+    no_memory = any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+    if no_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return NoMemory(
+            "There is not enough memory for this model with this batch; try half the --batch-size "
+            "with --grad-accum 2, a shorter --seq-len, or a smaller model."
         )
     return error
 
@@ -228,15 +250,22 @@ class Loop:
         )
 
     def restore(self) -> None:
-        """Load the newest good checkpoint, if any, and cut the tables back to its step."""
+        """Load the newest good checkpoint and cut the tables back to its step; before the first
+        one is saved, start over.
+
+        Raises:
+            RunError: there are checkpoints and none is good; all files stay as they are.
+        """
         warnings: list[str] = []
         checkpoint = self.run.checkpoints.latest(warnings)
         for warning in warnings:
             self.observer.on_warning(warning)
-        if checkpoint is None and (parent := self.run.manifest["started_from"]):
+        parent = self.run.manifest["started_from"]
+        if checkpoint is None and (parent or self.run.checkpoints.has_any()):
+            start = f", with --from {parent}" if parent else ""
             raise RunError(
-                f"Run {self.run.name!r} has no good checkpoint left, and it did not start from "
-                f"scratch. Start it again under another --name, with --from {parent}."
+                f"Run {self.run.name!r} has no good checkpoint left to go on from; its files are "
+                f"as they were. Start it again under another --name{start}."
             )
         here = environment(self.protocol.device)
         for name in ("torch", "device_name", "threads"):
@@ -249,6 +278,8 @@ class Loop:
             self.trainer.optimizer.load(checkpoint.tensors())
             self.trainer.step, self.trainer.seconds = checkpoint.step, checkpoint.seconds
             self.recent = [checkpoint.step]
+        else:
+            self.run.checkpoints.drop(frozenset())  # what a death in the first one left
         self.run.cut(self.trainer.step)
 
     def run_to_end(self) -> None:

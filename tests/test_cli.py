@@ -34,12 +34,20 @@ BAD_INPUT = {
     "setting without value": ([*NANO, "--set", "n_layers"], "field=value"),
     "indivisible heads": ([*NANO, "--set", "n_heads=7"], "does not divide"),
     "indivisible kv heads": ([*NANO, "--set", "n_kv_heads=3"], "does not divide"),
-    "short form": (["train", "--variant", "pow2:heads=3", "--steps", "2"], "n_heads"),
-    "broken toml": (["train", "--variant", "bad.toml", "--steps", "2"], "bad.toml"),
-    "unknown scale": (["train", "--variant", "pow2", "--scale", "mini", "--steps", "2"], "nano"),
+    "short form": (
+        ["train", "--variant", "pow2:heads=3", "--steps", "2"],
+        "Did you mean 'n_heads'?",
+    ),
+    "broken toml": (["train", "--variant", "bad.toml", "--steps", "2"], "is not a readable TOML"),
+    "unknown scale": (
+        ["train", "--variant", "pow2", "--scale", "mini", "--steps", "2"],
+        "full or nano",
+    ),
     "unknown recipe": ([*NANO, "--recipe", "smolm2"], "Did you mean 'smollm2'?"),
     "unknown optimizer": ([*NANO, "--optimizer", "sgd"], "adamw or muon"),
-    "negative rate": ([*NANO, "--lr", "-1"], "positive"),
+    "negative rate": ([*NANO, "--lr", "-1"], "lr must be positive"),
+    "infinite decay": ([*NANO, "--set", "weight_decay=inf"], "weight_decay must be finite"),
+    "rate set twice": ([*NANO, "--lr", "1e-3", "--set", "lr=2e-3"], "both set lr; give one"),
     "no steps": (["train", "--variant", "pow2"], "--steps 5000"),
     "zero steps": (["train", "--variant", "pow2", "--steps", "0"], "--steps must be more than 0"),
     "two horizons": ([*NANO, "--tokens", "1e6"], "--steps and --tokens"),
@@ -47,23 +55,47 @@ BAD_INPUT = {
     "long sequences": ([*NANO, "--seq-len", "4096"], "--set max_seq_len=4096"),
     "unknown device": ([*NANO, "--device", "tpu"], "Unknown device"),
     "unknown dtype": ([*NANO, "--dtype", "fp8"], "fp32 or bf16"),
-    "missing corpus": ([*NANO, "--data", "missing.txt"], "missing.txt"),
-    "empty corpus": ([*NANO, "--data", "empty.txt"], "empty"),
-    "binary corpus": ([*NANO, "--data", "binary.txt"], "binary"),
-    "invalid utf-8": ([*NANO, "--data", "latin1.txt"], "UTF-8"),
-    "no text field": ([*NANO, "--data", "nofield.jsonl"], "text"),
-    "broken json": ([*NANO, "--data", "broken.jsonl"], "2"),
-    "small corpus": ([*NANO, "--data", "short.txt", "--tokenizer", "train:300"], "--seq-len"),
-    "no network": ([*NANO, "--data", "hub:some/corpus"], "hub"),
-    "no network for tokenizer": ([*NANO, "--data", "CORPUS", "--tokenizer", "smollm2"], "hub"),
-    "bad train spec": ([*NANO, "--data", "CORPUS", "--tokenizer", "train:many"], "train:"),
+    "missing corpus": ([*NANO, "--data", "missing.txt"], "There is no file or folder"),
+    "empty corpus": ([*NANO, "--data", "empty.txt"], "There is no text in"),
+    "binary corpus": ([*NANO, "--data", "binary.txt"], "is a binary file"),
+    "invalid utf-8": ([*NANO, "--data", "latin1.txt"], "is not UTF-8 text"),
+    "no text field": ([*NANO, "--data", "nofield.jsonl"], "string in the field `text`"),
+    "broken json": ([*NANO, "--data", "broken.jsonl"], "line 2: broken JSON"),
+    "small corpus": (
+        [*NANO, "--data", "short.txt", "--tokenizer", "train:300"],
+        "use more text or a shorter",
+    ),
+    "no network": ([*NANO, "--data", "hub:some/corpus"], "hub cannot be reached"),
+    "no network for tokenizer": (
+        [*NANO, "--data", "CORPUS", "--tokenizer", "smollm2"],
+        "for the model 'HuggingFaceTB/SmolLM2-135M'",
+    ),
+    "bad train spec": (
+        [*NANO, "--data", "CORPUS", "--tokenizer", "train:many"],
+        "names no vocabulary size",
+    ),
+    "huge vocabulary": (
+        ["prepare", "--out", "made", "--tokenizer", "train:99999999999999999999"],
+        "at most 1,000,000",
+    ),
+    "long name": (
+        [*NANO, "--data", "CORPUS", "--name", "x" * 300],
+        "name of a run has at most 100 characters",
+    ),
+    "long study": (
+        [*NANO, "--data", "CORPUS", "--study", "x" * 300],
+        "name of a study has at most 100 characters",
+    ),
     "large tokenizer": (
         [*NANO, "--data", "CORPUS", "--tokenizer", "train:600", "--set", "vocab_size=512"],
         "--tokenizer train:512",
     ),
     "slash in name": ([*NANO, "--data", "CORPUS", "--name", "a/b"], "no name for a run"),
     "parent as study": ([*NANO, "--data", "CORPUS", "--study", ".."], "no name for a study"),
-    "unwritable results": ([*NANO, "--data", "CORPUS", "--results", "file"], "--results"),
+    "unwritable results": (
+        [*NANO, "--data", "CORPUS", "--results", "file"],
+        "choose another --results",
+    ),
     "resume of nothing": (["train", "--resume", "nothing"], "no run 'nothing'"),
     "from nothing": ([*NANO, "--from", "nothing"], "no run 'nothing'"),
     "negative seed": ([*NANO, "--seed", "-1"], "--seed must be from 0"),
@@ -73,16 +105,37 @@ BAD_INPUT = {
         "divisible by 8",
     ),
     "long name of a corpus": ([*NANO, "--data", "x" * 300], "Cannot read"),
-    "name of a variant": ([*NANO, "--data", "CORPUS", "--name", "pow2"], "pow2-s0"),
+    "name of a variant": ([*NANO, "--data", "CORPUS", "--name", "pow2"], "means something else"),
+    "resume of a variant": (["train", "--resume", "pow2"], "is a variant, not a run"),
     "kept step too late": ([*NANO, "--keep-step", "3"], "after the last step"),
+    "kept step too early": ([*NANO, "--keep-step", "-1"], "before the step that it starts from, 0"),
+    "infinite horizon": (
+        ["train", "--variant", "pow2", "--tokens", "1e400"],
+        "--tokens must be finite",
+    ),
+    "horizon that is no number": (
+        ["train", "--variant", "pow2", "--flops", "nan"],
+        "--flops must be finite",
+    ),
     "eval of no tokens": (["eval", "pow2", "--tokens", "0"], "--tokens must be at least 1"),
-    "checkpoint every 0": ([*NANO, "--checkpoint-every", "0"], "at least 1"),
+    "checkpoint every 0": (
+        [*NANO, "--checkpoint-every", "0"],
+        "--checkpoint-every must be at least 1",
+    ),
     "compare without runs": (["compare", "orig", "pow2"], "smolctl train --variant"),
     "compare one arm": (["compare", "orig"], "two different arms"),
     "eval without runs": (["eval", "pow2"], "smolctl train --variant"),
     "report without runs": (["report"], "smolctl train --variant"),
-    "three bits": (["quantize", "--bits", "3"], "8 or 4"),
-    "prepare without tokenizer": (["prepare", "--out", "made"], "--tokenizer"),
+    "three bits": (["quantize", "--bits", "3"], "--bits takes 8 or 4"),
+    "prepare without tokenizer": (["prepare", "--out", "made"], "Say which tokenizer"),
+    "prepare of infinitely many": (
+        ["prepare", "--out", "made", "--tokenizer", "train:300", "--max-tokens", "inf"],
+        "--max-tokens must be at least 1 and finite",
+    ),
+    "prepare of no number": (
+        ["prepare", "--out", "made", "--tokenizer", "train:300", "--max-tokens", "nan"],
+        "--max-tokens must be at least 1 and finite",
+    ),
 }
 
 
@@ -96,6 +149,7 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(case, capsys, workdir, cor
     assert code == 2
     assert out == ""
     assert expected in err
+    assert expected not in " ".join(arguments)  # what was typed comes back in any sentence
     assert err.startswith(("Error: ", "Preparing tokens of "))
     assert err.splitlines()[-1].startswith("Error: ")
     assert err.strip().endswith((".", "?", "300", ")"))
@@ -154,6 +208,82 @@ def test_an_unfinished_run_says_its_state_and_how_to_resume(capsys, kept, tiny, 
         assert err == f"Error: {said}\n"
 
 
+def test_a_run_named_by_a_path_of_dots_keeps_its_name(capsys, kept, monkeypatch):
+    kept.update(state="stopped")
+    results = kept.path.parent.parent
+    again = "continue it with smolctl train --resume first --study s"
+    for folder, target in ((kept.path, "."), (kept.path.parent, "./first")):
+        monkeypatch.chdir(folder)
+        code, _, err = run_main(capsys, "eval", target)
+        assert code == 2
+        assert err.endswith(f"{again} --results {results}\n")
+    kept.update(state="finished")
+    code, out, _ = run_main(capsys, "eval", "./first", "--tokens", "64", "--json")
+    assert code == 0
+    assert {(row["study"], row["run"]) for row in json.loads(out)} == {("s", "first")}
+    monkeypatch.chdir(results)
+    code, _, err = run_main(capsys, "eval", ".")
+    assert code == 2
+    assert err == "Error: results is not a run: it has no run.json.\n"
+
+
+@pytest.mark.parametrize("harm", ["sidecar", "weights", "architecture", "heads"])
+def test_a_finished_run_that_is_broken_is_named(capsys, finished, harm):
+    manifest = json.loads((finished / "run.json").read_text())
+    model = manifest["protocol"]["model"]
+    expected = "Error: Checkpoint final of run 'first' is damaged"
+    if harm == "sidecar":
+        (finished / "checkpoints/final.json").write_text("[]")
+    elif harm == "weights":
+        (finished / "checkpoints/final.safetensors").write_bytes(b"torn")
+    elif harm == "architecture":
+        model["n_layers"] += 1
+        expected = "Error: The weights of run 'first' are not of the architecture in its run.json"
+    else:
+        model["d_model"] += 1
+        expected = "first/run.json: d_model 33 does not divide"
+    (finished / "run.json").write_text(json.dumps(manifest))
+    (finished / "checkpoints/step-abc.json").write_text("{}")
+    code, _, err = run_main(capsys, "eval", "first")
+    assert code == 2
+    assert expected in err
+    if harm != "heads":
+        assert "train it again under another --name" in err
+
+
+def test_a_strange_column_in_eval_csv_does_no_harm(capsys, finished):
+    path = finished / "eval.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},mine", *(f"{row},1,2" for row in rows)]) + "\n")
+    assert run_main(capsys, "eval", "first", "--tokens", "64")[0] == 0
+    assert path.read_text().splitlines()[0] == header
+
+
+def test_steps_that_cannot_be_kept_are_refused(capsys, kept, tiny):
+    branch = ["--steps", "6", "--name", "b", "--study", "s", "--from", "first@3"]
+    code, _, err = run_main(capsys, *tiny, *branch, "--keep-step", "2")
+    assert code == 2
+    assert "--keep-step 2 is before the step that it starts from, 3" in err
+    assert not kept.path.with_name("b").exists()
+    kept.update(state="stopped")
+    resume = ["train", "--resume", "first", "--study", "s", "--keep-step"]
+    for step, says in (("7", "after the last step, 6"), ("2", "before the step")):
+        code, _, err = run_main(capsys, *resume, step)
+        assert code == 2
+        assert says in err
+    assert Run(kept.path).manifest["keep_steps"] == [3]
+    assert run_main(capsys, *resume, "3")[0] == 0
+
+
+def test_a_resume_with_a_setting_for_an_option_names_the_field(capsys, finished):
+    manifest = Run(finished).manifest
+    request = manifest["request"] | {"lr": 1e-3}
+    Run(finished).update(state="stopped", request=request)
+    code, _, err = run_main(capsys, "train", "--resume", "first", "--set", "lr=0.5")
+    assert code == 2
+    assert "recipe.lr: 0.001 there, 0.5 asked for" in err
+
+
 def test_a_run_in_another_process_is_waited_for(capsys, kept):
     kept.update(state="running")
     with kept.writing():
@@ -203,7 +333,8 @@ def test_a_resume_while_another_process_writes_is_refused(capsys, finished):
     with run.writing():
         code, _, err = run_main(capsys, "train", "--resume", "first")
     assert code == 2
-    assert "Another process" in err
+    assert "Another process is writing run 'first'; wait until it is done." in err
+    assert "--name" not in err
 
 
 def test_from_another_architecture_names_the_fields(capsys, finished, tiny):
@@ -223,6 +354,55 @@ def test_from_a_checkpoint_of_another_optimizer_is_refused(capsys, workdir, tiny
     assert code == 2
     assert "--optimizer adamw" in err
     assert not (workdir / "results/runs/b").exists()
+
+
+@pytest.fixture
+def other_text(workdir) -> str:
+    """A corpus that has nothing in common with `corpus`."""
+    path = workdir / "other.jsonl"
+    text = " ".join(f"{i * i} xyz" for i in range(400))
+    path.write_text(f'{{"text": "{text}."}}\n' * 40)
+    return str(path)
+
+
+def test_a_warm_start_takes_its_runs_tokenizer(capsys, finished, tiny, other_text):
+    at = tiny.index("--tokenizer")
+    options = [*tiny[:at], *tiny[at + 2 :], "--steps", "2", "--name", "b", "--from", "first"]
+    assert run_main(capsys, *options, "--data", other_text)[0] == 0
+    first, second = Run(finished).protocol.data, Run(finished.with_name("b")).protocol.data
+    assert first.tokenizer_fingerprint == second.tokenizer_fingerprint
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_warm_start_refuses_another_tokenizer(capsys, finished, tiny, other_text):
+    options = ["--steps", "2", "--name", "b", "--from", "first", "--data", other_text]
+    code, _, err = run_main(capsys, *tiny, *options)
+    assert code == 2
+    assert "embeddings would stand for other tokens; give --tokenizer results/runs/first" in err
+    assert not finished.with_name("b").exists()
+
+
+def test_a_branch_refuses_other_data_and_another_batch(capsys, kept, tiny, other_text):
+    branch = ["--steps", "6", "--name", "b", "--study", "s", "--from", "first@3"]
+    at = tiny.index("--tokenizer")
+    own = [*tiny[:at], *tiny[at + 2 :], "--data", other_text, *branch]
+    code, _, err = run_main(capsys, *own)
+    assert code == 2
+    assert "goes on with the data that its run began with (corpus.jsonl" in err
+    for change in (["--batch-size", "3"], ["--seq-len", "16", "--batch-size", "4"]):
+        code, _, err = run_main(capsys, *tiny, *branch, *change)
+        assert code == 2
+        assert "continues steps of another size" in err
+    same = ["--batch-size", "1", "--grad-accum", "2"]
+    assert run_main(capsys, *tiny, *branch, *same, "--dry-run")[0] == 0
+    assert not kept.path.with_name("b").exists()
+
+
+def test_a_warm_start_does_not_take_the_plain_name(capsys, finished):
+    finished.rename(finished.with_name("pow2-nano-2-s0"))
+    code, _, err = run_main(capsys, *NANO, "--from", "pow2-nano-2-s0")
+    assert code == 2
+    assert "is another architecture" in err  # and not that a run of that name exists
 
 
 def test_a_resume_with_its_own_settings_goes_on(capsys, finished):

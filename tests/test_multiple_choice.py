@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from smollm2.config import ModelConfig
 from smollm2.data import end_of_text_id, train_tokenizer
@@ -66,6 +68,17 @@ def assert_as_alone(items, found, max_len, model=MODEL):
         expected = [alone(*pair, max_len, model) for pair in pairs]
         assert score.log_likelihoods == pytest.approx([nats for nats, _ in expected], abs=1e-4)
         assert score.greedy == tuple(greedy for _, greedy in expected)
+
+
+@pytest.mark.parametrize("layout", ["<|endoftext|> $A", "$A <|endoftext|>"])
+def test_a_tokenizers_template_adds_nothing(layout):
+    """Training encodes without it, and an end of text inside a question would part it."""
+    adding = Tokenizer.from_str(TOKENIZER.to_str())
+    adding.post_processor = TemplateProcessing(single=layout, special_tokens=[("<|endoftext|>", 0)])
+    assert 0 in adding.encode("the cat").ids
+    for context in ("the cat", ""):
+        item = question(context, ["sat", "on the mat"], 0)
+        assert pack(0, item, adding, 64) == pack(0, item, TOKENIZER, 64)
 
 
 words = st.lists(st.sampled_from(["the", "cat", "sat", "on", "mat.", "Ünö", "x"]), max_size=12)

@@ -95,6 +95,14 @@ def test_default_names_are_short_and_others_carry_a_hash():
     assert name(lr=2e-3) != name(lr=3e-3)
 
 
+def test_a_run_that_starts_from_another_never_has_a_plain_name():
+    request = Request("pow2", "nano", steps=300)
+    protocol = resolve(dataclasses.replace(request, **CPU))
+    names = {default_run_name(request, protocol, start) for start in (None, "a", "a@10")}
+    assert len(names) == 3
+    assert all(name.startswith("pow2-nano-300-s0") for name in names)
+
+
 def test_comparable_runs_carry_the_same_hash():
     ends = {name(variant=v, lr=2e-3, seed=s)[-6:] for v in ("orig", "pow2") for s in (0, 1)}
     assert len(ends) == 1

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import itertools
+import json
 import math
 import os
 import signal
@@ -17,7 +19,8 @@ from conftest import smolctl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smollm2.errors import UserError
+from smollm2.errors import RunError, UserError
+from smollm2.files import write_json
 from smollm2.protocol import resolve
 from smollm2.runs import CLOCK_COLUMNS, STEP_TABLES, Run, create_run
 from smollm2.train import NotFinite, Observer, StepResult, Stopped, Trainer, train
@@ -139,17 +142,121 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(case):
 
     listener = Listener()
     train(run, data, listener, checkpoint_every=6)
-    assert "step-12 is damaged" in listener.warnings[0]
+    assert f"step-12 of run {run.name!r} is damaged" in listener.warnings[0]
     assert outcome(run.path) == undisturbed
 
 
-def test_without_any_good_checkpoint_a_run_starts_over(case):
+def spoil_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        path.write_bytes(b"torn")
+
+
+def lose_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+
+
+def lose_sidecars(folder: Path) -> None:
+    for path in folder.glob("*.json"):
+        path.unlink()
+
+
+def spoil_sidecars(folder: Path) -> None:
+    for path in folder.glob("*.json"):
+        path.write_text("[]")
+
+
+@pytest.mark.parametrize("harm", [spoil_weights, lose_weights, spoil_sidecars, lose_sidecars])
+def test_without_any_good_checkpoint_a_run_stops_and_loses_nothing(case, harm):
+    _, data, _, _ = case
+    run = dead_run(case)
+    harm(run.path / "checkpoints")
+    tables = {path: path.read_bytes() for path in run.path.glob("*.csv")}
+    files = sorted(run.path.rglob("*"))
+    with pytest.raises(RunError, match=r"no good checkpoint left .* under another --name"):
+        train(run, data, Observer())
+    assert {path: path.read_bytes() for path in run.path.glob("*.csv")} == tables
+    assert sorted(run.path.rglob("*")) == files
+
+
+def test_a_death_inside_the_first_checkpoint_starts_over(case):
+    asked, data, folder, undisturbed = case
+    run = new_run(asked, data, folder)
+    with pytest.raises(Interrupted):
+        train(run, data, DieAt(4))
+    (run.path / "checkpoints/step-4.safetensors").write_bytes(b"weights without a sidecar")
+    train(run, data, DieAt(99))
+    assert outcome(run.path) == undisturbed
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(case, monkeypatch):
     _, data, _, undisturbed = case
     run = dead_run(case)
-    for path in (run.path / "checkpoints").glob("*.safetensors"):
-        path.write_bytes(b"torn")
+
+    def unreadable(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("smollm2.checkpoints.checksum", unreadable)
+        with pytest.raises(RunError, match=r"step-12 of run .* cannot be read: Input/output error"):
+            train(run, data, Observer())
+    assert run.checkpoints.steps() == [6, 12]
     train(run, data, Observer())
     assert outcome(run.path) == undisturbed
+
+
+def test_what_is_no_checkpoint_of_a_step_is_passed_over(case):
+    run = dead_run(case)
+    (run.path / "checkpoints/step-abc.json").write_text("{}")
+    assert run.checkpoints.steps() == [6, 12]
+
+
+LINUX = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes. Error code 12"
+
+
+@pytest.mark.parametrize("text", [LINUX, "DefaultCPUAllocator: not enough memory: you tried"])
+def test_a_model_without_memory_leaves_no_run(case, monkeypatch, text):
+    asked, data, folder, _ = case
+
+    def full(*_: object) -> None:
+        raise RuntimeError(f"[enforce fail at alloc_cpu.cpp:127] {text}")
+
+    run = new_run(asked, data, folder)
+    monkeypatch.setattr("smollm2.train.Optimizer", full)
+    with pytest.raises(RunError, match="There is not enough memory"):
+        train(run, data, Observer())
+    assert not run.path.exists()
+
+
+def test_a_resumed_run_without_memory_stays(case, monkeypatch):
+    _, data, _, undisturbed = case
+    run = dead_run(case)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "gradients", lambda trainer: (_ for _ in ()).throw(MemoryError()))
+        with pytest.raises(RunError, match="There is not enough memory"):
+            train(run, data, Observer())
+    assert Run(run.path).manifest["state"] == "failed"
+    train(run, data, Observer())
+    assert outcome(run.path) == undisturbed
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch, fails):
+    path = tmp_path / "run.json"
+    write_json(path, {"old": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if fails == "fsync":
+            patch.setattr("os.fsync", full)
+        else:
+            patch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_half_written_last_line_is_cut(case):

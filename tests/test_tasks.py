@@ -1,5 +1,6 @@
 import gzip
 import json
+import sys
 
 import pytest
 
@@ -52,6 +53,10 @@ ITEMS = {
     ),
     "openbookqa": question("Ice is", ["cold", "hot"], 0),
 }
+
+
+def arc_row(**choices):
+    return ROWS["arc_easy"] | {"choices": choices}
 
 
 def write(folder, name, rows):
@@ -135,6 +140,10 @@ def test_an_unknown_task_is_met_with_the_nearest():
         ("piqa", [ROWS["piqa"] | {"label": None}], "line 1: not a row of piqa"),
         ("piqa", [ROWS["piqa"] | {"goal": 3}], "line 1: not a row of piqa"),
         ("piqa", [ROWS["piqa"] | {"goal": "\ud800"}], "line 1: .*surrogate"),
+        ("piqa", [ROWS["piqa"] | {"label": 1.7}], "line 1: .*no whole number: 1.7"),
+        ("piqa", [ROWS["piqa"] | {"label": True}], "line 1: .*no whole number: True"),
+        ("piqa", [ROWS["piqa"] | {"label": "1.0"}], "line 1: .*no whole number: '1.0'"),
+        ("piqa", ["[" * 100_000], "line 1: broken JSON"),
         ("hellaswag", [ROWS["hellaswag"] | {"label": "4"}], "choice 5 of 4"),
         ("hellaswag", [ROWS["hellaswag"] | {"label": ""}], "line 1: not a row"),
         ("hellaswag", [ROWS["hellaswag"] | {"endings": "abc"}], "line 1: .*not a list"),
@@ -142,7 +151,10 @@ def test_an_unknown_task_is_met_with_the_nearest():
         ("arc_easy", [ROWS["arc_easy"] | {"answerKey": "E"}], r"answerKey 'E' is none of \['1'"),
         ("arc_easy", [ROWS["arc_easy"] | {"choices": ["a", "b"]}], "line 1: not a row of arc_easy"),
         ("arc_easy", [ROWS["arc_easy"] | {"choices": {"label": ["3"]}}], "line 1: not a row"),
+        ("arc_easy", [arc_row(text=["a", "b", "c"], label=["1", "3"])], "2 labels of 3 choices"),
+        ("arc_easy", [arc_row(text=["a", "b", "c"], label="123")], "line 1: .*not a list"),
         ("winogrande", [ROWS["winogrande"] | {"sentence": "No gap."}], "line 1: .*no blank"),
+        ("winogrande", [ROWS["winogrande"] | {"answer": 1.5}], "no whole number: 1.5"),
         ("winogrande", [ROWS["winogrande"] | {"answer": "3"}], "choice 3 of 2"),
     ],
 )
@@ -193,6 +205,12 @@ def test_without_a_folder_rows_come_from_the_hub_by_their_usual_names(monkeypatc
     loaded = load_items(TASKS["arc_challenge"], None)
     assert loaded.items == (ITEMS["arc_challenge"],)
     assert loaded.split == "test"
+
+
+def test_without_the_datasets_package_the_sentence_says_data_dir(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install datasets.*use --data-dir"):
+        load_items(TASKS["piqa"], None)
 
 
 @pytest.mark.parametrize("offline", [True, False])

@@ -248,7 +248,11 @@ def test_train_spec_gives_the_vocabulary_size():
     assert parse_train_spec("smollm2") is None
 
 
-@pytest.mark.parametrize("spec", ["train:", "train:many", "train:299", "train:-5", "train:4e3"])
+@pytest.mark.parametrize(
+    "spec",
+    ["train:", "train:many", "train:299", "train:-5", "train:4e3", "train:1000001",
+     "train:99999999999999999999", "train:" + "9" * 5000],
+)  # fmt: skip
 def test_bad_train_spec_is_refused(spec):
     with pytest.raises(UserError, match=r"at least 300.*train:4096"):
         parse_train_spec(spec)

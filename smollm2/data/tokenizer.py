@@ -15,6 +15,7 @@ from smollm2.errors import UserError, did_you_mean
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 ALIASES = {"smollm2": "hub:HuggingFaceTB/SmolLM2-135M"}
 SMALLEST_VOCAB = 300  # 256 bytes, the end of text and a few merges
+LARGEST_VOCAB = 1_000_000  # several times that of any model
 SAMPLE_BYTES = 32 * 2**20
 SAMPLE_BYTES_PER_DOCUMENT = 256 * 2**10  # so that a few long books do not decide the vocabulary
 
@@ -47,15 +48,17 @@ def parse_train_spec(spec: str) -> int | None:
     """The `N` of `train:N`, or None if `spec` names a tokenizer to load.
 
     Raises:
-        UserError: N is not a whole number of at least 300.
+        UserError: N is not a whole number of at least 300 and at most a million.
     """
     if not spec.startswith("train:"):
         return None
     number = spec.removeprefix("train:")
-    if not (number.isdecimal() and int(number) >= SMALLEST_VOCAB):
+    is_short = number.isdecimal() and len(number) <= len(str(LARGEST_VOCAB))
+    if not (is_short and SMALLEST_VOCAB <= int(number) <= LARGEST_VOCAB):
         raise UserError(
-            f"{spec!r} names no vocabulary size: expected train:N with N a whole number of at "
-            f"least {SMALLEST_VOCAB} (256 bytes and some merges), for example train:4096."
+            f"{spec[:40]!r} names no vocabulary size: expected train:N with N a whole number of at "
+            f"least {SMALLEST_VOCAB} (256 bytes and some merges) and at most {LARGEST_VOCAB:,}, "
+            "for example train:4096."
         )
     return int(number)
 

@@ -121,7 +121,7 @@ def file_rows(path: Path) -> Iterator[tuple[str, Any]]:
             for number, line in enumerate(file, 1):
                 if not line.isspace():
                     yield f"line {number}", json.loads(line)
-    except ValueError as error:  # of JSON, or of bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON, or of bytes that are not UTF-8
         raise UserError(
             f"{path.name}, line {number}: broken JSON ({error}); expected one question a line."
         ) from error
@@ -133,8 +133,12 @@ def file_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def hub_rows(task: Task, split: str) -> Iterator[tuple[str, Any]]:
     """The rows of a split on the hub; with HF_HUB_OFFLINE set, of a copy fetched earlier."""
-    import datasets
-
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"Reading {task.name} from the hub needs `pip install datasets`; or {WITHOUT_HUB}."
+        ) from error
     if not datasets.config.HF_HUB_OFFLINE:
         require_on_hub(task.repo, "dataset", WITHOUT_HUB)
     datasets.disable_progress_bars()

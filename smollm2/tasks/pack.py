@@ -98,15 +98,20 @@ def encode(tokenizer: "Tokenizer", context: str, continuation: str) -> Encoded:
     """Tokens as lm-evaluation-harness makes them.
 
     Spaces that end the context count as the continuation's. Both are encoded together and cut
-    where the context alone ends; without a context the end of a text stands in for it.
+    where the context alone ends; without a context the end of a text stands in for it. As in
+    training nothing is added to the text, whatever template the tokenizer brings.
     """
+
+    def ids(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
     start = context.rstrip()
     text = context[len(start) :] + continuation
     if start:
-        before = tokenizer.encode(start).ids
-        scored = tokenizer.encode(start + text).ids[len(before) :]
+        before = ids(start)
+        scored = ids(start + text)[len(before) :]
     else:
-        before, scored = [end_of_text_id(tokenizer)], tokenizer.encode(text).ids
+        before, scored = [end_of_text_id(tokenizer)], ids(text)
     return Encoded(before + scored, len(scored), len(text.encode()))
 
 

@@ -40,7 +40,7 @@ class Task:
 def hellaswag(row: Row) -> Item:
     scene = row["activity_label"] + ": " + row["ctx_a"] + " " + row["ctx_b"].capitalize()
     endings = [without_tags(ending) for ending in listed(row["endings"])]
-    return question(without_tags(scene), endings, int(row["label"]))
+    return question(without_tags(scene), endings, whole(row["label"]))
 
 
 def without_tags(text: str) -> str:
@@ -63,10 +63,20 @@ def openbookqa(row: Row) -> Item:
 
 def lettered(row: Row) -> tuple[list[str], int]:
     """The choices and the gold index of a row whose answer is a letter or a digit."""
-    letters, answer = row["choices"]["label"], row["answerKey"].lstrip()
+    letters, texts = listed(row["choices"]["label"]), listed(row["choices"]["text"])
+    if len(letters) != len(texts):
+        raise UserError(f"there are {len(letters)} labels of {len(texts)} choices")
+    answer = row["answerKey"].lstrip()
     if answer not in letters:
         raise UserError(f"the label is out of range: answerKey {answer!r} is none of {letters}")
-    return listed(row["choices"]["text"]), letters.index(answer)
+    return texts, letters.index(answer)
+
+
+def whole(label: Any) -> int:
+    """A label that is a whole number or its digits: `int` would make 1 of 1.7 and of True."""
+    if type(label) is int or (isinstance(label, str) and re.fullmatch("[0-9]{1,9}", label)):
+        return int(label)
+    raise ValueError(f"the label is no whole number: {label!r}")
 
 
 def listed(choices: Any) -> list[str]:
@@ -77,7 +87,7 @@ def listed(choices: Any) -> list[str]:
 
 
 def piqa(row: Row) -> Item:
-    return question(asked(row["goal"]), [row["sol1"], row["sol2"]], int(row["label"]))
+    return question(asked(row["goal"]), [row["sol1"], row["sol2"]], whole(row["label"]))
 
 
 def winogrande(row: Row) -> Item:
@@ -86,7 +96,7 @@ def winogrande(row: Row) -> Item:
     if not blank:
         raise UserError("the sentence has no blank `_`")
     contexts = before + row["option1"], before + row["option2"]
-    return Item(contexts, (" " + after.strip(),) * 2, int(row["answer"]) - 1)
+    return Item(contexts, (" " + after.strip(),) * 2, whole(row["answer"]) - 1)
 
 
 ARC_EASY = Task(

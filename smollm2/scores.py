@@ -238,7 +238,7 @@ class ScoreFile(Generic[Score]):
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
             here = [path.name for path in (self.path, self.growing) if path.exists()]
             raise UserError(
-                f"items/{' or '.join(here)} of run {self.path.parents[1].name!r} is damaged "
+                f"items/{' or '.join(here)} of run {self.path.resolve().parents[1].name!r} is damaged "
                 f"({error}); remove it, and the items are scored again."
             ) from None
         return [scores[key] for key in sorted(scores)]

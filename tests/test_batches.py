@@ -47,7 +47,7 @@ def test_samples_are_those_of_the_published_rule():
     seed=st.integers(0, 2**31),
     epoch=st.integers(0, 3),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_epoch_has_each_window_once(n_tokens, seq_len, seed, epoch):
     if n_tokens < 2 * seq_len:
         with pytest.raises(UserError, match="expected at least"):

@@ -27,7 +27,7 @@ def spaced_tokenizer():
     st.lists(st.sampled_from(["   ", "     ", "\n  ", "1 ", "e."]), min_size=5),
     st.integers(14, 40),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_cut_between_two_words_changes_no_token(spaced_tokenizer, between, size):
     text = "".join(f"{some}ab c d" for some in between)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""The README's Python runs, its variants are those of the code, and its demo counts."""
+"""The README's Python runs, and the variants it lists are those of the code."""
 
 import re
 from pathlib import Path
@@ -24,12 +24,3 @@ def test_the_table_of_variants_is_true():
         assert dimensions == " / ".join(map(str, shape))
         assert int(d_ff) == config.d_ff
         assert int(total.replace(",", "")) == parameters(config).total
-
-
-def test_the_demo_says_which_training_comes():
-    makefile = Path(__file__).parent.parent.joinpath("Makefile").read_text(encoding="utf-8")
-    trained = re.findall(r"^\t\$\(DEMO\) --variant (.+)$", makefile, re.MULTILINE)
-    for number, variant in enumerate(trained, 1):
-        said = f'\t@echo "Training {number} of {len(trained)}: {variant}"\n'
-        assert f"{said}\t$(DEMO) --variant {variant}\n" in makefile
-    assert len(trained) == 3

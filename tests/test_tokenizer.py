@@ -96,13 +96,13 @@ def test_sample_is_bounded_per_document_and_in_all(monkeypatch):
 
 
 @given(text=st.text())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_token_bytes_add_up_to_the_text(trained, trained_sizes, text):
     assert trained_sizes[trained.encode(text).ids].sum() == len(text.encode())
 
 
 @given(text=st.text(st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cc", "Cs"])))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_token_bytes_of_the_published_tokenizer_add_up_to_the_text(
     published, published_sizes, text
 ):

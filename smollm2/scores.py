@@ -236,10 +236,11 @@ class ScoreFile(Generic[Score]):
                     score = from_cells(self.kind, row)
                     scores[score.key] = score
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
-            here = [path.name for path in (self.path, self.growing) if path.exists()]
+            here = " or ".join(p.name for p in (self.path, self.growing) if p.exists())
+            run = self.path.resolve().parents[1].name
             raise UserError(
-                f"items/{' or '.join(here)} of run {self.path.resolve().parents[1].name!r} is damaged "
-                f"({error}); remove it, and the items are scored again."
+                f"items/{here} of run {run!r} is damaged ({error}); remove it, and the items are "
+                "scored again."
             ) from None
         return [scores[key] for key in sorted(scores)]
 

@@ -123,7 +123,11 @@ class Session:
 
     def rates(self) -> dict[str, float]:
         """The learning rate with the smallest mean validation loss of each arm in the sweep; of
-        equals the smaller. Empty until every run of it has ended."""
+        equals the smaller. Empty until every run of it has ended.
+
+        Raises:
+            RunError: an arm failed at every rate.
+        """
         from smollm2.study import sweep_runs
 
         losses: dict[str, dict[float, list[float]]] = {}
@@ -131,16 +135,40 @@ class Session:
             run = self.existing(planned)
             if run is not None and run.is_finished:
                 loss = float(run.table("val")["loss"].iloc[-1])
-            elif planned.name in self.failed:
+            elif self.is_lost(planned, run):
                 loss = math.inf
             else:
                 return {}
             assert planned.request.lr is not None
             losses.setdefault(planned.arm, {}).setdefault(planned.request.lr, []).append(loss)
+        for arm, by_rate in losses.items():
+            if all(math.inf in values for values in by_rate.values()):
+                raise RunError(
+                    f"Arm {arm!r} failed at every learning rate of the sweep, and so has none to "
+                    "go on with; give a study file of another name smaller ones."
+                )
         return {
             arm: min(by_rate, key=lambda rate: (sum(by_rate[rate]), rate))
             for arm, by_rate in losses.items()
         }
+
+    def is_lost(self, planned: "PlannedRun", run: "Run | None") -> bool:
+        """Whether a run of the sweep has failed for good, which is a result: that rate is no good.
+
+        Once a final run has begun, the rate it took stays: no run of the sweep is tried again.
+        """
+        if planned.name in self.failed:
+            return True
+        return self.has_chosen and run is not None and run.manifest["state"] == "failed"
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether a final run has been begun."""
+        from smollm2.runs import run_path
+        from smollm2.study import final_runs
+
+        final = final_runs(self.study, self.requests, {})
+        return any(run_path(self.results, self.study.name, run.name).exists() for run in final)
 
     def existing(self, planned: "PlannedRun") -> "Run | None":
         """The planned run if it has been begun.
@@ -156,6 +184,8 @@ class Session:
             return None
         run = Run(path)
         wanted = resolve(planned.request).on(self.data).to_dict()
+        if self.study.sweep and planned.request.lr is None:  # not chosen yet: nothing to compare
+            wanted["recipe"]["lr"] = run.protocol.recipe.lr
         if fields := differing(run.protocol.to_dict(), wanted):
             raise UserError(
                 f"Run {planned.name!r} of study {self.study.name!r} was made with other settings: "
@@ -191,6 +221,8 @@ class Session:
 
         run = self.existing(planned)
         if run is not None and run.is_finished:
+            return
+        if planned.role == "sweep" and self.is_lost(planned, run):
             return
         if run is None:
             run = create_run(
@@ -254,10 +286,15 @@ class Session:
             self.failed[planned.name] = str(error)
 
 
+def is_finished(run: "Run | None") -> bool:
+    return run is not None and run.is_finished
+
+
 def state_of(run: "Run | None") -> str:
     if run is None:
         return "to do"
-    return "finished" if run.is_finished else "to be continued"
+    states = {"finished": "finished", "failed": "failed"}
+    return states.get(run.manifest["state"], "to be continued")
 
 
 def show_plan(session: Session, as_json: bool) -> None:
@@ -276,7 +313,8 @@ def show_plan(session: Session, as_json: bool) -> None:
         protocol = resolve(planned.request).on(session.data)
         run = session.existing(planned)
         steps = 0 if run is None else max(run.checkpoints.steps(), default=0)
-        left = 0 if run is not None and run.is_finished else protocol.steps - steps
+        is_lost = planned.role == "sweep" and session.is_lost(planned, run)
+        left = 0 if is_lost or is_finished(run) else protocol.steps - steps
         # A validation is a forward pass: a third of what training on its tokens costs.
         scored = protocol.validation_tokens / protocol.validation_every + (
             protocol.test_tokens / protocol.steps
@@ -323,7 +361,7 @@ def show_plan(session: Session, as_json: bool) -> None:
 
 
 def show_result(session: Session, as_json: bool) -> None:
-    """What has been run, and what to type next; exit code 1 if a run failed."""
+    """What has been run, and what to type next; exit code 1 if a final run failed."""
     import json
     import sys
 
@@ -343,13 +381,18 @@ def show_result(session: Session, as_json: bool) -> None:
         ]
         json.dump({"study": session.study.name, "runs": rows}, sys.stdout)
         sys.stdout.write("\n")
-    done = sum(run is not None and run.is_finished for _, run in runs)
+    done = sum(is_finished(run) for _, run in runs)
     for arm, rate in session.rates().items():
         say(f"The sweep chose a learning rate of {rate:g} for {arm}.")
     arms = " ".join(f"'{p.name}'" if ":" in p.name else p.name for p in session.study.arms)
     where = "" if session.results == RESULTS else f" --results {session.results}"
     say(f"{done} of {len(runs)} runs are finished in {session.results / session.study.name}.")
     say(f"Next: smolctl compare {arms} --study {session.study.name}{where}")
-    if session.failed:
-        say(f"Failed: {', '.join(session.failed)}. The same command tries them again.")
+    lost = [
+        planned.name for planned, run in runs if planned.role == "sweep" and not is_finished(run)
+    ]
+    if lost:
+        say(f"Failed in the sweep, and so not chosen: {', '.join(lost)}.")
+    if failed := [name for name in session.failed if name not in lost]:
+        say(f"Failed: {', '.join(failed)}. The same command tries them again.")
         raise typer.Exit(1)

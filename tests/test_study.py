@@ -215,6 +215,55 @@ def test_a_failed_run_is_named_and_does_not_stop_the_rest(capsys, workdir, study
     assert run_main(capsys, "study", str(study_file))[0] == 0
 
 
+@pytest.fixture
+def diverging(monkeypatch):
+    """Training that fails above a rate, which the test may change."""
+    from smollm2.train import Loop, NotFinite
+
+    original, limit = Loop.train_step, {"lr": 0.01}
+
+    def failing(self):
+        if self.run.protocol.recipe.lr > limit["lr"]:
+            raise NotFinite("At step 1 the loss is nan.")
+        original(self)
+
+    monkeypatch.setattr(Loop, "train_step", failing)
+    return limit
+
+
+def test_a_diverging_rate_is_a_result_of_the_sweep(capsys, workdir, study_file, diverging):
+    with study_file.open("a") as file:
+        file.write("[sweep]\nlr = [1e-3, 0.1]\n")
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 0
+    assert "not chosen: two-lr0.1-s100, three-lr0.1-s100" in err
+    assert "6 of 8 runs are finished" in err
+    # The same command goes on, and tries the failed rate no more: the finals stand by the other.
+    diverging["lr"] = 1.0
+    code, out, _ = run_main(capsys, "study", str(study_file), "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["seconds_left"] == 0
+    with study_file.open() as file:
+        text = file.read()
+    study_file.write_text(text.replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 0
+    assert "8 of 10 runs are finished" in err
+    rates = {run.name: run.protocol.recipe.lr for run in runs_of(workdir).values()}
+    assert rates["two-s2"] == 1e-3
+
+
+def test_an_arm_that_fails_at_every_rate_is_a_sentence(capsys, workdir, study_file, diverging):
+    with study_file.open("a") as file:
+        file.write("[sweep]\nlr = [0.1, 0.2]\n")
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 1
+    assert "Error: Arm 'two' failed at every learning rate of the sweep" in err
+    # No final run has begun: the same command tries them again.
+    diverging["lr"] = 1.0
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+
+
 def test_a_changed_file_does_not_mix_with_what_was_run(capsys, workdir, study_file):
     assert run_main(capsys, "study", str(study_file))[0] == 0
     study_file.write_text(study_file.read_text().replace("steps = 6", "steps = 7"))

@@ -23,15 +23,17 @@ Each run is called ARM-sSEED, in a sweep ARM-lrRATE-sSEED.
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from smollm2.config import checked_fields, read_toml, typed
+from smollm2.config import checked_fields, read_toml, split_setting, typed, variant
 from smollm2.errors import UserError, did_you_mean
-from smollm2.protocol import Request, differing, plain_name, resolve
+from smollm2.protocol import Request, differing, plain_name, resolve, resolve_recipe
 from smollm2.runs import require_plain
 
 EQUAL = ("tokens", "flops", "seconds")
@@ -96,7 +98,8 @@ def read_study(path: Path) -> Study:
 
     Raises:
         UserError: the file cannot be read, has an unknown key, a value of the wrong type, fewer
-            than two arms, or arms that would be the same runs.
+            than two arms, arms that would be the same runs, a sweep whose rates or seeds would not
+            do, or an evaluation that scores nothing.
     """
     return read_toml(path, "study", lambda table: study_of(table, path.stem))
 
@@ -115,20 +118,22 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
     refuse_unknown(section(table, "eval"), fields_of(Evaluation), "[eval]")
     arms = table.get("arms", {})
     if isinstance(arms, list):
+        if len(set(map(str, arms))) < len(arms):
+            raise UserError(f"arms names one of them twice: {', '.join(map(str, arms))}.")
         arms = {str(variant): {"variant": variant} for variant in arms}
     if not isinstance(arms, dict) or len(arms) < 2:
         raise UserError('a study has at least two arms: arms = ["orig", "pow2"], for example.')
+    for label in arms:
+        require_label(label)
     if len({plain_name(label) for label in arms}) < len(arms):
         raise UserError(f"the runs of two arms would have the same names: {', '.join(arms)}.")
     plans = tuple(arm_plan(label, spec, shared, seeds) for label, spec in arms.items())
     refuse_twins(plans)
-    if sweep and any(plan.request.lr is not None for plan in plans):
-        raise UserError("give either lr or [sweep]: the sweep chooses the learning rate.")
     return Study(
         name=name,
         arms=plans,
         equal=equal,
-        sweep=sweep_of(sweep) if sweep else None,
+        sweep=sweep_of(sweep, plans) if "sweep" in table else None,
         evaluation=evaluation_of(section(table, "eval")) if "eval" in table else None,
     )
 
@@ -145,26 +150,86 @@ def arm_plan(name: str, spec: Any, shared: Mapping[str, Any], seeds: tuple[int, 
     return ArmPlan(name, Request(**checked_fields(Request, values), settings=settings), seeds)
 
 
-def sweep_of(values: Mapping[str, Any]) -> Sweep:
+def require_label(label: str) -> None:
+    """Raise `UserError` if an arm's label could not be typed as an argument: a path is no label."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:,=+-]*", label):
+        name, file = plain_name(Path(label).stem) or "mine", label if "/" in label else "mine.toml"
+        raise UserError(
+            f"{label!r} is no name for an arm; use letters, digits and . _ : , = + -. A variant of "
+            f'your own is given one so: arms.{name} = "{file}".'
+        )
+
+
+def sweep_of(values: Mapping[str, Any], plans: tuple[ArmPlan, ...]) -> Sweep:
+    """The sweep of the arms `plans`, refused where a run of it would be another's or its rate would
+    not be used."""
     rates = values.get("lr")
     if not isinstance(rates, list) or len(rates) < 2:
         raise UserError("[sweep] needs at least two rates: lr = [1e-3, 2e-3], for example.")
     rates = tuple(typed("lr", rate, float) for rate in rates)
-    return Sweep(rates, whole_numbers("seeds of [sweep]", values.get("seeds", [100])))
+    if not all(0 < rate < math.inf for rate in rates):
+        raise UserError(f"the rates of [sweep] are positive and finite, not {list(rates)}.")
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
+        raise UserError(f"two rates of [sweep] are the same to six digits: {list(rates)}.")
+    seeds = whole_numbers("seeds of [sweep]", values.get("seeds", [100]))
+    for plan in plans:
+        if common := sorted(set(seeds) & set(plan.seeds)):
+            raise UserError(
+                f"seed {common[0]} is of [sweep] and of arm {plan.name!r}: the rate would be "
+                "chosen on a run that is compared; give the sweep seeds of its own."
+            )
+        if plan.request.lr is not None or "lr" in set_fields(plan):
+            raise UserError("give either lr or [sweep]: the sweep chooses the learning rate.")
+        if resolve_recipe(plan.request)[0].optimizer == "muon":
+            raise UserError(
+                f"[sweep] tries values of lr, and arm {plan.name!r} trains its matrices with Muon, "
+                'at muon_lr; sweep with optimizer = "adamw", or leave [sweep] out and set muon_lr.'
+            )
+    return Sweep(rates, seeds)
+
+
+def set_fields(plan: ArmPlan) -> set[str]:
+    return {split_setting(text)[0] for text in plan.request.settings}
 
 
 def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
+    """What [eval] says, refused where it would be found to be wrong only after the training."""
+    from smollm2.device import resolve_dtype
+    from smollm2.tasks import TASKS
+
+    if "tasks" not in values:
+        raise UserError('[eval] needs tasks = "arc_easy,hellaswag", for example.')
     folder = values.get("data_dir")
     checked = checked_fields(Evaluation, {k: v for k, v in values.items() if k != "data_dir"})
-    return Evaluation(**checked, data_dir=None if folder is None else Path(folder))
+    evaluation = Evaluation(
+        **checked, data_dir=None if folder is None else Path(typed("data_dir", folder, str))
+    )
+    resolve_dtype(evaluation.dtype, "cpu")  # a name is known on every device or on none
+    if evaluation.limit is not None and evaluation.limit < 1:
+        raise UserError(f"limit must be at least 1, not {evaluation.limit}.")
+    known = [*TASKS, "all"]
+    names = [name.strip() for name in evaluation.tasks.split(",") if name.strip()]
+    for name in names or [evaluation.tasks]:
+        if name not in known:
+            raise UserError(
+                f"{name!r} is no task for [eval].{did_you_mean(name, known)} There are "
+                f"{', '.join(known)}; held-out text is scored by every training."
+            )
+    return evaluation
 
 
 def refuse_twins(plans: tuple[ArmPlan, ...]) -> None:
-    """Raise `UserError` if two arms are the same model with a seed in common: the same run."""
-    for number, plan in enumerate(plans):
-        for other in plans[:number]:
+    """Raise `UserError` if two arms are the same model, trained in the same way with a seed in
+    common: the same run, whatever they are called."""
+    resolved = []
+    for plan in plans:
+        recipe, settings = resolve_recipe(plan.request)
+        model = variant(plan.request.variant, plan.request.scale, settings)
+        resolved.append((plan, (model, recipe)))
+    for number, (plan, trained) in enumerate(resolved):
+        for other, others in resolved[:number]:
             common = sorted(set(plan.seeds) & set(other.seeds))
-            if plan.request == other.request and common:
+            if trained == others and common:
                 fresh = [max(other.seeds) + 1 + i for i in range(len(plan.seeds))]
                 raise UserError(
                     f"arms {other.name!r} and {plan.name!r} are the same model with the same "

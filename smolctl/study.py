@@ -89,17 +89,56 @@ class Session:
         return self.results / self.study.name / "study.json"
 
     def recorded_step_seconds(self) -> dict[str, float] | None:
+        """The step times that the study began with; None if it has not begun here.
+
+        Raises:
+            UserError: they cannot be read, or are of another machine, protocol or set of arms.
+        """
         import json
 
-        if not self.record.exists():
+        from smollm2.protocol import differing
+        from smollm2.runs import list_runs
+
+        # Without a run nothing follows from the record yet: the times are measured anew.
+        if not self.record.exists() or not any(list_runs(self.results, self.study.name)):
             return None
-        known: dict[str, float] = json.loads(self.record.read_text("utf-8"))["step_seconds"]
+        remedy = "restore it, or give the study file another name."
+        try:
+            record = json.loads(self.record.read_text("utf-8"))
+            known = {arm: float(seconds) for arm, seconds in record["step_seconds"].items()}
+            conditions = dict(record["measured"])
+        except KeyError as error:
+            raise UserError(f"{self.record} lacks {error}; {remedy}") from None
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{self.record} cannot be read ({error}); {remedy}") from None
+        if not all(0 < seconds < math.inf for seconds in known.values()):
+            raise UserError(f"{self.record} has a step time that is no positive number; {remedy}")
         if missing := [plan.name for plan in self.study.arms if plan.name not in known]:
             raise UserError(
                 f"Study {self.study.name!r} has begun without arm {missing[0]!r}, and equal "
                 "seconds are measured at the start; give the file another name."
             )
+        if fields := differing(conditions, self.conditions(), ("at the start", "now")):
+            raise UserError(
+                f"Study {self.study.name!r} has begun under other conditions, and its equal "
+                f"seconds hold for those alone: {fields}. Go on as it began, or give the file "
+                "another name."
+            )
         return known
+
+    def conditions(self) -> dict[str, Any]:
+        """What the time of a step depends on, the model aside."""
+        from smollm2.device import environment
+        from smollm2.protocol import resolve
+
+        protocol = resolve(self.study.arms[0].request)
+        machine = environment(protocol.device)
+        return {
+            "device_name": machine["device_name"],
+            "threads": machine["threads"],
+            "tokens_per_step": protocol.tokens_per_step,
+            "seq_len": protocol.seq_len,
+        }
 
     def measure(self) -> dict[str, float]:
         """Seconds that a step of each arm takes on this machine."""
@@ -200,7 +239,8 @@ class Session:
 
         if self.step_seconds:
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.record, {"step_seconds": self.step_seconds})
+            record = {"step_seconds": self.step_seconds, "measured": self.conditions()}
+            write_json(self.record, record)
         for planned in self.planned():  # all of them, before one of them runs for hours
             self.existing(planned)
         for planned in sweep_runs(self.study, self.requests):

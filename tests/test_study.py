@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,7 +107,38 @@ BAD_FILES = {
         minimal(arms={"a": "pow2", "b": "pow2"}),
         'b = { variant = "pow2", seeds = [3, 4, 5] }',
     ),
-    "names alike": (minimal(arms={"a b": "pow2", "a-b": "orig"}), "the same names"),
+    "same model": (minimal(arms=["pow2", "pow2:n_kv_heads=4"]), "are the same model"),
+    "names alike": (minimal(arms={"a:b": "pow2", "a-b": "orig"}), "the same names"),
+    "arm twice": (minimal(arms=["orig", "orig", "pow2"]), "one of them twice"),
+    "arm with a space": (minimal(arms={"a b": "pow2", "c": "orig"}), "no name for an arm"),
+    "arm that is a path": (
+        minimal(arms=["orig", "my/wide.toml"]),
+        "'my/wide.toml' is no name for an arm; use letters, digits and . _ : , = + -. A variant "
+        'of your own is given one so: arms.wide = "my/wide.toml"',
+    ),
+    "empty sweep": (minimal(sweep={}), "at least two rates"),
+    "rate set and sweep": (
+        minimal(sweep={"lr": [1e-3, 2e-3]}, train={"steps": 3, "set": ["lr=0.5"]}),
+        "either lr or",
+    ),
+    "rate twice": (minimal(sweep={"lr": [1e-3, 1e-3]}), "same to six digits"),
+    "rates alike": (minimal(sweep={"lr": [1e-3, 1.0000001e-3]}), "same to six digits"),
+    "negative rate": (minimal(sweep={"lr": [1e-3, -1]}), "positive and finite"),
+    "seed of sweep and final": (
+        minimal(sweep={"lr": [1e-3, 2e-3], "seeds": [7, 2]}),
+        "seed 2 is of [sweep] and of arm 'orig'",
+    ),
+    "sweep of muon": (
+        minimal(sweep={"lr": [1e-3, 2e-3]}, train={"steps": 3, "optimizer": "muon"}),
+        "at muon_lr",
+    ),
+    "eval of nothing": (minimal(eval={}), "[eval] needs tasks"),
+    "eval of no task": (minimal(eval={"tasks": ","}), "is no task for [eval]"),
+    "eval of text": (minimal(eval={"tasks": "piqa, test"}), "'test' is no task for [eval]"),
+    "eval of an unknown task": (minimal(eval={"tasks": "piqqa"}), "Did you mean 'piqa'?"),
+    "folder of questions": (minimal(eval={"tasks": "piqa", "data_dir": 3}), "data_dir takes"),
+    "dtype of eval": (minimal(eval={"tasks": "piqa", "dtype": "fp99"}), "Unknown dtype 'fp99'"),
+    "no questions": (minimal(eval={"tasks": "piqa", "limit": 0}), "limit must be at least 1"),
 }
 
 
@@ -282,6 +314,42 @@ def test_equal_seconds_are_measured_once(capsys, workdir, study_file):
     assert code == 0
     assert json.loads(out)["seconds_left"] == 0
     assert record.read_bytes() == before
+
+
+BROKEN_RECORDS = {
+    "no JSON": (lambda record: "{", "cannot be read"),
+    "a list": (lambda record: [1], "cannot be read"),
+    "a missing key": (lambda record: {"step_seconds": record["step_seconds"]}, "lacks 'measured'"),
+    "a zero": (
+        lambda record: record | {"step_seconds": {"two": 0, "three": 1.0}},
+        "no positive number",
+    ),
+    "a missing arm": (lambda record: record | {"step_seconds": {"two": 1.0}}, "without arm"),
+    "other threads": (
+        lambda record: record | {"measured": record["measured"] | {"threads": 99}},
+        "threads: 99 at the start",
+    ),
+    "another machine": (
+        lambda record: record | {"measured": record["measured"] | {"device_name": "abacus"}},
+        "device_name: abacus at the start",
+    ),
+}
+
+
+def test_a_record_of_step_times_that_will_not_do_is_a_sentence(capsys, workdir, study_file):
+    study_file.write_text('equal = "seconds"\n' + study_file.read_text())
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    path = workdir / "results/tinies/study.json"
+    good = json.loads(path.read_text())
+    for case, (change, sentence) in BROKEN_RECORDS.items():
+        bad = change(good)
+        path.write_text(bad if isinstance(bad, str) else json.dumps(bad))
+        code, _, err = run_main(capsys, "study", str(study_file))
+        assert (code, sentence in err) == (2, True), (case, err)
+    # Nothing follows from it as long as there is no run.
+    for run in runs_of(workdir).values():
+        shutil.rmtree(run.path)
+    assert run_main(capsys, "study", str(study_file), "--dry-run")[0] == 0
 
 
 def test_a_study_scores_its_final_runs(capsys, workdir, study_file):

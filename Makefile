@@ -15,7 +15,7 @@ demo: install
 	rm -rf results/demo
 	$(BIN)/smolctl study results/demo.toml
 	$(BIN)/smolctl compare orig pow2 moe-160m --study demo
-	$(BIN)/smolctl report --study demo --html results/demo/card.html > results/demo/MODEL_CARD.md
+	$(BIN)/smolctl report --study demo --out results/demo/MODEL_CARD.md --html results/demo/card.html
 	@echo
 	@echo "Made: a study of two runs each of three arms, its model card and figures in results/demo;"
 	@echo "look at results/demo/card.html. 100 steps show that it works, not which model is better."

@@ -6,11 +6,13 @@ measured is said to be so, with the command that measures it.
 
 import base64
 import hashlib
+import os
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from smolctl.comparison import (
     PRIMARY,
@@ -35,7 +37,6 @@ from smolctl.tables import (
     views_table,
 )
 from smolctl.words import conclusion
-from smollm2._version import __version__
 from smollm2.errors import UserError
 from smollm2.runs import Run
 
@@ -47,12 +48,33 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Figures:
-    """Where the card's pictures are, as it links them."""
+    """Where the card's pictures are, as it links them from the folder it lies in."""
 
     folder: Path
+    card: Path = Path()
 
     def link(self, name: str, text: str) -> str:
-        return f"![{text}]({(self.folder / name).as_posix()})"
+        # Percent-encoded, as a space or a parenthesis would end the link.
+        return f"![{text}]({quote(relative(self.folder / name, self.card))})"
+
+
+def relative(path: Path, start: Path = Path()) -> str:
+    """`path` as seen from the folder `start`, with slashes.
+
+    Raises:
+        UserError: only the root is above both, so that the way would name the machine's folders.
+    """
+    whole, begin = os.path.abspath(path), os.path.abspath(start)
+    try:
+        above = os.path.commonpath([whole, begin])
+    except ValueError:  # two drives of Windows
+        above = None
+    if above is None or (above == os.path.dirname(above) != begin):
+        raise UserError(
+            f"The card would have to name folders of this machine to link {path}; go to a folder "
+            "above it, and give it from there."
+        )
+    return Path(os.path.relpath(whole, begin)).as_posix()
 
 
 def study_comparison(study: str, runs: list[Run]) -> Comparison:
@@ -104,7 +126,7 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
     environment.filters["conclusion"] = conclusion
     environment.filters["power_of_two_table"] = power_of_two_table
     return environment.get_template("model_card.md.jinja").render(
-        version=__version__,
+        versions=versions(comparison),
         options=options,
         front_matter=front_matter(comparison),
         study=comparison.study,
@@ -384,6 +406,16 @@ def train_command(run: Run) -> str:
 DEFAULTS = {("scale", "full"), ("data", "builtin"), ("recipe", "smollm2")}
 
 
+def versions(comparison: Comparison) -> str:
+    """Those of smolctl that made the runs: the one that writes the card changes no number."""
+    found = {
+        str(facts.run.manifest["environment"].get("smolctl"))
+        for arm in comparison.arms
+        for facts in arm.runs
+    }
+    return ", ".join(sorted(found))
+
+
 def environment_table(comparison: Comparison) -> Table:
     """Where the runs were made, each distinct environment once."""
     names = ("device_name", "threads", "torch", "python", "platform", "smolctl", "git_commit")
@@ -412,38 +444,55 @@ def fingerprint(run: Run) -> str:
 
 
 def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
-    """Every picture that the card shows."""
+    """Every picture that the card shows.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
     from smolctl.plots import comparison_figures, run_figure, tradeoff_figure
 
-    paths = comparison_figures(comparison, folder)
-    if has_tradeoff(comparison):
-        paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
-    for arm in comparison.arms:
-        paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in arm.runs]
-    if pair := dense_against_moe(comparison):
-        paths += comparison_figures(pair, folder / "dense-moe")
+    try:
+        paths = comparison_figures(comparison, folder)
+        if has_tradeoff(comparison):
+            paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
+        for arm in comparison.arms:
+            paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in arm.runs]
+        if pair := dense_against_moe(comparison):
+            paths += comparison_figures(pair, folder / "dense-moe")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write figures to {folder}: {error.strerror}; choose another --figures."
+        ) from None
     return paths
 
 
-def html(card: str, title: str) -> str:
+def html(card: str, title: str, folder: Path = Path()) -> str:
     """The card as one page that needs nothing beside it: pictures are in it as data.
+
+    Args:
+        folder: where the card lies, from which its pictures are linked.
 
     Raises:
         UserError: a picture is not there.
     """
+    from html import unescape
+
     from markdown_it import MarkdownIt
 
     body = re.sub(r"\A---\n.*?\n---\n\s*<!--.*?-->", "", card, flags=re.DOTALL)
     page = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
 
     def embedded(match: re.Match[str]) -> str:
+        name = unquote(unescape(match[1]))
         try:
-            data = base64.b64encode(Path(match[1]).read_bytes()).decode()
-        except OSError as error:
-            raise UserError(f"The figure {match[1]} cannot be read: {error.strerror}.") from None
-        return f'src="data:image/png;base64,{data}"'
+            data = base64.b64encode((folder / name).read_bytes()).decode()
+        except (OSError, ValueError) as error:
+            raise UserError(f"The figure {name} cannot be read: {error}.") from None
+        return f'<img src="data:image/png;base64,{data}"'
 
-    page = re.sub(r'src="([^"]+\.png)"', embedded, page)
+    page, found = re.subn(r'<img src="([^"]*)"', embedded, page)
+    if found != len(re.findall(r"^!\[", body, flags=re.MULTILINE)):
+        raise UserError("A link of the card to a figure is none: give --figures a plainer name.")
     return PAGE.format(title=title, body=page)
 
 

@@ -18,17 +18,24 @@ EXAMPLES = """
 
 - `smolctl report > MODEL_CARD.md`
 
-- `smolctl report --study gqa --html gqa.html > gqa.md`
+- `smolctl report --study gqa --out cards/gqa.md --html cards/gqa.html`
 
 - `smolctl report --check MODEL_CARD.md`
 """
 
 
 def report(
+    context: typer.Context,
     figures: Annotated[
         Path | None,
         typer.Option(
             help="Folder of the figures; default the study's figures/.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CARD", help="Write the card to this file, with links to figures as seen there."
         ),
     ] = None,
     html: Annotated[
@@ -47,65 +54,113 @@ def report(
 
     Every number in it is computed from the study's files. Figures go to the study's figures/.
     """
-    import sys
-
     from smolctl.card import html as page
     from smolctl.card import write_figures
     from smolctl.console import say, warn
 
     if check is not None:
-        check_card(check, results)
+        for name in ("figures", "out", "html", "study", "results"):
+            if is_typed(context, name):
+                raise UserError(f"--check takes that from the card; leave --{name} out.")
+        check_card(check)
         return
-    comparison, card = make_card(study, results, figures)
+    comparison, card = make_card(study, results, figures, out)
     for sentence in comparison.left_out:
         warn(sentence)
-    paths = write_figures(comparison, figures or results / study / "figures")
-    sys.stdout.write(card)
-    say(f"{len(paths)} figures in {paths[0].parent}.")
-    if html is not None:
-        try:
-            html.write_text(page(card, f"Model card: {study}"), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"Cannot write {html}: {error.strerror}.") from None
-        say(f"Page: {html}")
-
-
-def make_card(study: str, results: Path, figures: Path | None) -> "tuple[Comparison, str]":
-    """The comparison of a study, and its card."""
-    from smolctl.card import Figures, render, study_comparison
-    from smolctl.targets import finished_runs
-
-    comparison = study_comparison(study, finished_runs(results, study))
-    options = ["--study", study]
-    if results != RESULTS:
-        options += ["--results", results.as_posix()]
-    if figures is not None:
-        options += ["--figures", figures.as_posix()]
     folder = figures or results / study / "figures"
-    return comparison, render(comparison, Figures(folder), shlex.join(options))
+    paths = write_figures(comparison, folder)
+    say(f"{len(paths)} figures in {folder}.")
+    if html is not None:
+        write(html, page(card, f"Model card: {study}", out.parent if out else Path()))
+        say(f"Page: {html}")
+    if out is not None:
+        write(out, card)
+        say(f"Card: {out}")
+    else:
+        put(card)
 
 
-def check_card(path: Path, results: Path) -> None:
-    """Raise `typer.Exit(1)`, having printed the lines that differ, if the card is not true."""
-    import re
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether that option stands in the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def put(text: str) -> None:
+    """Write to stdout in UTF-8, whatever the terminal's encoding: a card is a file."""
     import sys
 
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, as UTF-8 and with the same line ends everywhere."""
+    try:
+        path.write_bytes(text.encode())
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}.") from None
+
+
+def make_card(
+    study: str, results: Path, figures: Path | None, out: Path | None
+) -> "tuple[Comparison, str]":
+    """The comparison of a study, and its card.
+
+    Raises:
+        UserError: there are no runs to make it of, or it would have to name a path of the machine.
+    """
+    from smolctl.card import Figures, relative, render, study_comparison
+    from smolctl.targets import finished_runs
+
+    options = ["--study", study]
+    if results != RESULTS:
+        options += ["--results", relative(results)]
+    if figures is not None:
+        options += ["--figures", relative(figures)]
+    if out is not None:
+        options += ["--out", relative(out)]
+    comparison = study_comparison(study, finished_runs(results, study))
+    folder = Figures(figures or results / study / "figures", out.parent if out else Path())
+    return comparison, render(comparison, folder, shlex.join(options))
+
+
+def options_of(path: Path, card: str) -> dict[str, str]:
+    """The options of the command that a card says it was made by.
+
+    Raises:
+        UserError: it says none, or none that `smolctl report` has.
+    """
+    import re
+
+    made = re.search(r"^<!-- Made by `smolctl report (.*?)`", card, flags=re.MULTILINE)
+    try:
+        words = shlex.split(made[1]) if made else []
+    except ValueError:  # an open quote
+        words = []
+    options = dict(zip(words[::2], words[1::2], strict=False))
+    known = {"--study", "--results", "--figures", "--out"}
+    if "--study" not in options or not known >= options.keys() or len(words) % 2:
+        raise UserError(f"{path.name} does not say which study it is of: it is no card of smolctl.")
+    return options
+
+
+def check_card(path: Path) -> None:
+    """Raise `typer.Exit(1)`, having printed the lines that differ, if the card is not true."""
     from smolctl.console import say
 
     try:
-        card = path.read_text(encoding="utf-8")
+        card = path.read_bytes().decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The card {path} cannot be read: {error}.") from None
-    made = re.search(r"^<!-- Made by `smolctl report (.*?)`", card, flags=re.MULTILINE)
-    if made is None:
-        raise UserError(f"{path.name} does not say which study it is of: it is no card of smolctl.")
-    words = shlex.split(made[1])
-    options = dict(zip(words[::2], words[1::2], strict=False))
-    figures = options.get("--figures")
+    options = options_of(path, card)
+    folders = {name: Path(value) for name, value in options.items() if name != "--study"}
     _, expected = make_card(
         options["--study"],
-        Path(options.get("--results", results)),
-        Path(figures) if figures else None,
+        folders.get("--results", RESULTS),
+        folders.get("--figures"),
+        folders.get("--out"),
     )
     if card == expected:
         say(f"{path} follows from the files of study {options['--study']}.")
@@ -117,6 +172,9 @@ def check_card(path: Path, results: Path) -> None:
         "the files",
         n=0,
     )
-    sys.stdout.writelines(lines)
-    say(f"{path} does not follow from the files; write it again with smolctl report {made[1]}.")
+    put("".join(lines))
+    command = shlex.join(
+        ["smolctl", "report", *(word for pair in options.items() for word in pair)]
+    )
+    say(f"{path} does not follow from the files; write it again with {command}.")
     raise typer.Exit(1)

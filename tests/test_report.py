@@ -1,15 +1,18 @@
 """`smolctl report`: the card follows from the files and says what is missing."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import run_main
 from planted import planted
 
+from smollm2.errors import UserError
 from smollm2.files import write_json
 from smollm2.runs import Run
 
@@ -56,11 +59,25 @@ def test_the_card_has_every_section_and_number(capsys, study):
     assert all(Path(picture).stat().st_size > 1000 for picture in pictures)
 
 
-def test_the_same_files_give_the_same_bytes(capsys, study):
-    assert card(capsys) == card(capsys)
-    pictures = {path: path.read_bytes() for path in study.glob("figures/**/*.png")}
-    card(capsys)
-    assert {path: path.read_bytes() for path in pictures} == pictures
+def test_the_same_files_give_the_same_bytes(study, tmp_path_factory):
+    made = []
+    for hash_seed, zone, locale in (("1", "UTC", "C"), ("2", "Asia/Tokyo", "C.UTF-8")):
+        folder = tmp_path_factory.mktemp("elsewhere")
+        shutil.copytree(study, folder / "results/s")
+        environment = {"PYTHONHASHSEED": hash_seed, "TZ": zone, "LC_ALL": locale}
+        process = subprocess.run(
+            [sys.executable, "-m", "smolctl", "report", "--study", "s"],
+            capture_output=True,
+            timeout=120,
+            cwd=folder,
+            env=os.environ | environment,
+        )
+        assert process.returncode == 0, process.stderr
+        pictures = sorted(folder.glob("results/s/figures/**/*.png"))
+        assert len(pictures) > 8
+        files = {path.relative_to(folder): path.read_bytes() for path in pictures}
+        made.append((process.stdout, files))
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("table", ["train", "val", "eval"])
@@ -96,6 +113,92 @@ def test_check_of_no_card_is_a_sentence(capsys, study):
         code, _, err = run_main(capsys, "report", "--check", name)
         assert code == 2
         assert sentence in err
+
+
+@pytest.mark.parametrize(
+    "options", ["", "--results results", "--study 's", "--study s --folder x", "--study s --out"]
+)
+def test_a_card_that_names_no_study_is_a_sentence(capsys, study, options):
+    Path("card.md").write_text(f"<!-- Made by `smolctl report {options}` of runs -->\n")
+    code, _, err = run_main(capsys, "report", "--check", "card.md")
+    assert code == 2
+    assert "does not say which study it is of" in err
+
+
+@pytest.mark.parametrize("option", ["--study", "--results", "--figures", "--out", "--html"])
+def test_check_refuses_what_the_card_says(capsys, study, option):
+    Path("MODEL_CARD.md").write_text(card(capsys))
+    code, _, err = run_main(capsys, "report", "--check", "MODEL_CARD.md", option, "other")
+    assert code == 2
+    assert f"leave {option} out" in err
+
+
+def test_the_version_is_that_of_the_runs(capsys, study, monkeypatch):
+    Path("MODEL_CARD.md").write_text(card(capsys))
+    monkeypatch.setattr("smollm2._version.__version__", "99.9")
+    assert run_main(capsys, "report", "--check", "MODEL_CARD.md")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["my figs", "a(b)c", "é%20", "x'y&z"])
+def test_links_to_figures_with_odd_names_hold(capsys, study, name):
+    from markdown_it import MarkdownIt
+
+    text = card(capsys, "--figures", name, "--html", "card.html")
+    Path("MODEL_CARD.md").write_text(text)
+    shown = MarkdownIt("commonmark").render(text).count("<img")
+    page = Path("card.html").read_text()
+    assert shown == page.count("data:image/png;base64,") >= 9
+    assert run_main(capsys, "report", "--check", "MODEL_CARD.md")[0] == 0
+
+
+def test_figures_that_cannot_be_written_are_a_sentence(capsys, study):
+    Path("file").write_text("")
+    code, out, err = run_main(capsys, "report", "--study", "s", "--figures", "file/x")
+    assert (code, out) == (2, "")
+    assert "Cannot write figures to file" in err
+
+
+def test_a_page_lacks_no_picture(capsys, study):
+    from smolctl.card import html
+
+    text = card(capsys)
+    (study / "figures/loss.png").unlink()
+    with pytest.raises(UserError, match=r"s/figures/loss\.png cannot be read"):
+        html(text, "x")
+    with pytest.raises(UserError, match="is none"):
+        html("![a](b c.png)", "x")
+
+
+def test_a_card_links_from_where_it_lies(capsys, study):
+    Path("cards").mkdir()
+    out = card(capsys, "--out", "cards/s.md", "--html", "s.html")
+    assert out == ""
+    text = Path("cards/s.md").read_text()
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert all(picture.startswith("../results/s/figures/") for picture in pictures)
+    assert Path("s.html").read_text().count("data:image/png") == len(pictures)
+    assert run_main(capsys, "report", "--check", "cards/s.md")[0] == 0
+
+
+def test_no_path_of_the_machine_is_in_the_card(capsys, study, workdir, tmp_path_factory):
+    options = ["--results", str(workdir / "results"), "--figures", str(workdir / "figs")]
+    text = card(capsys, *options)
+    assert str(workdir) not in text
+    assert "](figs/loss.png)" in text
+    code, _, err = run_main(capsys, "report", "--study", "s", "--figures", "/nowhere/figs")
+    assert code == 2
+    assert "folders of this machine" in err
+
+
+def test_a_card_is_utf8_whatever_the_terminal(study):
+    process = subprocess.run(
+        [sys.executable, "-m", "smolctl", "report", "--study", "s"],
+        capture_output=True,
+        timeout=120,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert process.returncode == 0, process.stderr
+    assert "±" in process.stdout.decode()
 
 
 def test_the_front_matter_is_read_by_the_hub(capsys, study):

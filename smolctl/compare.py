@@ -29,7 +29,8 @@ def compare(
     figures: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the figures; default the study's figures/.", show_default=False
+            help="Folder of the figures; default figures/ARM-vs-ARM in the study.",
+            show_default=False,
         ),
     ] = None,
     study: Study = STUDY,
@@ -49,6 +50,8 @@ def compare(
     from smolctl.tables import arms_table, runs_table, tasks_table, verdicts_table, views_table
     from smolctl.targets import runs_of
     from smolctl.words import conclusion
+    from smollm2.protocol import plain_name
+    from smollm2.runs import LONGEST_NAME
 
     if len(set(arms)) < 2:
         raise UserError("Name at least two different arms: smolctl compare orig pow2.")
@@ -69,5 +72,13 @@ def compare(
         say(f"Tasks: not measured. smolctl eval {' '.join(arms)} --tasks arc_easy,hellaswag")
     for sentence in conclusion(found):
         sys.stdout.write(f"- {sentence}\n")
-    for path in comparison_figures(found, figures or results / study / "figures"):
-        say(f"Figure: {path}")
+    # A folder of their own: those of the model card show every arm of the study.
+    name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
+    folder = figures or results / study / "figures" / name
+    try:
+        for path in comparison_figures(found, folder):
+            say(f"Figure: {path}")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write figures to {folder}: {error.strerror}; choose another --figures."
+        ) from None

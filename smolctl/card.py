@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shlex
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from smolctl.tables import (
     views_table,
 )
 from smolctl.words import conclusion
+from smollm2.config import read_toml
 from smollm2.errors import UserError
 from smollm2.runs import Run
 
@@ -125,6 +127,7 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
     environment.filters["markdown"] = markdown
     environment.filters["conclusion"] = conclusion
     environment.filters["power_of_two_table"] = power_of_two_table
+    file = study_file(comparison)
     return environment.get_template("model_card.md.jinja").render(
         versions=versions(comparison),
         options=options,
@@ -145,7 +148,8 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
         powers_of_two=power_of_two(comparison),
         has_tradeoff=has_tradeoff(comparison),
         claims=claims_table(comparison),
-        commands=commands(comparison),
+        study_file=file,
+        commands=commands(comparison, file),
         environment=environment_table(comparison),
         files=files_table(comparison),
     )
@@ -380,9 +384,32 @@ def power_of_two_table(comparison: Comparison) -> Table:
     return Table("Power of two", ("Aspect", *(arm.name for arm in arms)), rows)
 
 
-def commands(comparison: Comparison) -> list[str]:
-    """What to type for every run; files by their base names."""
-    return [train_command(facts.run) for arm in comparison.arms for facts in arm.runs]
+def study_file(comparison: Comparison) -> str | None:
+    """The study file that the runs follow from; None where they were trained one by one.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
+    path = comparison.base.runs[0].run.path.parent / "study.toml"
+    return read_toml(path, "study", lambda _: path.read_text("utf-8")) if path.exists() else None
+
+
+def commands(comparison: Comparison, study: str | None) -> list[str]:
+    """What to type for every run; files by their base names.
+
+    Args:
+        study: the study file, which says most of it.
+    """
+    lines, planned = [], set()
+    if study is not None:
+        lines.append(f"smolctl study {comparison.study}.toml")
+        for arm, values in tomllib.loads(study).get("arms", {}).items():
+            planned |= {(arm, seed) for seed in values.get("seeds", [])}
+    for arm in comparison.arms:
+        for facts in arm.runs:
+            if (arm.name, facts.run.protocol.seed) not in planned:
+                lines.append(train_command(facts.run))
+    return lines
 
 
 def train_command(run: Run) -> str:
@@ -396,7 +423,7 @@ def train_command(run: Run) -> str:
         elif value is True or value is False:
             words.append(flag if value else f"--no-{name}")
         elif value is not None and (name, value) not in DEFAULTS:
-            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [flag, str(value)]
     if run.manifest["started_from"]:
         words += ["--from", run.manifest["started_from"]]
     words += ["--study", run.study, "--name", run.name]

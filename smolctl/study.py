@@ -234,15 +234,11 @@ class Session:
 
     def run(self) -> None:
         """Run what is missing, the sweep first, then score the final runs."""
-        from smollm2.files import write_json
         from smollm2.study import final_runs, sweep_runs
 
-        if self.step_seconds:
-            self.record.parent.mkdir(parents=True, exist_ok=True)
-            record = {"step_seconds": self.step_seconds, "measured": self.conditions()}
-            write_json(self.record, record)
         for planned in self.planned():  # all of them, before one of them runs for hours
             self.existing(planned)
+        self.write_records()
         for planned in sweep_runs(self.study, self.requests):
             self.train(planned)
         final = final_runs(self.study, self.requests, self.rates())
@@ -250,6 +246,27 @@ class Session:
             self.train(planned)
         for planned in final:
             self.evaluate(planned)
+
+    def write_records(self) -> None:
+        """Keep beside the runs what they follow from: the study file and the step times.
+
+        Raises:
+            UserError: the directory cannot be written to.
+        """
+        from smollm2.files import replace_file, write_json
+        from smollm2.study import to_toml
+
+        folder = self.record.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / "study.toml", to_toml(self.study))
+            if self.step_seconds:
+                record = {"step_seconds": self.step_seconds, "measured": self.conditions()}
+                write_json(self.record, record)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to {folder}: {error.strerror}; choose another --results."
+            ) from None
 
     def train(self, planned: "PlannedRun") -> None:
         """Train one run to its end, from where it stands."""

@@ -23,6 +23,7 @@ Each run is called ARM-sSEED, in a sweep ARM-lrRATE-sSEED.
 """
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -236,6 +237,39 @@ def refuse_twins(plans: tuple[ArmPlan, ...]) -> None:
                     f"seeds, and so the same runs; give one of them others: {plan.name} = "
                     f'{{ variant = "{plan.request.variant}", seeds = {fresh} }}.'
                 )
+
+
+def to_toml(study: Study) -> str:
+    """A study file that says what `study` does, its seeds included; files by their base names, and
+    no folder of questions, as these are the machine's.
+
+    `study_of` reads the same study from it.
+    """
+    requests = [plan.request.without_paths() for plan in study.arms]
+    # One arm may have a rate of its own, and fields of its model are set in `settings`.
+    own = ("variant", "seed", "settings", "lr")
+    shared = {k: v for k, v in dataclasses.asdict(requests[0]).items() if k not in own}
+    lines = [f"equal = {toml(study.equal)}"]
+    for plan, request in zip(study.arms, requests, strict=True):
+        values: dict[str, Any] = {"variant": request.variant}
+        values |= {"set": request.settings or None, "lr": request.lr, "seeds": plan.seeds}
+        lines += ["", f"[arms.{toml(plan.name)}]", *toml_lines(values)]
+    lines += ["", "[train]", *toml_lines(shared)]
+    if study.sweep:
+        lines += ["", "[sweep]", *toml_lines(dataclasses.asdict(study.sweep))]
+    if study.evaluation:
+        lines += ["", "[eval]"]
+        lines += toml_lines(dataclasses.asdict(study.evaluation) | {"data_dir": None})
+    return "\n".join(lines) + "\n"
+
+
+def toml_lines(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {toml(value)}" for name, value in values.items() if value is not None]
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it: as JSON does, for what a study file holds."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, Request]:

@@ -218,6 +218,27 @@ def test_the_commands_of_the_card_repeat_the_runs(capsys, study):
     assert "--name pow2-s1" in text
 
 
+def test_a_rate_is_repeated_to_the_last_digit(capsys, study):
+    path = study / "pow2-s1/run.json"
+    manifest = json.loads(path.read_text())
+    manifest["request"]["lr"] = 0.0012345678
+    write_json(path, manifest)
+    assert "--lr 0.0012345678 " in card(capsys)
+
+
+def test_compare_leaves_the_figures_of_the_card(capsys, study):
+    card(capsys)
+    before = {path: path.read_bytes() for path in study.glob("figures/*.png")}
+    assert run_main(capsys, "compare", "orig", "pow2", "--study", "s")[0] == 0
+    assert {path: path.read_bytes() for path in study.glob("figures/*.png")} == before
+    assert (study / "figures/orig-vs-pow2/loss.png").exists()
+    code, _, err = run_main(
+        capsys, "compare", "orig", "pow2", "--study", "s", "--figures", "/dev/null/x"
+    )
+    assert code == 2
+    assert "Cannot write figures" in err
+
+
 def test_runs_of_another_protocol_and_broken_ones_are_named_in_the_card(
     capsys,
     study,

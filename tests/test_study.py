@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from conftest import run_main
 
 from smollm2.errors import UserError
 from smollm2.runs import Run, list_runs
-from smollm2.study import final_runs, horizons, read_study, study_of, sweep_runs
+from smollm2.study import final_runs, horizons, read_study, study_of, sweep_runs, to_toml
 
 
 @pytest.fixture
@@ -165,6 +166,38 @@ def test_the_same_variant_with_other_seeds_is_a_control():
     assert names == ["a-s0", "b-s3", "a-s1", "b-s4"]
 
 
+ROUND_TRIPS = {
+    "plain": minimal(),
+    "everything": minimal(
+        seeds=[4, 5],
+        equal="flops",
+        arms={
+            "pow2:n_kv_heads=8": "pow2:n_kv_heads=8",
+            "b": {"variant": "pow2", "set": ["n_layers=2"], "seeds": [7]},
+        },
+        train={"steps": 3, "scale": "nano", "compile": False, "set": ["eps=1e-7"]},
+        sweep={"lr": [1e-5, 2], "seeds": [9]},
+        eval={"tasks": "piqa,arc_easy", "limit": 3, "dtype": "fp32"},
+    ),
+    "rates": minimal(arms={"a": {"variant": "orig", "lr": 1e-5}, "b": "pow2"}),
+}
+
+
+@pytest.mark.parametrize("case", ROUND_TRIPS)
+def test_the_kept_study_file_says_the_same(case):
+    study = study_of(ROUND_TRIPS[case], "x")
+    assert study_of(tomllib.loads(to_toml(study)), "x") == study
+
+
+def test_the_kept_study_file_names_no_folder(variants):
+    arms = {"a": f"{variants}/tiny.toml", "b": "orig"}
+    train = {"steps": 3, "data": "/home/me/novels", "tokenizer": "/home/me/words"}
+    table = minimal(arms=arms, train=train, eval={"tasks": "piqa", "data_dir": "/home/me/q"})
+    text = to_toml(study_of(table, "x"))
+    assert "/" not in text
+    assert 'data = "novels"' in text
+
+
 def test_a_file_that_is_not_there_or_broken_is_a_sentence(workdir):
     with pytest.raises(UserError, match="no study file"):
         read_study(workdir / "none.toml")
@@ -198,6 +231,22 @@ def test_a_study_runs_what_is_missing_and_nothing_twice(capsys, workdir, study_f
     assert code == 0
     assert {run["state"] for run in json.loads(out)["runs"]} == {"finished"}
     assert {name: run.manifest["finished_at"] for name, run in runs_of(workdir).items()} == before
+
+
+def test_the_card_of_a_study_repeats_it(capsys, workdir, study_file):
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    code, card, err = run_main(capsys, "report", "--study", "tinies")
+    assert code == 0, err
+    kept = (workdir / "results/tinies/study.toml").read_text()
+    assert f"`tinies.toml`:\n\n```toml\n{kept}```\n\n```sh\nsmolctl study tinies.toml\n" in card
+    assert "smolctl train" not in card
+    (workdir / "results/tinies/study.toml").write_text("[")
+    code, _, err = run_main(capsys, "report", "--study", "tinies")
+    assert code == 2
+    assert "not a readable TOML file" in err
+    (workdir / "results/tinies/study.toml").unlink()
+    code, card, err = run_main(capsys, "report", "--study", "tinies")
+    assert card.count("\nsmolctl train") == 4
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(capsys, workdir, study_file):

@@ -12,17 +12,24 @@ import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote
 
+import pandas as pd
+
 from smolctl.comparison import (
-    PRIMARY,
-    SECONDARY,
+    ACCURACY,
+    LOSS,
+    SECONDS,
+    TOKENS_PER_SECOND,
     Arm,
     Comparison,
+    Metric,
+    RunFacts,
     compare_arms,
+    finished_at,
     mean_and_spread,
     mismatch,
+    noted,
     readable,
 )
 from smolctl.stats import Difference
@@ -33,6 +40,8 @@ from smolctl.tables import (
     mean_text,
     number,
     runs_table,
+    secondary_table,
+    sweep_table,
     tasks_table,
     verdicts_table,
     views_table,
@@ -42,9 +51,6 @@ from smollm2.config import read_toml
 from smollm2.errors import UserError
 from smollm2.runs import Run
 
-ACCURACY = next(metric for metric in SECONDARY if metric.name == "accuracy")
-TOKENS_PER_SECOND = next(metric for metric in SECONDARY if metric.name == "tokens_per_second")
-SECONDS = next(metric for metric in SECONDARY if metric.name == "seconds")
 NOT_MEASURED = "not measured"
 
 
@@ -90,23 +96,12 @@ def study_comparison(study: str, runs: list[Run]) -> Comparison:
     facts = readable(runs, left_out)
     if not facts:
         raise UserError(f"No run of study {study!r} can be read: {' '.join(left_out)}")
-    newest = max(facts, key=lambda f: str(f.run.manifest["finished_at"]))
+    newest = max(facts, key=finished_at)
     arms: dict[str, list[Run]] = {}
-    for found in sorted(facts, key=lambda f: str(f.run.manifest["created_at"])):
-        if reason := mismatch(newest, found):
-            left_out.append(f"{found.name} is left out: {reason}.")
-        else:
+    for found in sorted(facts, key=lambda found: str(found.run.manifest["created_at"])):
+        if not noted(mismatch(newest, found), found, left_out):
             arms.setdefault(found.run.arm, []).append(found.run)
-    comparison = compare_arms(study, arms)
-    return Comparison(study, comparison.arms, (*left_out, *comparison.left_out))
-
-
-def among(comparison: Comparison, names: list[str]) -> Comparison | None:
-    """The comparison of those arms alone, the first named as the base; None if one is missing."""
-    arms = {arm.name: arm for arm in comparison.arms}
-    if not all(name in arms for name in names):
-        return None
-    return Comparison(comparison.study, tuple(arms[name] for name in names), ())
+    return compare_arms(study, arms, left_out)
 
 
 def render(comparison: Comparison, figures: Figures, options: str) -> str:
@@ -137,7 +132,9 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
         base=comparison.base,
         figures=figures,
         architecture=architecture_table(comparison),
-        training=training_facts(comparison),
+        training=training_table(comparison),
+        secondary=secondary_table(comparison),
+        sweep=sweep_table(comparison),
         arms=arms_table(comparison),
         verdicts=verdicts_table(comparison),
         views=views_table(comparison),
@@ -147,6 +144,7 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
         dense_and_moe=dense_against_moe(comparison),
         powers_of_two=power_of_two(comparison),
         has_tradeoff=has_tradeoff(comparison),
+        test_documents=test_documents(comparison.base.runs[0]),
         claims=claims_table(comparison),
         study_file=file,
         commands=commands(comparison, file),
@@ -157,7 +155,8 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
 
 def markdown(table: Table) -> str:
     """A table in Markdown, its title aside; `|` in a cell is escaped."""
-    lines = [table.header, tuple(":--" if not i else "--:" for i in range(len(table.header)))]
+    sides = (":--" if i < table.n_words else "--:" for i in range(len(table.header)))
+    lines = [table.header, tuple(sides)]
     cells = ([cell.replace("|", "\\|") for cell in row] for row in [*lines, *table.rows])
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
@@ -170,7 +169,7 @@ def front_matter(comparison: Comparison) -> str:
     for arm in comparison.arms:
         data = arm.protocol.data
         assert data is not None
-        for metric, kind in ((PRIMARY, "loss"), (ACCURACY, "accuracy")):
+        for metric, kind in ((LOSS, "loss"), (ACCURACY, "accuracy")):
             results.append(
                 EvalResult(
                     task_type="text-generation",
@@ -181,7 +180,7 @@ def front_matter(comparison: Comparison) -> str:
                     metric_value=round(mean_and_spread(arm.values(metric))[0], 6),
                 )
             )
-    for row in comparison.tasks.to_dict("records"):
+    for row in largest(comparison.tasks).to_dict("records"):
         extent = "" if row["n"] == row["total"] else f", first {row['n']} of {row['total']}"
         results.append(
             EvalResult(
@@ -201,6 +200,17 @@ def front_matter(comparison: Comparison) -> str:
         tags=["smolctl", "small-language-model"],
     )
     return str(card.to_yaml())
+
+
+def test_documents(facts: RunFacts) -> int:
+    """Over how many documents the final test loss is."""
+    table = facts.run.table("eval")
+    return int(table[table["protocol"] == facts.protocol.final_test]["clusters"].iloc[0])
+
+
+def largest(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Of each task's scores those over the most questions: the hub merges what has one name."""
+    return tasks[tasks["n"] == tasks.groupby(["task", "metric"])["n"].transform("max")]
 
 
 def architecture_table(comparison: Comparison) -> Table:
@@ -226,41 +236,34 @@ def architecture_table(comparison: Comparison) -> Table:
     return Table("Architecture", ("", *(arm.name for arm in comparison.arms)), rows)
 
 
-def training_facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """How every arm was trained, as name and value."""
+def training_table(comparison: Comparison) -> Table:
+    """How each arm was trained, a column an arm."""
     from smollm2.data import epochs
 
-    base = comparison.base
-    protocol, recipe = base.protocol, base.protocol.recipe
-    data = protocol.data
-    assert data is not None
-    repeats = epochs(data.train_tokens, protocol.seq_len, base.runs[0].tokens)
-    rates = {arm.name: arm.protocol.recipe.lr for arm in comparison.arms}
-    if len(set(rates.values())) == 1:
-        rate = f"{recipe.lr:g}"
-    else:
-        rate = ", ".join(f"{value:g} for {arm}" for arm, value in rates.items())
-    return [
-        ("corpus", f"{data.source} (fingerprint `{data.fingerprint}`)"),
-        ("tokenizer", f"fingerprint `{data.tokenizer_fingerprint}`, stored with each run"),
-        (
-            "training tokens",
-            f"{base.runs[0].tokens:,}: the corpus' {data.train_tokens:,} read {repeats:.2f} times",
-        ),
-        (
-            "a step",
-            f"{protocol.tokens_per_step:,} tokens in sequences of {protocol.seq_len}; "
-            f"{protocol.steps:,} steps",
-        ),
-        ("optimizer and schedule", f"{recipe.optimizer}, {recipe.schedule}"),
-        ("peak learning rate", rate),
-        ("precision", protocol.dtype),
-        (
-            "scored on",
-            f"{protocol.test_tokens:,} tokens of documents held out by a hash of their content",
-        ),
-        ("seeds", ", ".join(map(str, base.seeds))),
-    ]
+    def column(arm: Arm) -> list[str]:
+        protocol, recipe, data = arm.protocol, arm.protocol.recipe, arm.protocol.data
+        assert data is not None
+        tokens = arm.runs[0].tokens
+        repeats = epochs(data.train_tokens, protocol.seq_len, tokens)
+        return [
+            f"{data.source}, {data.train_tokens:,} training tokens",
+            f"{tokens:,}, {repeats:.3g} times the corpus",
+            f"{protocol.steps:,} of {protocol.tokens_per_step:,} tokens",
+            f"{protocol.seq_len:,}",
+            f"{recipe.optimizer}, {recipe.schedule}",
+            " and ".join(f"{rate:g}" for rate in arm.rates),
+            protocol.dtype,
+            ", ".join(map(str, arm.seeds)),
+            f"{protocol.test_tokens:,} held-out tokens",
+        ]
+
+    names = (
+        *("corpus", "trained on", "steps", "sequence length", "optimizer and schedule"),
+        *("peak learning rate", "precision", "seeds", "test loss on"),
+    )
+    columns = [column(arm) for arm in comparison.arms]
+    rows = list(zip(names, *columns, strict=True))
+    return Table("Training", ("", *(arm.name for arm in comparison.arms)), rows)
 
 
 def has_tradeoff(comparison: Comparison) -> bool:
@@ -269,36 +272,29 @@ def has_tradeoff(comparison: Comparison) -> bool:
 
 
 def dense_against_moe(comparison: Comparison) -> Comparison | None:
-    """The first dense arm against the first mixture of experts, if the study has both."""
-    dense = [arm.name for arm in comparison.arms if not arm.protocol.model.is_moe]
-    experts = [arm.name for arm in comparison.arms if arm.protocol.model.is_moe]
-    return among(comparison, [dense[0], experts[0]]) if dense and experts else None
+    """The first arm, if it is dense, beside the mixtures of experts; None without."""
+    if comparison.base.protocol.model.is_moe:
+        return None
+    return comparison.among([a.name for a in comparison.others if a.protocol.model.is_moe])
 
 
 def power_of_two(comparison: Comparison) -> Comparison | None:
-    """The power-of-two arms against the original ones, if the study has one of each."""
-    names = [arm.name for arm in comparison.arms]
-    originals = [name for name in ("orig-174m", "orig") if name in names]
-    twos = [name for name in ("pow2", "pow2-135m") if name in names]
-    return among(comparison, [*originals, *twos]) if originals and twos else None
+    """The first arm, if it is an original one, beside the power-of-two arms; None without."""
+    if comparison.base.protocol.variant not in ("orig", "orig-174m"):
+        return None
+    twos = [a.name for a in comparison.others if a.protocol.variant in ("pow2", "pow2-135m")]
+    return comparison.among(twos)
 
 
 def claims_table(comparison: Comparison) -> Table:
     """What the original card claimed, what this study measured, and the verdict."""
     pair = power_of_two(comparison)
-    pow2 = next((arm for arm in pair.others if arm.name == "pow2"), None) if pair else None
+    pow2 = next((a for a in pair.others if a.protocol.variant == "pow2"), None) if pair else None
     rows = [
-        parameters_claim(comparison),
+        parameters_claim(),
         speed_claim(pair, pow2),
-        difference_claim(
-            "validation loss 3.626 (original) and 3.628 (pow2), one run each: comparable",
-            pair,
-            pow2,
-            PRIMARY,
-        ),
-        difference_claim(
-            "pow2 has the slightly higher accuracy (36.03 % against 36.01 %)", pair, pow2, ACCURACY
-        ),
+        loss_claim(pair, pow2),
+        accuracy_claim(pair, pow2),
         moe_claim(dense_against_moe(comparison)),
         (
             "power-of-two dimensions make quantization efficient",
@@ -306,49 +302,61 @@ def claims_table(comparison: Comparison) -> Table:
             "open",
         ),
     ]
-    return Table("Claims", ("the original card claimed", "measured here", "verdict"), rows)
+    return Table("Claims", ("the original card claimed", "here", "verdict"), rows, n_words=3)
 
 
-def parameters_claim(comparison: Comparison) -> tuple[str, str, str]:
+def parameters_claim() -> tuple[str, str, str]:
     from smollm2.config import VARIANTS
     from smollm2.cost import parameters
 
     counts = {name: parameters(VARIANTS[name]).total for name in ("orig", "orig-174m", "pow2")}
     return (
         "the original has ~135 M parameters in the text, ~174 M in the table; pow2 ~151 M",
-        f"`orig` (d_ff 1536) {counts['orig']:,}, `orig-174m` (d_ff 2304) "
-        f"{counts['orig-174m']:,}, `pow2` {counts['pow2']:,}",
+        f"by definition at full size: `orig` (d_ff 1536) {counts['orig']:,}, `orig-174m` (d_ff "
+        f"2304) {counts['orig-174m']:,}, `pow2` {counts['pow2']:,}",
         "two models under one name: the table's is not the text's",
     )
 
 
 def speed_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
     claim = "pow2 trains 6.5 % faster (10.06 against 10.76 min), significantly"
-    if pair is None or pow2 is None or pair.scale != "full":
-        return claim, f'{NOT_MEASURED} at full size: a study with scale = "full"', "open"
-    difference = pair.differences(TOKENS_PER_SECOND).get(pow2.name)
+    if pair is None or pow2 is None or not pair.has_speed:
+        return claim, f'{NOT_MEASURED}: a full-size study on one machine, scale = "full"', "open"
+    difference = pair.secondary(TOKENS_PER_SECOND).get(pow2.name)
     if difference is None:
         return claim, f"{NOT_MEASURED}: the runs are too short to be timed", "open"
     change = difference.mean / mean_and_spread(pair.base.values(TOKENS_PER_SECOND))[0]
     return (
         claim,
-        f"{100 * change:+.1f} % tokens per second against {pair.base.name}",
-        verdict_words(difference, "faster", "slower"),
+        f"{100 * change:+.1f} % tokens per second against {pair.base.name}, "
+        f"{interval_text(difference, TOKENS_PER_SECOND)} tokens per second",
+        "secondary: see the interval",
     )
 
 
-def difference_claim(
-    claim: str, pair: Comparison | None, pow2: Arm | None, metric: Any
-) -> tuple[str, str, str]:
+def loss_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
+    claim = "validation loss 3.626 (original) and 3.628 (pow2), one run each: comparable"
     if pair is None or pow2 is None:
         return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
-    difference = pair.differences(metric)[pow2.name]
-    measured = (
+    difference = pair.primary[pow2.name]
+    return claim, both(pair, pow2, LOSS, difference), f"pow2 is {difference.verdict}"
+
+
+def accuracy_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
+    claim = "pow2 has the slightly higher accuracy (36.03 % against 36.01 %)"
+    if pair is None or pow2 is None:
+        return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
+    difference = pair.secondary(ACCURACY)[pow2.name]
+    return claim, both(pair, pow2, ACCURACY, difference), "secondary: see the interval"
+
+
+def both(pair: Comparison, arm: Arm, metric: Metric, difference: Difference) -> str:
+    """The values of two arms and their difference."""
+    return (
         f"{metric.label}: {mean_text(pair.base.values(metric), metric)} ({pair.base.name}) and "
-        f"{mean_text(pow2.values(metric), metric)} (pow2), {pair.scale} scale; difference "
+        f"{mean_text(arm.values(metric), metric)} ({arm.name}), {pair.scale} scale; difference "
         f"{number(difference.mean, metric, signed=True)}, {interval_text(difference, metric)}"
     )
-    return claim, measured, verdict_words(difference, "better", "worse")
 
 
 def moe_claim(pair: Comparison | None) -> tuple[str, str, str]:
@@ -359,15 +367,9 @@ def moe_claim(pair: Comparison | None) -> tuple[str, str, str]:
     difference = pair.primary[moe.name]
     return (
         claim,
-        f"with the same number of updates {moe.name} ends "
-        f"{number(difference.mean, PRIMARY, signed=True)} nats a token from {pair.base.name}, "
-        f"{interval_text(difference, PRIMARY)}, {pair.scale} scale",
-        verdict_words(difference, "the mixture is better", "the dense model is better"),
+        f"with equal {pair.equal}, at the end: {both(pair, moe, LOSS, difference)}",
+        f"{moe.name} is {difference.verdict}",
     )
-
-
-def verdict_words(difference: Difference, better: str, worse: str) -> str:
-    return {"better": better, "worse": worse, "unresolved": "unresolved"}[difference.verdict]
 
 
 def power_of_two_table(comparison: Comparison) -> Table:
@@ -378,7 +380,7 @@ def power_of_two_table(comparison: Comparison) -> Table:
         ("Params", *(f"{arm.parameters['total']:,}" for arm in arms)),
         ("Dimensions", *(f"{m.d_model} / {m.n_heads} / {m.n_layers}" for m in models)),
         ("Training time, s", *(mean_text(arm.values(SECONDS), SECONDS) for arm in arms)),
-        ("Test loss", *(mean_text(arm.values(PRIMARY), PRIMARY) for arm in arms)),
+        ("Test loss", *(mean_text(arm.values(LOSS), LOSS) for arm in arms)),
         ("Test accuracy", *(mean_text(arm.values(ACCURACY), ACCURACY) for arm in arms)),
     ]
     return Table("Power of two", ("Aspect", *(arm.name for arm in arms)), rows)
@@ -460,6 +462,10 @@ def files_table(comparison: Comparison) -> Table:
     """A fingerprint of the files of each run: when a cell changes, so does the card."""
     rows = [(facts.name, fingerprint(facts.run)) for arm in comparison.arms for facts in arm.runs]
     return Table("Files", ("run", "SHA-256 of its manifest and tables"), rows)
+
+
+def is_of_sweep(run: Run, arms: set[str]) -> bool:
+    return run.manifest["role"] == "sweep" and run.arm in arms
 
 
 def fingerprint(run: Run) -> str:

@@ -47,7 +47,15 @@ def compare(
 
     from smolctl.comparison import compare_arms, to_dict
     from smolctl.console import say, table, warn
-    from smolctl.tables import arms_table, runs_table, tasks_table, verdicts_table, views_table
+    from smolctl.tables import (
+        arms_table,
+        runs_table,
+        secondary_table,
+        sweep_table,
+        tasks_table,
+        verdicts_table,
+        views_table,
+    )
     from smolctl.targets import runs_of
     from smolctl.words import conclusion
     from smollm2.protocol import plain_name
@@ -64,11 +72,11 @@ def compare(
         return
     from smolctl.plots import comparison_figures
 
-    shown = [arms_table(found), verdicts_table(found), views_table(found), tasks_table(found)]
-    for part in [*shown, *([runs_table(found)] if verbose else [])]:
-        if part.rows:
-            table(part.title, part.header, part.rows)
-    if not shown[-1].rows:
+    tables = [arms_table, verdicts_table, secondary_table, views_table, tasks_table, sweep_table]
+    for make in [*tables, *([runs_table] if verbose else [])]:
+        if (part := make(found)).rows:
+            table(part.title, part.header, part.rows, part.n_words)
+    if found.tasks.empty:
         say(f"Tasks: not measured. smolctl eval {' '.join(arms)} --tasks arc_easy,hellaswag")
     for sentence in conclusion(found):
         sys.stdout.write(f"- {sentence}\n")

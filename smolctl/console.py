@@ -75,11 +75,16 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield update
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to stdout; first column left, the others right."""
+def table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], n_words: int = 1
+) -> None:
+    """Print a table to stdout; the first `n_words` columns left, the others right."""
     view = Table(title=title, title_justify="left", title_style="bold")
+    rows = list(rows)
+    if any(len(row) != len(header) for row in rows):
+        raise ValueError(f"A row of {title!r} has not the {len(header)} cells of its header.")
     for index, name in enumerate(header):
-        view.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+        view.add_column(name, justify="left" if index < n_words else "right", overflow="fold")
     for row in rows:
         view.add_row(*row)
     console = Console(highlight=False)

@@ -162,11 +162,12 @@ def show(rows: list[dict[str, Any]]) -> None:
             (
                 "run",
                 "task",
+                "split",
                 "questions",
                 "acc",
                 "acc_norm",
                 "chance",
-                "bits/byte of answer",
+                "bits/byte",
             ),
             (
                 (

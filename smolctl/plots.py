@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from smolctl.comparison import PRIMARY, Arm, Comparison, RunFacts
+from smolctl.comparison import LOSS, Arm, Comparison, RunFacts
 from smolctl.stats import Difference
 
 # Okabe and Ito's colours, which any colour vision tells apart; in grey, line and marker do.
@@ -123,10 +123,10 @@ def differences_of(comparison: Comparison) -> Figure:
     figure = titled(headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=1)
-    centre = fmean(comparison.base.values(PRIMARY))
+    centre = fmean(comparison.base.values(LOSS))
     for row, (arm, look) in enumerate(looks(comparison.arms)):
         found = comparison.primary.get(arm.name)  # the base has none
-        values = [value - centre for value in arm.values(PRIMARY)]
+        values = [value - centre for value in arm.values(LOSS)]
         # Runs stand below the mean that they make.
         axes.plot(values, [row + 0.22 if found else row] * len(values), **look | HOLLOW)
         if found:
@@ -160,7 +160,7 @@ def tradeoff_of(comparison: Comparison) -> Figure:
     axes = figure.subplots()
     handles = []
     for arm, look in looks(comparison.arms):
-        values = arm.values(PRIMARY)
+        values = arm.values(LOSS)
         cache = [arm.kv_bytes_per_token] * len(values)
         found = comparison.primary.get(arm.name)  # the base has none
         label = arm_label(arm) + (f"\n{verdict_of(found)}" if found else "\nthe base")
@@ -183,7 +183,7 @@ def tradeoff_of(comparison: Comparison) -> Figure:
 def run_of(facts: RunFacts) -> Figure:
     """Loss against seconds and steps; validation accuracy and learning rate against steps."""
     steps, loss = facts.protocol.steps, facts.values["loss"]
-    text = f"{facts.name} ends with test loss {loss:.{PRIMARY.digits}f} after {steps:,} steps"
+    text = f"{facts.name} ends with test loss {loss:.{LOSS.digits}f} after {steps:,} steps"
     figure = titled(text, height=5.4)
     (timed, stepped), (accuracy, rate) = figure.subplots(2, 2)
     look: dict[str, Any] = {"color": COLOURS[0], "linestyle": "-"}
@@ -227,7 +227,7 @@ def headline(comparison: Comparison) -> str:
 def against(comparison: Comparison, arm: Arm) -> str:
     """`pow2 ends 0.0120 below orig: unresolved (3 and 3 runs)`."""
     found = comparison.primary[arm.name]
-    amount = f"{abs(found.mean):.{PRIMARY.digits}f} {'below' if found.mean < 0 else 'above'}"
+    amount = f"{abs(found.mean):.{LOSS.digits}f} {'below' if found.mean < 0 else 'above'}"
     runs = f"{len(arm.runs)} and {runs_text(comparison.base)}"
     return f"{arm.name} ends {amount} {comparison.base.name}: {found.verdict} ({runs})"
 
@@ -248,7 +248,7 @@ def tradeoff_headline(comparison: Comparison) -> str:
 
 
 def verdict_of(found: Difference) -> str:
-    return f"{found.mean:+.{PRIMARY.digits}f}: {found.verdict}"
+    return f"{found.mean:+.{LOSS.digits}f}: {found.verdict}"
 
 
 def interval_of(found: Difference) -> str:

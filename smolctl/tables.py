@@ -4,31 +4,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smolctl.comparison import (
-    PRIMARY,
+    LOSS,
+    METRICS,
     SECONDARY,
     Comparison,
     Metric,
+    best_rate,
     mean_and_spread,
-    task_differences,
+    task_difference,
 )
 from smolctl.stats import Difference
-
-METRICS = (PRIMARY, *SECONDARY)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column is named, the others are numbers."""
+    """Cells as text; the first `n_words` columns are words, the others numbers."""
 
     title: str
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
+    n_words: int = 1
 
 
 def arms_table(comparison: Comparison) -> Table:
     """A column an arm: what it is, and every metric as mean ± standard deviation over runs."""
     arms = comparison.arms
     counts = [arm.parameters for arm in arms]
+    note = "" if comparison.has_speed else " (no basis for a conclusion)"
     rows = [
         ("runs (seeds)", *(f"{len(arm.runs)} ({', '.join(map(str, arm.seeds))})" for arm in arms)),
         ("parameters", *(f"{count['total']:,}" for count in counts)),
@@ -37,10 +39,13 @@ def arms_table(comparison: Comparison) -> Table:
         ("training FLOPs a token", *(f"{arm.flops_per_token:.3g}" for arm in arms)),
         ("KV cache bytes a token", *(f"{arm.kv_bytes_per_token:,}" for arm in arms)),
         ("training tokens", *(f"{arm.runs[0].tokens:,}" for arm in arms)),
-        ("learning rate", *(f"{arm.protocol.recipe.lr:g}" for arm in arms)),
+        ("learning rate", *(" and ".join(f"{rate:g}" for rate in arm.rates) for arm in arms)),
     ]
     rows += [
-        (metric.label, *(mean_text(arm.values(metric), metric) for arm in arms))
+        (
+            metric.label + (note if metric.is_of_machine else ""),
+            *(mean_text(arm.values(metric), metric) for arm in arms),
+        )
         for metric in METRICS
     ]
     return Table(
@@ -51,78 +56,121 @@ def arms_table(comparison: Comparison) -> Table:
 
 
 def verdicts_table(comparison: Comparison) -> Table:
-    """Every arm against the first: the primary metric with its verdict, then the others."""
-    rows = []
-    for metric in METRICS:
-        is_primary = metric is PRIMARY
-        for arm, difference in comparison.differences(metric).items():
-            rows.append(
-                (
-                    arm,
-                    metric.label if is_primary else f"{metric.label} (secondary)",
-                    number(difference.mean, metric, signed=True),
-                    interval_text(difference, metric),
-                    difference.verdict if is_primary else "–",
-                    number(difference.resolvable, metric) if is_primary else "–",
-                )
-            )
+    """Every arm against the first on the primary metric, with its verdict."""
+    rows = [
+        (
+            arm,
+            difference.verdict,
+            number(difference.mean, LOSS, signed=True),
+            interval_text(difference, LOSS),
+            number(difference.resolvable, LOSS),
+        )
+        for arm, difference in comparison.primary.items()
+    ]
     return Table(
-        f"Against {comparison.base.name}; the verdict is on the final test loss alone",
-        ("arm", "metric", "difference", "interval", "verdict", "found with 80 % power"),
+        f"Final test loss against {comparison.base.name}: the primary metric",
+        ("arm", "verdict", "difference", "interval", "resolvable"),
         rows,
+        n_words=2,
+    )
+
+
+def secondary_table(comparison: Comparison) -> Table:
+    """The other metrics against the first arm; no verdicts."""
+    rows = [
+        (
+            metric.label,
+            arm,
+            number(difference.mean, metric, signed=True),
+            interval_text(difference, metric),
+        )
+        for metric in SECONDARY
+        for arm, difference in comparison.secondary(metric).items()
+    ]
+    return Table(
+        f"Secondary metrics against {comparison.base.name}: each by itself, no verdicts",
+        ("metric", "arm", "difference", "interval"),
+        rows,
+        n_words=2,
     )
 
 
 def views_table(comparison: Comparison) -> Table:
-    """The loss where every arm has had the same tokens, FLOPs, seconds."""
+    """The loss where an arm and the first one have had the same tokens, FLOPs, seconds."""
     rows = []
     for view in comparison.views:
-        for arm, losses in view.losses.items():
-            difference = view.differences.get(arm)
-            read = "test loss at the end" if view.ended[arm] else "validation loss before the end"
+        for name, losses in view.losses.items():
+            text = mean_text(losses, LOSS)
             rows.append(
                 (
                     f"{view.axis} ({view.budget:.3g})",
-                    arm,
-                    mean_text(losses, PRIMARY),
-                    read,
-                    difference.verdict if difference else "–",
+                    name,
+                    text if view.ended[name] else "–",
+                    "–" if view.ended[name] else text,
+                    comparison.primary[view.arm].verdict if view.is_fair else "cannot tell",
                 )
             )
     return Table(
-        "With equal tokens, FLOPs and seconds; a loss read before a schedule's end is not to be "
-        "compared",
-        ("equal", "arm", "loss", "read", "verdict"),
+        "At equal tokens, FLOPs and seconds. A validation loss in the middle of a schedule may not "
+        "be compared",
+        ("equal", "arm", "test loss at the end", "validation loss before", "verdict"),
         rows,
+        n_words=2,
     )
 
 
 def tasks_table(comparison: Comparison) -> Table:
     """Task scores, and their differences over questions; no rows where none was measured."""
-    paired = {(d.arm, d.task, d.metric, d.n): d.interval for d in task_differences(comparison)}
     rows = []
     for row in comparison.tasks.to_dict("records"):
         spread = "" if row["std"] != row["std"] else f" ± {row['std']:.4f}"
         extent = f"{row['n']:,}" + ("" if row["n"] == row["total"] else f" of {row['total']:,}")
-        found = paired.get((row["arm"], row["task"], row["metric"], row["n"]))
+        found = task_difference(comparison, row)
         difference = "–"
-        if found:
-            low, high = found.interval or (found.mean, found.mean)
-            difference = f"{found.mean:+.4f} ({low:+.4f} to {high:+.4f})"
+        if found and found.interval is None:
+            difference = "items missing"
+        elif found and found.interval:
+            difference = f"{found.interval.mean:+.4f}"
+            if bounds := found.interval.interval:
+                difference += f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
+        how = row["protocol"].removeprefix("lm-eval, 0-shot, ")
         rows.append(
             (
                 f"{row['task']} {row['metric']}",
                 row["arm"],
+                how,
+                extent,
+                str(row["count"]),
                 f"{row['mean']:.4f}{spread}",
                 "–" if row["chance"] != row["chance"] else f"{row['chance']:.4f}",
-                extent,
                 difference,
             )
         )
     return Table(
-        "Tasks (secondary); differences are over questions, for these checkpoints: the noise of "
-        "training is not in them",
-        ("metric", "arm", "mean ± std over runs", "chance", "questions", "paired difference"),
+        "Tasks (secondary): mean ± standard deviation over runs. Differences are over questions, "
+        "for these checkpoints: the noise of training is not in them",
+        ("metric", "arm", "how", "questions", "runs", "mean", "chance", "paired difference"),
+        sorted(rows, key=lambda row: row[0].split()[0]),
+        n_words=3,
+    )
+
+
+def sweep_table(comparison: Comparison) -> Table:
+    """The validation losses of the sweep: a row an arm, a column a rate."""
+    found = comparison.sweep
+    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+    rows = []
+    for arm, by_rate in found.items():
+        cells = [
+            f"{mean_text(by_rate[rate], LOSS)}{' *' if rate == best_rate(by_rate) else ''}"
+            if rate in by_rate
+            else "–"
+            for rate in rates
+        ]
+        rows.append((arm, *cells))
+    return Table(
+        "Sweep of the learning rate: final validation loss, the best marked *",
+        ("arm", *(f"{rate:g}" for rate in rates)),
         rows,
     )
 
@@ -142,6 +190,7 @@ def runs_table(comparison: Comparison) -> Table:
             for arm in comparison.arms
             for facts in arm.runs
         ],
+        n_words=2,
     )
 
 

@@ -87,10 +87,21 @@ def runs_in(results: Path, study: str) -> "list[Run]":
 
 
 def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
-    names = ", ".join(run.name for run in runs)
-    hint = f" ({names} not finished)" if runs else ""
+    """What to say where a study has no finished run, a sweep's aside."""
+    folder = results / study
+    others = sorted(path.parents[1].name for path in results.glob("*/*/run.json"))
+    others = list(dict.fromkeys(name for name in others if name != study))
+    if not runs and others:
+        return UserError(
+            f"{folder} has no runs.{did_you_mean(study, others)} {results} has the studies "
+            f"{', '.join(others)}; name one with --study."
+        )
+    open_runs = [run.name for run in runs if not run.is_finished]
+    if runs and not open_runs:
+        return UserError(f"{folder} has only runs of a sweep so far; go on with its study.")
+    hint = f" ({', '.join(open_runs)} not finished)" if open_runs else ""
     return UserError(
-        f"{results / study} has no finished runs{hint}. Train one: "
+        f"{folder} has no finished runs{hint}. Train one: "
         "smolctl train --variant pow2 --scale nano --steps 300"
     )
 
@@ -114,9 +125,10 @@ def runs_of(target: str, results: Path, study: str) -> "list[Run]":
         return found
     if found := called(target, runs):
         raise UserError("; ".join(f"Run {run.name!r} {unfinished(run)}" for run in found))
-    if not finished:
+    final = [run for run in finished if run.manifest["role"] == "final"]
+    if not final:
         raise none_finished(runs, results, study)
-    known = list(dict.fromkeys(run.arm for run in finished))
+    known = list(dict.fromkeys(run.arm for run in final))
     known += [run.name for run in finished]
     raise UserError(
         f"{target!r} is no run or variant of {results / study}."

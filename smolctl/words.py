@@ -1,72 +1,98 @@
 """A comparison in sentences: what the runs show, and what they do not."""
 
-from smolctl.comparison import SECONDARY, Arm, Comparison
+from smolctl.comparison import (
+    SAME_BUDGET,
+    SECONDS,
+    TOKENS_PER_SECOND,
+    Arm,
+    Comparison,
+    best_rate,
+)
 from smolctl.stats import Difference
 
 AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
-TOKENS_PER_SECOND = next(metric for metric in SECONDARY if metric.name == "tokens_per_second")
 
 
 def conclusion(comparison: Comparison) -> list[str]:
     """Sentences on each arm against the first, then what holds for all."""
     sentences = []
     for arm in comparison.others:
-        difference = comparison.primary[arm.name]
-        sentences.append(quality(comparison.equal, comparison.base, arm, difference))
+        sentences.append(quality(comparison, arm))
         sentences.append(size(comparison.base, arm))
-        sentences += other_views(comparison, arm, difference)
-        if comparison.scale == "full":
+        sentences += other_views(comparison, arm)
+        if comparison.has_speed:
             sentences.append(speed(comparison, arm))
-    rates = {arm.name: arm.protocol.recipe.lr for arm in comparison.arms}
-    if len(set(rates.values())) > 1 and not comparison.is_swept:
-        text = ", ".join(f"{rate:g} for {arm}" for arm, rate in rates.items())
-        sentences.append(
-            f"The learning rates differ ({text}) and were not chosen by one sweep in this study: "
-            "the verdict is on model and rate together."
-        )
+    for arm in comparison.arms:
+        if arm.failed:
+            sentences.append(
+                f"{' and '.join(arm.failed)} of {arm.name} failed and stands in no number here: "
+                f"what is said of {arm.name} is of the runs that ended, and may flatter it."
+            )
+    sentences += rates(comparison)
     if comparison.scale != "full":
         sentences.append(
-            f"Nothing is said about speed or memory: what holds at {comparison.scale} scale does "
-            "not carry over to full size. A handful of full-size steps tells."
+            f"Nothing is concluded about speed or memory: what holds at {comparison.scale} scale "
+            "does not carry over to full size. A handful of full-size steps tells."
         )
-    if len(comparison.others) > 1:
+    elif not comparison.has_speed:
         sentences.append(
-            f"The {len(comparison.others)} verdicts hold together (Holm): if no arm differed from "
-            f"{comparison.base.name}, the chance of any false one would be at most 5 %."
+            "Nothing is concluded about speed: the runs were made on different machines or with "
+            "different numbers of threads."
+        )
+    whole = comparison.family or comparison
+    if len(whole.others) > 1:
+        sentences.append(
+            f"The {len(whole.others)} verdicts of the study hold together (Holm): if no arm "
+            f"differed from {whole.base.name}, the chance of any false one would be at most 5 %."
         )
     return sentences
 
 
-def quality(equal: str, base: Arm, arm: Arm, difference: Difference) -> str:
+def quality(comparison: Comparison, arm: Arm) -> str:
     """The verdict on the primary metric, with what it stands on."""
-    seeds = f"{len(arm.runs)} against {len(base.runs)} " + (
-        "run" if len(base.runs) == 1 else "runs"
-    )
-    amount = (
-        f"{abs(difference.mean):.4f} nats a token {'below' if difference.mean < 0 else 'above'}"
-    )
+    base, difference = comparison.base, comparison.primary[arm.name]
+    start = f"{horizon(comparison, arm)} {arm.name}"
+    runs = f"{count(arm)} against {count(base)}"
+    amount = distance(difference, base)
+    if min(len(base.runs), len(arm.runs)) < 2:
+        return (
+            f"{start} ended {amount} on the test split ({runs}): unresolved. The noise between "
+            "runs is known only from several of each arm; add seeds."
+        )
     if difference.interval is None:
-        return (
-            f"At equal {AXES[equal]} {arm.name} ended {amount} {base.name} on the test split "
-            f"({seeds}): unresolved. Without several runs of each arm, the noise between runs is "
-            "not known; add seeds."
-        )
-    interval = f"{interval_text(difference)}, {seeds}"
+        return f"{start} ended {amount} on the test split ({runs}), every run alike: unresolved."
+    stands_on = f"{amount} ({interval_words(difference)}, {runs})"
     if difference.verdict != "unresolved":
-        return (
-            f"At equal {AXES[equal]} {arm.name} is {difference.verdict} than {base.name}: its test "
-            f"loss is {amount} that of {base.name} ({interval})."
-        )
-    text = (
-        f"At equal {AXES[equal]} {arm.name} against {base.name} is unresolved: its test loss is "
-        f"{amount} that of {base.name} ({interval})."
-    )
+        return f"{start} is {difference.verdict} than {base.name}: its test loss is {stands_on}."
+    text = f"{start} against {base.name} is unresolved: its test loss is {stands_on}."
     if difference.resolvable is not None:
         text += (
-            f" This design finds a difference of {difference.resolvable:.4f} with 80 % power; "
-            "for a smaller one it takes more seeds."
+            f" If the noise is as these runs suggest, a true difference of "
+            f"{difference.resolvable:.4f} would be found four times in five; a smaller one takes "
+            "more seeds."
         )
     return text
+
+
+def horizon(comparison: Comparison, arm: Arm) -> str:
+    """`At equal tokens`; planned seconds that came out unequal are said to have."""
+    if comparison.equal != "seconds":
+        return f"At equal {AXES[comparison.equal]}"
+    ours, theirs = arm.mean_of("seconds"), comparison.base.mean_of("seconds")
+    if max(ours, theirs) <= min(ours, theirs) * (1 + SAME_BUDGET["seconds"]):
+        return f"At equal {AXES['seconds']}"
+    return (
+        f"With steps planned for equal {AXES['seconds']}, which came out as {ours:.0f} s against "
+        f"{theirs:.0f} s,"
+    )
+
+
+def distance(difference: Difference, base: Arm) -> str:
+    """`0.0123 nats a token below that of orig`."""
+    if abs(difference.mean) < 0.00005:
+        return f"within 0.0001 nats a token of that of {base.name}"
+    side = "below" if difference.mean < 0 else "above"
+    return f"{abs(difference.mean):.4f} nats a token {side} that of {base.name}"
 
 
 def size(base: Arm, arm: Arm) -> str:
@@ -79,59 +105,89 @@ def size(base: Arm, arm: Arm) -> str:
         parts.append(f"{share(active)} active ones")
     parts.append(f"{share(flops)} FLOPs a token")
     text = f"{arm.name} has {', '.join(parts[:-1])} and {parts[-1]}"
-    if max(abs(total), abs(flops)) > 0.02:
+    if max(abs(total), abs(active), abs(flops)) > 0.02:
         text += ": the two are not of equal size and cost"
     return f"{text}."
 
 
-def other_views(comparison: Comparison, arm: Arm, primary: Difference) -> list[str]:
-    """The verdicts at equal FLOPs and time, where the runs can tell."""
-    base, sentences, also = comparison.base, [], []
-    for view in comparison.views:
-        if view.axis == comparison.equal:
-            continue
-        if not (view.ended[base.name] and view.ended[arm.name]):
-            sentences.append(
-                f"At equal {AXES[view.axis]} these runs cannot tell: {base.name} and {arm.name} "
-                f'did not both end their schedules there (a study with equal = "{view.axis}" does).'
-            )
-        elif view.differences[arm.name].verdict == primary.verdict:
-            also.append(AXES[view.axis])
-        else:  # other arms are left out there, and Holm asks for less
-            sentences.append(quality(view.axis, base, arm, view.differences[arm.name]))
-    if also:
+def other_views(comparison: Comparison, arm: Arm) -> list[str]:
+    """Whether the verdict also holds at equal tokens, FLOPs or time."""
+    views = [view for view in comparison.views if view.arm == arm.name]
+    views = [view for view in views if view.axis != comparison.equal]
+    base, sentences = comparison.base.name, []
+    if fair := [AXES[view.axis] for view in views if view.is_fair]:
         sentences.append(
-            f"{arm.name} and {base.name} ended with equal {' and '.join(also)} too, so the same "
-            "holds there."
+            f"{arm.name} and {base} also had equal {' and '.join(fair)}, so the same holds there."
+        )
+    if unfair := [AXES[view.axis] for view in views if not view.is_fair]:
+        sentences.append(
+            f"At equal {' or '.join(unfair)} these runs cannot tell: one of {arm.name} and {base} "
+            "was still in the middle of its schedule there, and the loss falls at its end."
         )
     return sentences
 
 
+def rates(comparison: Comparison) -> list[str]:
+    """Whether the learning rates are a reason of their own."""
+    if comparison.is_swept:
+        edges = [
+            arm.name
+            for arm in comparison.arms
+            if best_rate(comparison.sweep[arm.name])
+            in (min(comparison.sweep[arm.name]), max(comparison.sweep[arm.name]))
+        ]
+        if not edges:
+            return []
+        return [
+            f"The best learning rate of {' and '.join(edges)} lies at the edge of the sweep: one "
+            "beyond it may be better."
+        ]
+    if len({arm.rates for arm in comparison.arms}) == 1:
+        return []
+    listed = (
+        f"{' and '.join(f'{r:g}' for r in arm.rates)} for {arm.name}" for arm in comparison.arms
+    )
+    return [
+        f"The learning rates differ ({', '.join(listed)}) and were not chosen by a sweep of this "
+        "study: the verdict is on model and rate together."
+    ]
+
+
 def speed(comparison: Comparison, arm: Arm) -> str:
-    """Tokens a second, which is a measurement of this machine."""
-    found = comparison.differences(TOKENS_PER_SECOND)
-    base = comparison.base
+    """Tokens a second, which is a measurement of the runs' machine."""
+    base, found = comparison.base, comparison.secondary(TOKENS_PER_SECOND)
     if arm.name not in found:
         return f"The speed of {arm.name} was not measured: its runs are too short."
-    theirs = sum(base.values(TOKENS_PER_SECOND)) / len(base.runs)
     difference = found[arm.name]
-    text = f"{arm.name} trains {1 + difference.mean / theirs:.2f} times the tokens per second"
-    machine = base.runs[0].run.manifest["environment"]["device_name"]
+    ratio = 1 + difference.mean / (sum(base.values(TOKENS_PER_SECOND)) / len(base.runs))
+    seconds = arm.mean_of("seconds") / base.mean_of("seconds")
+    device, threads = comparison.machines[0]
+    text = (
+        f"On {device} with {threads} threads {arm.name} trained at {ratio:.2f} times the tokens "
+        f"per second of {base.name} and took {seconds:.2f} times its {SECONDS.label}"
+    )
     if difference.interval is None:
-        return f"{text} of {base.name} on {machine}; over one run an arm, so unresolved."
-    low, high = (1 + bound / theirs for bound in difference.interval)
-    return f"{text} of {base.name} on {machine} (95 % interval {low:.2f} to {high:.2f})."
+        return f"{text}; the runs are too few for an interval."
+    low, high = difference.interval
+    return (
+        f"{text}; the difference in tokens per second is {difference.mean:+,.0f} "
+        f"({100 * difference.confidence:.4g} % interval {low:+,.0f} to {high:+,.0f})."
+    )
 
 
-def interval_text(difference: Difference) -> str:
+def interval_words(difference: Difference) -> str:
     """`95 % interval -0.0200 to +0.0100`; the interval must be there."""
     assert difference.interval is not None
     low, high = difference.interval
     return f"{100 * difference.confidence:.4g} % interval {low:+.4f} to {high:+.4f}"
 
 
+def count(arm: Arm) -> str:
+    return f"{len(arm.runs)} run{'' if len(arm.runs) == 1 else 's'}"
+
+
 def share(change: float) -> str:
     """`14 % more`, `as many`."""
     if abs(change) < 0.005:
         return "as many"
-    return f"{abs(change):.0%} {'more' if change > 0 else 'fewer'}".replace("%", " %")
+    return f"{100 * abs(change):.0f} % {'more' if change > 0 else 'fewer'}"

@@ -1,5 +1,6 @@
 """The machine: which device and dtype to use, how fast its matrix products are, what it is."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -75,6 +76,14 @@ def peak_memory_mb(device: str) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
+
+
+def reset_peak_memory(device: str) -> None:
+    """Have `peak_memory_mb` begin anew; where the system does not allow it, nothing happens."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # only Linux has it, and not in every container
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def matmul_flops_per_second(device: str, dtype: str) -> float:

@@ -18,6 +18,7 @@ from smollm2.device import (
     environment,
     matmul_flops_per_second,
     peak_memory_mb,
+    reset_peak_memory,
     resolve_device,
     synchronize,
 )
@@ -237,6 +238,7 @@ class Loop:
         self.keep_steps = keep_steps | set(run.manifest["keep_steps"])
         self.saved_at = time.monotonic()
         resolve_device(self.protocol.device)  # a run may have come from another machine
+        reset_peak_memory(self.protocol.device)  # of a run before this one in the process
         self.trainer = Trainer(self.protocol, data)
         self.recent: list[int] = []  # steps of the newest checkpoints
         self.restore()

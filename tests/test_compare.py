@@ -1,6 +1,8 @@
 """`smolctl compare`: which runs stand together, and what is concluded from them."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,9 @@ def test_a_clear_difference_is_better_and_its_reverse_worse(capsys, workdir, tem
     found = primary(compared(capsys, "b", "a"))["a"]
     assert found["verdict"] == "worse"
     assert found["mean"] == pytest.approx(0.1)
-    assert found["interval"][0] < 0.1 < found["interval"][1]
+    # Welch with 3 and 3 runs of standard deviation 0.001: 4 degrees of freedom.
+    half = 2.776 * 0.001 * math.sqrt(2 / 3)
+    assert found["interval"] == pytest.approx([0.1 - half, 0.1 + half], abs=1e-6)
 
 
 def test_noise_is_unresolved_and_one_seed_decides_nothing(capsys, workdir, template):
@@ -54,10 +58,10 @@ def test_runs_of_another_protocol_are_named_and_never_mixed(capsys, workdir, tem
     found = compared(capsys, "a", "b")
     assert [arm["runs"] for arm in found["arms"]] == [["a-s0", "a-s1"], ["b-s0", "b-s1"]]
     left_out = "\n".join(found["left_out"])
-    assert "a-s7 is left out: it differs from a-s0 in steps: 10 a-s0, 20 here" in left_out
+    assert "a-s7 is left out: it differs from a-s0 (steps: 10 in a-s0, 20 here)" in left_out
     assert "b-s8 is left out" in left_out
-    assert "tokens_per_step: 64 a-s0, 128 here" in left_out
-    assert "a-s9 is left out: it is a-s0 once more" in left_out
+    assert "tokens_per_step: 64 in a-s0, 128 here" in left_out
+    assert "a-s9 is left out: it has the seed of a-s0" in left_out
 
 
 def test_arms_without_a_common_protocol_are_refused(capsys, workdir, template):
@@ -66,7 +70,7 @@ def test_arms_without_a_common_protocol_are_refused(capsys, workdir, template):
     code, _, err = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 2
     assert "No run of 'b' shares the protocol of a-s0" in err
-    assert "steps: 10 a-s0, 20 here" in err
+    assert "steps: 10 in a-s0, 20 here" in err
 
 
 def test_equal_flops_lets_steps_differ_but_not_flops(capsys, workdir, template):
@@ -87,15 +91,114 @@ def test_views_compare_only_where_schedules_ended(capsys, workdir, template):
         planted(template, "a", seed, 5.0 + 0.01 * seed)
         planted(template, "b", seed, 5.0 + 0.01 * seed, model={"d_ff": 128})
     found = compared(capsys, "a", "b")
-    views = {view["equal"]: view for view in found["views"]}
-    assert views["tokens"]["schedule_ended"] == {"a": True, "b": True}
-    assert "b" in views["tokens"]["differences"]
+    views = {view["axis"]: view for view in found["views"]}
+    assert views["tokens"]["is_fair"]
     # b costs more a token, so at a's FLOPs it had not ended: read off its curve, not compared.
-    assert views["flops"]["schedule_ended"] == {"a": True, "b": False}
-    assert views["flops"]["differences"] == {}
+    assert views["flops"]["ended"] == {"a": True, "b": False}
+    assert not views["flops"]["is_fair"]
     curve = Run(Path("results/s/b-s0")).table("val")
     assert curve["loss"].min() <= views["flops"]["losses"]["b"][0] <= curve["loss"].max()
-    assert any("At equal FLOPs these runs cannot tell" in text for text in found["conclusion"])
+    assert any("these runs cannot tell" in text for text in found["conclusion"])
+
+
+def test_the_same_seed_once_more_is_no_second_sample(capsys, workdir, template):
+    for arm, loss in (("a", 5.0), ("b", 4.0)):
+        planted(template, arm, 0, loss)
+        for number in (1, 2):
+            again = planted(template, f"{arm}{number}", 0, loss + 0.01 * number, arm=arm)
+            again.update(protocol=again.manifest["protocol"] | {"validation_every": number})
+    found = compared(capsys, "a", "b")
+    assert [len(arm["runs"]) for arm in found["arms"]] == [1, 1]
+    assert len(found["left_out"]) == 4
+    assert primary(found)["b"]["verdict"] == "unresolved"
+
+
+def test_runs_at_another_rate_are_not_pooled(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "b", seed, 4.0 + 0.01 * seed)
+    other = planted(template, "b", 7, 1.0)
+    recipe = other.manifest["protocol"]["recipe"]
+    other.update(
+        protocol=other.manifest["protocol"] | {"recipe": recipe | {"lr": 0.5}},
+        finished_at="2020-01-01",
+    )
+    found = compared(capsys, "a", "b")
+    assert found["arms"][1]["runs"] == ["b-s0", "b-s1"]
+    assert "b-s7 is left out: its lr is 0.5, that of b-s" in found["left_out"][0]
+
+
+def test_a_seed_that_failed_is_not_forgotten(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "b", seed, 4.0 + 0.01 * seed)
+    failed = {"state": "failed", "error": "At step 3 the loss is nan."}
+    planted(template, "b", 7, 1.0, manifest=failed)
+    planted(template, "a", 8, 1.0, manifest={"state": "stopped"})
+    found = compared(capsys, "a", "b")
+    assert "b-s7 is left out: it failed. At step 3 the loss is nan." in found["left_out"]
+    assert "a-s8 is left out: it has not been finished." in found["left_out"]
+    assert any("b-s7 of b failed" in sentence for sentence in found["conclusion"])
+
+
+def test_a_third_arm_does_not_hide_what_a_pair_shows(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed, model={"d_ff": 128})
+        planted(template, "b", seed, 4.0 + 0.01 * seed, model={"d_ff": 128})
+        planted(template, "c", seed, 4.0 + 0.01 * seed)
+    found = compared(capsys, "a", "b", "c")
+    views = {(view["arm"], view["axis"]): view for view in found["views"]}
+    assert views["b", "flops"]["is_fair"]
+    assert not views["c", "flops"]["is_fair"]
+    assert "b and a also had equal FLOPs" in "\n".join(found["conclusion"])
+
+
+def test_every_verdict_that_is_printed_is_one_of_the_family(capsys, workdir, template):
+    """With four arms the correction is stronger than a pair would have it; nothing escapes it."""
+    losses = {"a": 5.0, "b": 4.87, "c": 5.0, "d": 5.01, "e": 4.99}
+    for number, (arm, loss) in enumerate(losses.items()):
+        for seed in range(3):
+            planted(template, arm, seed, loss + 0.04 * seed + 0.001 * number)
+    alone = primary(compared(capsys, "a", "b"))["b"]
+    together = compared(capsys, *losses)
+    assert alone["verdict"] == "better"
+    assert primary(together)["b"]["verdict"] == "unresolved"
+    words = " ".join(together["conclusion"])
+    assert "is better" not in words
+    assert {row["verdict"] for row in together["differences"] if not row["primary"]} == {None}
+
+
+def test_seconds_that_came_out_unequal_are_not_called_equal(capsys, workdir, template):
+    equal = {"manifest": {"equal": "seconds"}}
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed, **equal)
+        b = planted(template, "b", seed, 4.0 + 0.01 * seed, **equal)
+        rows = b.rows("train")
+        for row in rows:
+            row["seconds"] = 100.0
+        b.replace("train", rows)
+    text = " ".join(compared(capsys, "a", "b")["conclusion"])
+    assert "planned for equal training time, which came out as 100 s" in text
+    assert "At equal training time b is" not in text
+
+
+def test_runs_of_two_machines_say_nothing_of_speed(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        b = planted(template, "b", seed, 4.0 + 0.01 * seed)
+        b.update(environment=b.manifest["environment"] | {"device_name": "another"})
+    found = compared(capsys, "a", "b")
+    assert any("Nothing is concluded about speed" in text for text in found["conclusion"])
+    assert {row["metric"] for row in found["differences"]} == {"loss", "accuracy", "bits_per_byte"}
+
+
+def test_identical_losses_are_unresolved_in_words_that_are_true(capsys, workdir, template):
+    for seed in range(3):
+        planted(template, "a", seed, 5.0)
+        planted(template, "b", seed, 5.0)
+    text = compared(capsys, "a", "b")["conclusion"][0]
+    assert "every run alike: unresolved" in text
+    assert "within 0.0001" in text
 
 
 def test_the_conclusion_says_what_is_not_equal(capsys, workdir, template):
@@ -118,7 +221,7 @@ def test_rates_that_no_sweep_chose_are_said_to_differ(capsys, workdir, template)
         recipe = b.manifest["protocol"]["recipe"] | {"lr": 0.5}
         b.update(protocol=b.manifest["protocol"] | {"recipe": recipe})
     text = "\n".join(compared(capsys, "a", "b")["conclusion"])
-    assert "were not chosen by one sweep" in text
+    assert "were not chosen by a sweep" in text
 
 
 def spoil_column(run: Run) -> str:
@@ -177,8 +280,15 @@ def test_tasks_are_compared_over_the_same_questions(capsys, workdir, template):
     code, out, _ = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 0
     assert "piqa acc_norm" in out
-    # The same weights: the paired difference is nothing.
-    assert "+0.0000 (+0.0000 to +0.0000)" in out
+    found = compared(capsys, "a", "b")
+    # The same weights: the paired difference is nothing, and has no interval.
+    paired = [row["paired"] for row in found["tasks"] if row["arm"] == "b"]
+    assert paired
+    assert all(pair["interval"] == {"mean": 0.0, "interval": None} for pair in paired)
+    shutil.rmtree(Path("results/s/b-s1/items"))
+    found = compared(capsys, "a", "b")
+    assert "does not hold the 8 questions" in found["tasks"][-1]["paired"]["problem"]
+    assert run_main(capsys, "compare", "a", "b", "--study", "s")[0] == 0
 
 
 def test_the_tables_and_figures_are_made(capsys, workdir, template):
@@ -210,3 +320,15 @@ def test_without_runs_the_train_command_is_said(capsys, workdir):
     code, _, err = run_main(capsys, "compare", "orig", "pow2")
     assert code == 2
     assert "smolctl train --variant" in err
+
+
+def test_another_study_is_named_where_this_one_has_nothing(capsys, workdir, template):
+    planted(template, "a", 0, 5.0, study="gqa")
+    for arguments in (["compare", "a", "b", "--study", "gq"], ["report", "--study", "gq"]):
+        code, _, err = run_main(capsys, *arguments)
+        assert code == 2
+        assert "Did you mean 'gqa'?" in err
+    planted(template, "a", 1, 5.0, study="x", manifest={"role": "sweep"})
+    code, _, err = run_main(capsys, "compare", "a", "b", "--study", "x")
+    assert code == 2
+    assert "only runs of a sweep so far" in err

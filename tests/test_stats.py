@@ -79,7 +79,6 @@ def test_welch_alone_fails_at_unequal_seeds():
     assert np.mean(ttest_ind(base, arm, equal_var=False).pvalue <= 0.05) > 0.08
 
 
-@pytest.mark.skipif(not REAL_LOSSES.exists(), reason=f"{REAL_LOSSES.name} is not there")
 @pytest.mark.parametrize("arms", [1, 4])
 @pytest.mark.parametrize("runs", [2, 3, 5])
 def test_real_losses_keep_the_level(runs, arms):

@@ -302,7 +302,7 @@ def test_the_tables_and_figures_are_made(capsys, workdir, template):
     assert "Every run" in out
     assert "b is better than a" in out
     for name in ("loss.png", "differences.png"):
-        assert (workdir / "results/s/figures" / name).stat().st_size > 1000
+        assert (workdir / "results/s/figures/a-vs-b" / name).stat().st_size > 1000
         assert name in err
 
 

@@ -4,41 +4,23 @@ A pure function of the study's directory: the same files give the same bytes. Wh
 measured is said to be so, with the command that measures it.
 """
 
-import base64
 import hashlib
 import os
-import re
 import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import pandas as pd
 
-from smolctl.comparison import (
-    ACCURACY,
-    LOSS,
-    SECONDS,
-    TOKENS_PER_SECOND,
-    Arm,
-    Comparison,
-    Metric,
-    RunFacts,
-    compare_arms,
-    finished_at,
-    mean_and_spread,
-    mismatch,
-    noted,
-    readable,
-)
-from smolctl.stats import Difference
+from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
+from smolctl.comparison import Arm, Comparison
+from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread
+from smolctl.selection import compare_arms, finished_at, mismatch, noted, readable
 from smolctl.tables import (
     Table,
     arms_table,
-    interval_text,
-    mean_text,
-    number,
     runs_table,
     secondary_table,
     sweep_table,
@@ -50,8 +32,6 @@ from smolctl.words import conclusion
 from smollm2.config import read_toml
 from smollm2.errors import UserError
 from smollm2.runs import Run
-
-NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -271,121 +251,6 @@ def has_tradeoff(comparison: Comparison) -> bool:
     return len({arm.kv_bytes_per_token for arm in comparison.arms}) > 1
 
 
-def dense_against_moe(comparison: Comparison) -> Comparison | None:
-    """The first arm, if it is dense, beside the mixtures of experts; None without."""
-    if comparison.base.protocol.model.is_moe:
-        return None
-    return comparison.among([a.name for a in comparison.others if a.protocol.model.is_moe])
-
-
-def power_of_two(comparison: Comparison) -> Comparison | None:
-    """The first arm, if it is an original one, beside the power-of-two arms; None without."""
-    if comparison.base.protocol.variant not in ("orig", "orig-174m"):
-        return None
-    twos = [a.name for a in comparison.others if a.protocol.variant in ("pow2", "pow2-135m")]
-    return comparison.among(twos)
-
-
-def claims_table(comparison: Comparison) -> Table:
-    """What the original card claimed, what this study measured, and the verdict."""
-    pair = power_of_two(comparison)
-    pow2 = next((a for a in pair.others if a.protocol.variant == "pow2"), None) if pair else None
-    rows = [
-        parameters_claim(),
-        speed_claim(pair, pow2),
-        loss_claim(pair, pow2),
-        accuracy_claim(pair, pow2),
-        moe_claim(dense_against_moe(comparison)),
-        (
-            "power-of-two dimensions make quantization efficient",
-            f"{NOT_MEASURED}: `smolctl quantize --bits 4`",
-            "open",
-        ),
-    ]
-    return Table("Claims", ("the original card claimed", "here", "verdict"), rows, n_words=3)
-
-
-def parameters_claim() -> tuple[str, str, str]:
-    from smollm2.config import VARIANTS
-    from smollm2.cost import parameters
-
-    counts = {name: parameters(VARIANTS[name]).total for name in ("orig", "orig-174m", "pow2")}
-    return (
-        "the original has ~135 M parameters in the text, ~174 M in the table; pow2 ~151 M",
-        f"by definition at full size: `orig` (d_ff 1536) {counts['orig']:,}, `orig-174m` (d_ff "
-        f"2304) {counts['orig-174m']:,}, `pow2` {counts['pow2']:,}",
-        "two models under one name: the table's is not the text's",
-    )
-
-
-def speed_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
-    claim = "pow2 trains 6.5 % faster (10.06 against 10.76 min), significantly"
-    if pair is None or pow2 is None or not pair.has_speed:
-        return claim, f'{NOT_MEASURED}: a full-size study on one machine, scale = "full"', "open"
-    difference = pair.secondary(TOKENS_PER_SECOND).get(pow2.name)
-    if difference is None:
-        return claim, f"{NOT_MEASURED}: the runs are too short to be timed", "open"
-    change = difference.mean / mean_and_spread(pair.base.values(TOKENS_PER_SECOND))[0]
-    return (
-        claim,
-        f"{100 * change:+.1f} % tokens per second against {pair.base.name}, "
-        f"{interval_text(difference, TOKENS_PER_SECOND)} tokens per second",
-        "secondary: see the interval",
-    )
-
-
-def loss_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
-    claim = "validation loss 3.626 (original) and 3.628 (pow2), one run each: comparable"
-    if pair is None or pow2 is None:
-        return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
-    difference = pair.primary[pow2.name]
-    return claim, both(pair, pow2, LOSS, difference), f"pow2 is {difference.verdict}"
-
-
-def accuracy_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
-    claim = "pow2 has the slightly higher accuracy (36.03 % against 36.01 %)"
-    if pair is None or pow2 is None:
-        return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
-    difference = pair.secondary(ACCURACY)[pow2.name]
-    return claim, both(pair, pow2, ACCURACY, difference), "secondary: see the interval"
-
-
-def both(pair: Comparison, arm: Arm, metric: Metric, difference: Difference) -> str:
-    """The values of two arms and their difference."""
-    return (
-        f"{metric.label}: {mean_text(pair.base.values(metric), metric)} ({pair.base.name}) and "
-        f"{mean_text(arm.values(metric), metric)} ({arm.name}), {pair.scale} scale; difference "
-        f"{number(difference.mean, metric, signed=True)}, {interval_text(difference, metric)}"
-    )
-
-
-def moe_claim(pair: Comparison | None) -> tuple[str, str, str]:
-    claim = "the dense model starts more slowly than the mixture of experts (Figure 1)"
-    if pair is None:
-        return claim, f"{NOT_MEASURED}: a study with the arms orig and moe-160m", "open"
-    moe = pair.others[0]
-    difference = pair.primary[moe.name]
-    return (
-        claim,
-        f"with equal {pair.equal}, at the end: {both(pair, moe, LOSS, difference)}",
-        f"{moe.name} is {difference.verdict}",
-    )
-
-
-def power_of_two_table(comparison: Comparison) -> Table:
-    """The table of the original card: parameters, dimensions, time, loss, accuracy."""
-    arms = comparison.arms
-    models = [arm.protocol.model for arm in arms]
-    rows = [
-        ("Params", *(f"{arm.parameters['total']:,}" for arm in arms)),
-        ("Dimensions", *(f"{m.d_model} / {m.n_heads} / {m.n_layers}" for m in models)),
-        ("Training time, s", *(mean_text(arm.values(SECONDS), SECONDS) for arm in arms)),
-        ("Test loss", *(mean_text(arm.values(LOSS), LOSS) for arm in arms)),
-        ("Test accuracy", *(mean_text(arm.values(ACCURACY), ACCURACY) for arm in arms)),
-    ]
-    return Table("Power of two", ("Aspect", *(arm.name for arm in arms)), rows)
-
-
 def study_file(comparison: Comparison) -> str | None:
     """The study file that the runs follow from; None where they were trained one by one.
 
@@ -497,58 +362,3 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
             f"Cannot write figures to {folder}: {error.strerror}; choose another --figures."
         ) from None
     return paths
-
-
-def html(card: str, title: str, folder: Path = Path()) -> str:
-    """The card as one page that needs nothing beside it: pictures are in it as data.
-
-    Args:
-        folder: where the card lies, from which its pictures are linked.
-
-    Raises:
-        UserError: a picture is not there.
-    """
-    from html import unescape
-
-    from markdown_it import MarkdownIt
-
-    body = re.sub(r"\A---\n.*?\n---\n\s*<!--.*?-->", "", card, flags=re.DOTALL)
-    page = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
-
-    def embedded(match: re.Match[str]) -> str:
-        name = unquote(unescape(match[1]))
-        try:
-            data = base64.b64encode((folder / name).read_bytes()).decode()
-        except (OSError, ValueError) as error:
-            raise UserError(f"The figure {name} cannot be read: {error}.") from None
-        return f'<img src="data:image/png;base64,{data}"'
-
-    page, found = re.subn(r'<img src="([^"]*)"', embedded, page)
-    if found != len(re.findall(r"^!\[", body, flags=re.MULTILINE)):
-        raise UserError("A link of the card to a figure is none: give --figures a plainer name.")
-    return PAGE.format(title=title, body=page)
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1b1b1b; background: #fff; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; }}
-th, td {{ border-bottom: 1px solid #ddd; padding: .3rem .7rem; text-align: right;
-  font-variant-numeric: tabular-nums; }}
-th:first-child, td:first-child {{ text-align: left; }}
-img {{ max-width: 100%; }}
-pre {{ background: #f5f5f5; padding: .8rem; overflow-x: auto; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

@@ -45,8 +45,9 @@ def compare(
     import json
     import sys
 
-    from smolctl.comparison import compare_arms, to_dict
+    from smolctl.comparison import to_dict
     from smolctl.console import say, table, warn
+    from smolctl.selection import compare_arms
     from smolctl.tables import (
         arms_table,
         runs_table,

@@ -10,127 +10,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from smolctl.facts import LOSS, METRICS, SECONDARY, Metric, RunFacts, siblings
 from smolctl.stats import Difference, Interval, differences, paired
 from smollm2.cost import kv_cache_bytes_per_token
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
     from smollm2.protocol import Protocol
-    from smollm2.runs import Run
 
-SPLITS = ("test", "validation")
 # Scores that agree in these are of the same questions, asked in the same way.
 TASK_KEYS = ["task", "metric", "protocol", "n", "total", "fingerprint"]
 # Budgets that differ by less are the same: steps are whole, and a clock is noisier than a count.
 SAME_BUDGET = {"tokens": 0.01, "flops": 0.01, "seconds": 0.05}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of which a run has one, shown with so many digits after the point.
-
-    is_of_machine: whether it says more of the machine than of the model.
-    """
-
-    name: str
-    label: str
-    lower_is_better: bool
-    digits: int
-    is_of_machine: bool = False
-
-
-LOSS = Metric("loss", "test loss", True, 4)  # the primary one
-ACCURACY = Metric("accuracy", "test accuracy", False, 4)
-BITS_PER_BYTE = Metric("bits_per_byte", "test bits per byte", True, 4)
-TOKENS_PER_SECOND = Metric("tokens_per_second", "tokens per second", False, 0, True)
-SECONDS = Metric("seconds", "training seconds", True, 1, True)
-PEAK_MEMORY = Metric("peak_memory_mb", "peak memory, MB", True, 0, True)
-SECONDARY = (ACCURACY, BITS_PER_BYTE, TOKENS_PER_SECOND, SECONDS, PEAK_MEMORY)
-METRICS = (LOSS, *SECONDARY)
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What the files of one finished run say; read and checked once.
-
-    Args:
-        values: a number for each metric, by name; NaN where a run is too short to have it.
-        curve: val.csv: step, tokens, flops, seconds, loss.
-        train: train.csv.
-        tasks: rows of eval.csv that are not held-out text.
-    """
-
-    run: "Run"
-    protocol: "Protocol"
-    values: dict[str, float]
-    curve: pd.DataFrame
-    train: pd.DataFrame
-    tasks: pd.DataFrame
-
-    @property
-    def name(self) -> str:
-        return self.run.name
-
-    @property
-    def flops(self) -> float:
-        return self.protocol.steps * self.protocol.flops_per_step
-
-    @property
-    def tokens(self) -> int:
-        return self.protocol.steps * self.protocol.tokens_per_step
-
-    @property
-    def machine(self) -> tuple[str, int]:
-        """The device's name and the number of threads."""
-        environment = self.run.manifest["environment"]
-        return str(environment["device_name"]), int(environment["threads"])
-
-
-def read_facts(run: "Run") -> RunFacts:
-    """The facts of a finished run.
-
-    Raises:
-        UserError: a table is missing, cut off, lacks a column or holds what is no number.
-    """
-    try:
-        return checked_facts(run)
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"Run {run.name!r} has files that cannot be read: {error}.") from None
-
-
-def checked_facts(run: "Run") -> RunFacts:
-    """See `read_facts`; raises more kinds of errors."""
-    protocol = run.protocol
-    train, curve, evaluated = (run.table(name) for name in ("train", "val", "eval"))
-    for name, table, columns in (
-        ("train", train, ("step", "seconds", "loss")),
-        ("val", curve, ("step", "tokens", "flops", "seconds", "loss")),
-    ):
-        for column in columns:
-            if not pd.to_numeric(table[column]).map(math.isfinite).all():
-                raise UserError(f"{run.name}/{name}.csv has a {column} that is not a number.")
-        if table.empty or table["step"].iloc[-1] != protocol.steps:
-            raise UserError(f"{run.name}/{name}.csv does not end at step {protocol.steps}.")
-    scores = run.test_scores()
-    values = {
-        metric: float(scores[metric]) for metric in (LOSS.name, ACCURACY.name, BITS_PER_BYTE.name)
-    } | {
-        "tokens_per_second": float(train["tokens_per_second"].median()),
-        "seconds": float(train["seconds"].iloc[-1]),
-        "peak_memory_mb": float(train["peak_memory_mb"].max()),
-    }
-    if not math.isfinite(values["loss"]):
-        raise UserError(f"{run.name}/eval.csv has a loss that is not a number.")
-    str(run.manifest["finished_at"])  # must be there, as it decides which run is newest
-    tasks = evaluated[~evaluated["task"].isin(SPLITS)]
-    return RunFacts(run, protocol, values, curve, train, tasks)
 
 
 @dataclass(frozen=True)
@@ -358,148 +254,6 @@ def best_rate(by_rate: dict[float, list[float]]) -> float:
     return min(by_rate, key=lambda rate: (fmean(by_rate[rate]), rate))
 
 
-def siblings(run: "Run") -> "list[Run]":
-    """Every readable run of the study that `run` is in, itself included."""
-    from smollm2.runs import list_runs
-
-    folder = run.path.resolve().parent
-    return list_runs(folder.parent, folder.name)[0]
-
-
-def compare_arms(
-    study: str, arms: "dict[str, list[Run]]", left_out: Sequence[str] = ()
-) -> Comparison:
-    """The runs that share the controlled fields and the horizon of the first arm's newest run.
-
-    A run that is broken, unfinished, a repetition or of another protocol is left out, and
-    `left_out` says so, after what it begins with.
-
-    Raises:
-        UserError: a run stands in two arms, or an arm has no run left.
-    """
-    reasons = list(left_out)
-    facts = {arm: readable(runs, reasons) for arm, runs in arms.items()}
-    for arm, found in facts.items():
-        if not found:
-            raise UserError(f"No run of {arm!r} can be read: {' '.join(reasons)}")
-    refuse_shared(facts)
-    base = max(facts[next(iter(arms))], key=finished_at)
-    kept = []
-    for arm, found in facts.items():
-        common = [run for run in found if not noted(mismatch(base, run), run, reasons)]
-        if not common:
-            raise UserError(
-                f"No run of {arm!r} shares the protocol of {base.name}: {reasons[-1]} Train one "
-                "with the same settings."
-            )
-        runs = one_of_each_seed(common, reasons)
-        failed = unfinished_of(found, arm, reasons)
-        kept.append(Arm(arm, tuple(sorted(runs, key=seeds_of)), tuple(failed)))
-    return Comparison(study, tuple(kept), tuple(reasons))
-
-
-def readable(runs: "list[Run]", left_out: list[str]) -> list[RunFacts]:
-    found = []
-    for run in runs:
-        try:
-            found.append(read_facts(run))
-        except UserError as error:
-            left_out.append(f"{run.name} is left out: {error}")
-    return found
-
-
-def noted(reason: str, facts: RunFacts, left_out: list[str]) -> bool:
-    """Whether there is a reason to leave a run out, which is then added."""
-    if reason:
-        left_out.append(f"{facts.name} is left out: {reason}.")
-    return bool(reason)
-
-
-def one_of_each_seed(found: list[RunFacts], left_out: list[str]) -> list[RunFacts]:
-    """Of the runs of an arm those like the newest one, and of each seed the newest: the same seed
-    once more is no second sample."""
-    newest = max(found, key=finished_at)
-    kept: dict[tuple[int, int], RunFacts] = {}
-    for run in sorted(found, key=finished_at, reverse=True):
-        twin = kept.get(seeds_of(run))
-        reason = unlike(newest, run)
-        if not reason and twin is not None:
-            reason = f"it has the seed of {twin.name}"
-        if not noted(reason, run, left_out):
-            kept[seeds_of(run)] = run
-    return list(kept.values())
-
-
-def unlike(newest: RunFacts, other: RunFacts) -> str:
-    """In what two runs of one arm are not the same treatment, as the end of a sentence."""
-    one, two = newest.protocol, other.protocol
-    if one.model != two.model:
-        return f"its architecture is not that of {newest.name}"
-    for name in ("lr", "muon_lr"):
-        if (rate := getattr(two.recipe, name)) != getattr(one.recipe, name):
-            return f"its {name} is {rate:g}, that of {newest.name} {getattr(one.recipe, name):g}"
-    if one.steps != two.steps:
-        return f"it has {two.steps} steps, {newest.name} {one.steps}"
-    return ""
-
-
-def unfinished_of(found: list[RunFacts], arm: str, left_out: list[str]) -> list[str]:
-    """Notes the runs of an arm that have not ended; returns the names of those that failed."""
-    arms = {facts.run.arm for facts in found}
-    failed = []
-    for run in siblings(found[0].run):
-        if run.is_finished or run.manifest["role"] != "final" or run.arm not in arms:
-            continue
-        if run.manifest["state"] == "failed":
-            failed.append(run.name)
-            left_out.append(f"{run.name} is left out: it failed. {run.manifest['error']}")
-        else:
-            left_out.append(f"{run.name} is left out: it has not been finished.")
-    return failed
-
-
-def refuse_shared(facts: dict[str, list[RunFacts]]) -> None:
-    """Raise `UserError` if a run stands in two arms."""
-    seen: dict[Any, str] = {}
-    for arm, found in facts.items():
-        for run in found:
-            other = seen.setdefault(run.run.path.resolve(), arm)
-            if other != arm:
-                raise UserError(f"{run.name} stands in both {other!r} and {arm!r}.")
-
-
-def finished_at(facts: RunFacts) -> str:
-    return str(facts.run.manifest["finished_at"])
-
-
-def seeds_of(facts: RunFacts) -> tuple[int, int]:
-    return facts.protocol.seed, facts.protocol.data_seed
-
-
-def mismatch(base: RunFacts, other: RunFacts) -> str:
-    """What keeps two runs from being compared, as the end of a sentence; empty if nothing does."""
-    from smollm2.protocol import differing
-
-    def shared(facts: RunFacts) -> dict[str, Any]:
-        manifest = facts.run.manifest
-        fields = facts.protocol.controlled() | {
-            "equal": manifest["equal"],
-            "started from": manifest["started_from"],
-        }
-        # Only a study that gives its arms equal FLOPs or seconds lets their steps differ.
-        return fields | ({"steps": facts.protocol.steps} if manifest["equal"] == "tokens" else {})
-
-    if fields := differing(shared(base), shared(other), names=(f"in {base.name}", "here")):
-        return f"it differs from {base.name} ({fields})"
-    if base.run.manifest["equal"] == "flops":
-        ratio = other.flops / base.flops
-        # A step is the least by which FLOPs can differ.
-        steps = min(base.protocol.steps, other.protocol.steps)
-        if abs(ratio - 1) > max(SAME_BUDGET["flops"], 1 / steps):
-            return f"it had {ratio:.2f} times the FLOPs of {base.name}"
-    return ""
-
-
 @dataclass(frozen=True)
 class TaskDifference:
     """How the checkpoints of an arm and of the first one answer the same questions.
@@ -541,11 +295,6 @@ def item_means(arm: Arm, row: dict[Any, Any]) -> list[float]:
         scores = recorded_items(facts.run, name, row["n"], row["fingerprint"])
         by_run.append([score.value(row["metric"]) for score in scores])
     return [fmean(values) for values in zip(*by_run, strict=True)]
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and the standard deviation if there are at least two."""
-    return fmean(values), stdev(values) if len(values) > 1 else None
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from smolctl.comparison import LOSS, Arm, Comparison, RunFacts
+from smolctl.comparison import Arm, Comparison
+from smolctl.facts import LOSS, RunFacts
 from smolctl.stats import Difference
 
 # Okabe and Ito's colours, which any colour vision tells apart; in grey, line and marker do.

@@ -54,9 +54,9 @@ def report(
 
     Every number in it is computed from the study's files. Figures go to the study's figures/.
     """
-    from smolctl.card import html as page
     from smolctl.card import write_figures
     from smolctl.console import say, warn
+    from smolctl.page import html as page
 
     if check is not None:
         for name in ("figures", "out", "html", "study", "results"):

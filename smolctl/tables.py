@@ -3,16 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolctl.comparison import (
-    LOSS,
-    METRICS,
-    SECONDARY,
-    Comparison,
-    Metric,
-    best_rate,
-    mean_and_spread,
-    task_difference,
-)
+from smolctl.comparison import Comparison, best_rate, task_difference
+from smolctl.facts import LOSS, METRICS, SECONDARY, Metric, mean_and_spread
 from smolctl.stats import Difference
 
 

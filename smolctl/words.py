@@ -1,13 +1,7 @@
 """A comparison in sentences: what the runs show, and what they do not."""
 
-from smolctl.comparison import (
-    SAME_BUDGET,
-    SECONDS,
-    TOKENS_PER_SECOND,
-    Arm,
-    Comparison,
-    best_rate,
-)
+from smolctl.comparison import SAME_BUDGET, Arm, Comparison, best_rate
+from smolctl.facts import SECONDS, TOKENS_PER_SECOND
 from smolctl.stats import Difference
 
 AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}

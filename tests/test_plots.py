@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from smolctl.comparison import Arm, Comparison, RunFacts
+from smolctl.comparison import Arm, Comparison
+from smolctl.facts import RunFacts
 from smolctl.plots import (
     COLOURS,
     LINES,

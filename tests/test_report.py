@@ -159,7 +159,7 @@ def test_figures_that_cannot_be_written_are_a_sentence(capsys, study):
 
 
 def test_a_page_lacks_no_picture(capsys, study):
-    from smolctl.card import html
+    from smolctl.page import html
 
     text = card(capsys)
     (study / "figures/loss.png").unlink()

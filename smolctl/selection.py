@@ -1,0 +1,145 @@
+"""Which runs stand together: those of one protocol, each seed of an arm once."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from smolctl.comparison import SAME_BUDGET, Arm, Comparison
+from smolctl.facts import RunFacts, read_facts, siblings
+from smollm2.errors import UserError
+
+if TYPE_CHECKING:
+    from smollm2.runs import Run
+
+
+def compare_arms(
+    study: str, arms: "dict[str, list[Run]]", left_out: Sequence[str] = ()
+) -> Comparison:
+    """The runs that share the controlled fields and the horizon of the first arm's newest run.
+
+    A run that is broken, unfinished, a repetition or of another protocol is left out, and
+    `left_out` says so, after what it begins with.
+
+    Raises:
+        UserError: a run stands in two arms, or an arm has no run left.
+    """
+    reasons = list(left_out)
+    facts = {arm: readable(runs, reasons) for arm, runs in arms.items()}
+    for arm, found in facts.items():
+        if not found:
+            raise UserError(f"No run of {arm!r} can be read: {' '.join(reasons)}")
+    refuse_shared(facts)
+    base = max(facts[next(iter(arms))], key=finished_at)
+    kept = []
+    for arm, found in facts.items():
+        common = [run for run in found if not noted(mismatch(base, run), run, reasons)]
+        if not common:
+            raise UserError(
+                f"No run of {arm!r} shares the protocol of {base.name}: {reasons[-1]} Train one "
+                "with the same settings."
+            )
+        runs = one_of_each_seed(common, reasons)
+        failed = unfinished_of(found, arm, reasons)
+        kept.append(Arm(arm, tuple(sorted(runs, key=seeds_of)), tuple(failed)))
+    return Comparison(study, tuple(kept), tuple(reasons))
+
+
+def readable(runs: "list[Run]", left_out: list[str]) -> list[RunFacts]:
+    found = []
+    for run in runs:
+        try:
+            found.append(read_facts(run))
+        except UserError as error:
+            left_out.append(f"{run.name} is left out: {error}")
+    return found
+
+
+def noted(reason: str, facts: RunFacts, left_out: list[str]) -> bool:
+    """Whether there is a reason to leave a run out, which is then added."""
+    if reason:
+        left_out.append(f"{facts.name} is left out: {reason}.")
+    return bool(reason)
+
+
+def one_of_each_seed(found: list[RunFacts], left_out: list[str]) -> list[RunFacts]:
+    """Of the runs of an arm those like the newest one, and of each seed the newest: the same seed
+    once more is no second sample."""
+    newest = max(found, key=finished_at)
+    kept: dict[tuple[int, int], RunFacts] = {}
+    for run in sorted(found, key=finished_at, reverse=True):
+        twin = kept.get(seeds_of(run))
+        reason = unlike(newest, run)
+        if not reason and twin is not None:
+            reason = f"it has the seed of {twin.name}"
+        if not noted(reason, run, left_out):
+            kept[seeds_of(run)] = run
+    return list(kept.values())
+
+
+def unlike(newest: RunFacts, other: RunFacts) -> str:
+    """In what two runs of one arm are not the same treatment, as the end of a sentence."""
+    one, two = newest.protocol, other.protocol
+    if one.model != two.model:
+        return f"its architecture is not that of {newest.name}"
+    for name in ("lr", "muon_lr"):
+        if (rate := getattr(two.recipe, name)) != getattr(one.recipe, name):
+            return f"its {name} is {rate:g}, that of {newest.name} {getattr(one.recipe, name):g}"
+    if one.steps != two.steps:
+        return f"it has {two.steps} steps, {newest.name} {one.steps}"
+    return ""
+
+
+def unfinished_of(found: list[RunFacts], arm: str, left_out: list[str]) -> list[str]:
+    """Notes the runs of an arm that have not ended; returns the names of those that failed."""
+    arms = {facts.run.arm for facts in found}
+    failed = []
+    for run in siblings(found[0].run):
+        if run.is_finished or run.manifest["role"] != "final" or run.arm not in arms:
+            continue
+        if run.manifest["state"] == "failed":
+            failed.append(run.name)
+            left_out.append(f"{run.name} is left out: it failed. {run.manifest['error']}")
+        else:
+            left_out.append(f"{run.name} is left out: it has not been finished.")
+    return failed
+
+
+def refuse_shared(facts: dict[str, list[RunFacts]]) -> None:
+    """Raise `UserError` if a run stands in two arms."""
+    seen: dict[Any, str] = {}
+    for arm, found in facts.items():
+        for run in found:
+            other = seen.setdefault(run.run.path.resolve(), arm)
+            if other != arm:
+                raise UserError(f"{run.name} stands in both {other!r} and {arm!r}.")
+
+
+def finished_at(facts: RunFacts) -> str:
+    return str(facts.run.manifest["finished_at"])
+
+
+def seeds_of(facts: RunFacts) -> tuple[int, int]:
+    return facts.protocol.seed, facts.protocol.data_seed
+
+
+def mismatch(base: RunFacts, other: RunFacts) -> str:
+    """What keeps two runs from being compared, as the end of a sentence; empty if nothing does."""
+    from smollm2.protocol import differing
+
+    def shared(facts: RunFacts) -> dict[str, Any]:
+        manifest = facts.run.manifest
+        fields = facts.protocol.controlled() | {
+            "equal": manifest["equal"],
+            "started from": manifest["started_from"],
+        }
+        # Only a study that gives its arms equal FLOPs or seconds lets their steps differ.
+        return fields | ({"steps": facts.protocol.steps} if manifest["equal"] == "tokens" else {})
+
+    if fields := differing(shared(base), shared(other), names=(f"in {base.name}", "here")):
+        return f"it differs from {base.name} ({fields})"
+    if base.run.manifest["equal"] == "flops":
+        ratio = other.flops / base.flops
+        # A step is the least by which FLOPs can differ.
+        steps = min(base.protocol.steps, other.protocol.steps)
+        if abs(ratio - 1) > max(SAME_BUDGET["flops"], 1 / steps):
+            return f"it had {ratio:.2f} times the FLOPs of {base.name}"
+    return ""

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from smolctl.options import Json
-from smollm2.config import VARIANTS, variant
 from smollm2.errors import UserError
 
 EXAMPLES = """
@@ -30,6 +29,7 @@ def quantize(
     import sys
 
     from smolctl.console import say, table
+    from smollm2.config import VARIANTS, variant
     from smollm2.quantize.dimensions import GROUP_SIZES, divisible_share, weights
 
     if bits not in (4, 8):

@@ -326,7 +326,7 @@ def environment_table(comparison: Comparison) -> Table:
 def files_table(comparison: Comparison) -> Table:
     """A fingerprint of the files of each run: when a cell changes, so does the card."""
     rows = [(facts.name, fingerprint(facts.run)) for arm in comparison.arms for facts in arm.runs]
-    return Table("Files", ("run", "SHA-256 of its manifest and tables"), rows)
+    return Table("Files", ("run", "SHA-256 of its manifest, tables and items"), rows)
 
 
 def is_of_sweep(run: Run, arms: set[str]) -> bool:
@@ -334,9 +334,10 @@ def is_of_sweep(run: Run, arms: set[str]) -> bool:
 
 
 def fingerprint(run: Run) -> str:
-    """16 hex digits of SHA-256 over the manifest and the tables of a run."""
+    """16 hex digits of SHA-256 over the manifest, the tables and the items of a run."""
     digest = hashlib.sha256()
-    for path in [run.path / "run.json", *sorted(run.path.glob("*.csv"))]:
+    items = sorted(run.path.glob("items/*.csv.gz"))
+    for path in [run.path / "run.json", *sorted(run.path.glob("*.csv")), *items]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
 from smolctl.comparison import Arm, Comparison
-from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread
+from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread, siblings
 from smolctl.selection import compare_arms, finished_at, mismatch, noted, readable
 from smolctl.tables import (
     Table,
@@ -325,7 +325,10 @@ def environment_table(comparison: Comparison) -> Table:
 
 def files_table(comparison: Comparison) -> Table:
     """A fingerprint of the files of each run: when a cell changes, so does the card."""
-    rows = [(facts.name, fingerprint(facts.run)) for arm in comparison.arms for facts in arm.runs]
+    arms = {arm.name for arm in comparison.arms}
+    runs = [facts.run for arm in comparison.arms for facts in arm.runs]
+    runs += [run for run in siblings(runs[0]) if is_of_sweep(run, arms)]
+    rows = [(run.name, fingerprint(run)) for run in runs]
     return Table("Files", ("run", "SHA-256 of its manifest, tables and items"), rows)
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from smolctl.scoring import SPLITS
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
     from smollm2.protocol import Protocol
     from smollm2.runs import Run
-
-SPLITS = ("test", "validation")
 
 
 @dataclass(frozen=True)

@@ -35,3 +35,9 @@ Tokenizer = Annotated[
 
 RESULTS = Path("results")
 STUDY = "runs"
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave that option."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

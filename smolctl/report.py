@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Results, Study
+from smolctl.options import RESULTS, STUDY, Results, Study, is_given
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def report(
 
     if check is not None:
         for name in ("figures", "out", "html", "study", "results"):
-            if is_typed(context, name):
+            if is_given(context, name):
                 raise UserError(f"--check takes that from the card; leave --{name} out.")
         check_card(check)
         return
@@ -78,12 +78,6 @@ def report(
         say(f"Card: {out}")
     else:
         put(card)
-
-
-def is_typed(context: typer.Context, name: str) -> bool:
-    """Whether that option stands in the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def put(text: str) -> None:

@@ -84,7 +84,7 @@ class Scorer:
         self.machine = machine(run, device, dtype)
         self.tokenizer = load_run_tokenizer(run)
         self.data = tokens_of(run, source, None) if with_text else None
-        final_weights(run)
+        self.final = final_weights(run)
 
     def score(
         self, splits: list[str], asked: "list[TaskItems]", n_tokens: int | None = None
@@ -94,7 +94,7 @@ class Scorer:
         from smollm2.data import window_count
         from smollm2.scores import evaluate_task, evaluate_text, load_subject
 
-        subject = load_subject(self.run, *self.machine)
+        subject = load_subject(self.run, self.final, *self.machine)
         for split in splits:
             assert self.data is not None
             windows = window_count(getattr(self.data, split), self.run.protocol.seq_len, n_tokens)

@@ -167,6 +167,7 @@ class Session:
         Raises:
             RunError: an arm failed at every rate.
         """
+        from smolctl.comparison import best_rate
         from smollm2.study import sweep_runs
 
         losses: dict[str, dict[float, list[float]]] = {}
@@ -186,10 +187,7 @@ class Session:
                     f"Arm {arm!r} failed at every learning rate of the sweep, and so has none to "
                     "go on with; give a study file of another name smaller ones."
                 )
-        return {
-            arm: min(by_rate, key=lambda rate: (sum(by_rate[rate]), rate))
-            for arm, by_rate in losses.items()
-        }
+        return {arm: best_rate(by_rate) for arm, by_rate in losses.items()}
 
     def is_lost(self, planned: "PlannedRun", run: "Run | None") -> bool:
         """Whether a run of the sweep has failed for good, which is a result: that rate is no good.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study, Tokenizer
+from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study, Tokenizer, is_given
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -205,11 +205,6 @@ def train(
             return
         run, tokens_of_run = prepared
     execute(run, tokens_of_run, checkpoint_every, keep, as_json)
-
-
-def is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
 
 
 def check_keep_steps(keep_steps: frozenset[int], first: int, last: int) -> None:

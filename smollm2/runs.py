@@ -222,8 +222,11 @@ def final_weights(run: Run) -> Checkpoint:
     return final
 
 
-def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
+def load_model(run: Run, device: str, dtype: str, final: Checkpoint | None = None) -> "SmolLM2":
     """The trained model of a finished run, in evaluation mode.
+
+    Args:
+        final: its `final_weights`, where they have been verified before.
 
     Raises:
         UserError: its final weights are missing, damaged or of another architecture.
@@ -231,7 +234,7 @@ def load_model(run: Run, device: str, dtype: str) -> "SmolLM2":
     from smollm2.device import DTYPES
     from smollm2.model import SmolLM2
 
-    tensors = final_weights(run).tensors()
+    tensors = (final or final_weights(run)).tensors()
     weights = {key.removeprefix("model."): value for key, value in tensors.items()}
     model = SmolLM2(run.protocol.model)
     try:

@@ -26,12 +26,13 @@ from smollm2.files import replace_file
 from smollm2.model import SmolLM2
 from smollm2.multiple_choice import ItemScore, score_items, summarize
 from smollm2.protocol import text_protocol
-from smollm2.runs import Run, final_weights, load_model
+from smollm2.runs import Run, load_model
 from smollm2.tasks import TaskItems, items_fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from smollm2.checkpoints import Checkpoint
     from smollm2.data import TokenData
 
 OnProgress = Callable[[int], None]
@@ -62,13 +63,9 @@ class Subject:
         return ScoreFile(self.run.path / "items" / f"{what}-{self.dtype}-{digest}.csv.gz", kind)
 
 
-def load_subject(run: Run, device: str, dtype: str) -> Subject:
-    """The model that a run ended with.
-
-    Raises:
-        UserError: its weights are missing or damaged.
-    """
-    return Subject(run, load_model(run, device, dtype), final_weights(run).sha256)
+def load_subject(run: Run, final: "Checkpoint", device: str, dtype: str) -> Subject:
+    """The model that a run ended with, from its verified checkpoint `final`."""
+    return Subject(run, load_model(run, device, dtype, final), final.sha256)
 
 
 def evaluate_text(

@@ -91,6 +91,16 @@ def test_any_changed_cell_changes_the_card(capsys, study, table):
     assert card(capsys) != before
 
 
+def test_a_changed_cell_of_the_sweep_changes_the_card(capsys, study, template):
+    run = planted(template, "pow2-lr", 100, 1.0, arm="pow2", manifest={"role": "sweep"})
+    before = card(capsys)
+    assert f"| {run.name} |" in before
+    rows = run.rows("train")
+    rows[1]["grad_norm"] = "0.123"
+    run.replace("train", rows)
+    assert card(capsys) != before
+
+
 def test_check_tells_whether_a_card_is_still_true(capsys, study):
     Path("MODEL_CARD.md").write_text(card(capsys))
     assert run_main(capsys, "report", "--check", "MODEL_CARD.md")[0] == 0

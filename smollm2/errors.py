@@ -1,5 +1,7 @@
 """The two ways things go wrong: what was asked cannot be done, or doing it failed."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """What was asked is wrong; the message says what was expected and what to type next.
@@ -12,7 +14,7 @@ class RunError(RuntimeError):
     """The request was fine but the work failed (full disk, loss not finite); exit code 1."""
 
 
-def did_you_mean(word: str, choices: list[str]) -> str:
+def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """`" Did you mean 'pow2'?"` for the nearest of `choices`, or an empty string."""
     import difflib
 

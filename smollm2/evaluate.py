@@ -137,7 +137,7 @@ def token_scores(
     model: SmolLM2, inputs: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each target (B, T) its negative log-likelihood in nats, and whether it came first."""
-    device = model.embed.weight.device
+    device = model.device
     hidden, _ = model.hidden(torch.from_numpy(inputs).to(device))
     flat = torch.from_numpy(targets).flatten().to(device)
     losses, hits = score_tokens(hidden.flatten(0, 1), model.embed.weight, flat)

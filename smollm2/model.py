@@ -23,6 +23,14 @@ class Loss(NamedTuple):
     routing: Routing | None
 
 
+class Embedding(nn.Embedding):
+    """Token embeddings, whose matrix is the head's too."""
+
+    def logits(self, h: Tensor) -> Tensor:
+        """Logits (..., V) of final hidden states (..., D)."""
+        return F.linear(h, self.weight)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention; one matrix makes queries, keys and values."""
 
@@ -98,7 +106,7 @@ class SmolLM2(nn.Module):
         super().__init__()
         self.config = config
         with torch.device("meta"):  # the default initialization would be thrown away
-            self.embed = nn.Embedding(config.vocab_size, config.d_model)
+            self.embed = Embedding(config.vocab_size, config.d_model)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.to_empty(device="cpu")
@@ -117,6 +125,15 @@ class SmolLM2(nn.Module):
                 writes = name.endswith((".attn.out.weight", ".mlp.down.weight", ".mlp.down"))
                 depth = (2 * self.config.n_layers) ** 0.5 if writes else 1.0
                 parameter.normal_(0.0, std / depth, generator=generator)
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of what is computed; the weights are in it too, unless they are quantized."""
+        return self.norm.weight.dtype
 
     def hidden(
         self,
@@ -145,7 +162,7 @@ class SmolLM2(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits (B, T, V) of integer tokens (B, T)."""
         h_BTD, _ = self.hidden(tokens_BT)
-        return F.linear(h_BTD, self.embed.weight)
+        return self.embed.logits(h_BTD)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Loss:
         """Mean next-token loss; at no time do all logits exist."""

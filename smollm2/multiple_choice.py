@@ -110,7 +110,7 @@ def score_items(
         )
     todo = [pack(i, item, tokenizer, max_len) for i, item in enumerate(items) if i not in skip]
     if batch_size is None:
-        device = model.embed.weight.device.type
+        device = model.device.type
         found = batches(todo, max_tokens=BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]))
     else:
         found = batches(todo, max_items=batch_size)
@@ -121,7 +121,7 @@ def score_items(
 @torch.inference_mode()
 def score_batch(model: SmolLM2, batch: list[PackedItem], items: Sequence[Item]) -> list[ItemScore]:
     """The scores of one forward pass, in the order of `batch`."""
-    device = model.embed.weight.device
+    device = model.device
     tokens, positions, mask = stack(batch, device)
     width = tokens.shape[1]
     places = [number * width + place for number, row in enumerate(batch) for place in row.scored]

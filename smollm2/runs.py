@@ -16,10 +16,8 @@ them back: they are synced to disk before a checkpoint counts.
 """
 
 import contextlib
-import csv
 import dataclasses
 import errno
-import io
 import json
 import os
 import re
@@ -35,6 +33,7 @@ from smollm2.cost import parameters, training_flops_per_token
 from smollm2.errors import RunError, UserError, did_you_mean
 from smollm2.files import replace_file, write_json
 from smollm2.protocol import Protocol, Request
+from smollm2.tables import Tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,32 +44,16 @@ if TYPE_CHECKING:
 FORMAT = 1
 LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended
 REQUIRED = {"name", "arm", "role", "equal", "state", "started_from", "request", "protocol"}
-TABLES: dict[str, tuple[str, ...]] = {
-    "train": (
-        "step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "mfu",
-        "peak_memory_mb", "balance_loss", "expert_load_min", "expert_load_max",
-    ),
-    "val": (
-        "step", "tokens", "flops", "seconds", "loss", "accuracy", "perplexity", "bits_per_byte",
-    ),
-    "experts": ("step", "layer", "expert", "load"),
-    # n of total tokens or questions were scored; stderr is over clusters (documents or questions);
-    # the scores one by one are in items/ in the file that is named.
-    "eval": (
-        "task", "metric", "value", "stderr", "n", "total", "clusters", "chance", "protocol",
-        "fingerprint", "items",
-    ),
-}  # fmt: skip
 STEP_TABLES = ("train", "val", "experts")
 # Columns that two runs of the same protocol need not share.
 CLOCK_COLUMNS = frozenset({"seconds", "tokens_per_second", "mfu", "peak_memory_mb"})
 
 
-class Run:
+class Run(Tables):
     """A run directory, opened; see the module's description of the files."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.manifest = read_manifest(path)
         tables = [path / f"{table}.csv" for table in STEP_TABLES]
         self.checkpoints = Checkpoints(absolute(path) / "checkpoints", tables)
@@ -117,47 +100,6 @@ class Run:
                 f"Another process is writing run {self.name!r}; wait until it is done."
             ) from None
 
-    # Tables
-
-    def append(self, table: str, row: dict[str, Any]) -> None:
-        """Add one row; columns that are missing in `row` stay empty."""
-        path = self.path / f"{table}.csv"
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, TABLES[table], restval="", lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
-        """Write the table anew, whole; of columns that are none of the table's nothing stays."""
-        text = io.StringIO()
-        writer = csv.DictWriter(
-            text, TABLES[table], restval="", extrasaction="ignore", lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-        replace_file(self.path / f"{table}.csv", text.getvalue())
-
-    def table(self, table: str) -> "pd.DataFrame":
-        """A table as numbers; empty cells are NaN.
-
-        Raises:
-            UserError: the file is missing, lacks a column, or ends in the middle of a line.
-        """
-        import pandas as pd
-
-        path = self.path / f"{table}.csv"
-        if not path.exists():
-            raise UserError(f"Run {self.name!r} has no {path.name}.")
-        text = path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            raise UserError(f"{self.name}/{path.name} ends in the middle of a line.")
-        frame = pd.read_csv(path)
-        missing = [column for column in TABLES[table] if column not in frame.columns]
-        if missing:
-            raise UserError(f"{self.name}/{path.name} lacks the column {missing[0]!r}.")
-        return frame
-
     def test_scores(self) -> "pd.Series":
         """The test scores at the end of training by metric: loss, accuracy, ...
 
@@ -169,14 +111,6 @@ class Run:
         if scores.empty:
             raise UserError(f"{self.name}/eval.csv has no test scores of the end of training.")
         return scores.set_index("metric")["value"]
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        """A table's rows as text, none if it does not exist; for rewriting, not for reckoning."""
-        path = self.path / f"{table}.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
 
     def cut(self, step: int) -> None:
         """Drop what the tables recorded after `step`, a half-written last line included."""

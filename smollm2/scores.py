@@ -49,11 +49,11 @@ class Subject:
 
     @property
     def dtype(self) -> str:
-        return str(self.model.embed.weight.dtype).removeprefix("torch.")
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def device(self) -> str:
-        return self.model.embed.weight.device.type
+        return self.model.device.type
 
     def file(self, kind: type[Score], what: str, *content: object) -> "ScoreFile[Score]":
         """The record of `what`, scored by these weights on this device over this `content`: when

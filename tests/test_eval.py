@@ -25,8 +25,9 @@ from smollm2.evaluate import TextScore, held_out, ratio, score_text
 from smollm2.model import SmolLM2
 from smollm2.multiple_choice import ItemScore
 from smollm2.protocol import Request, resolve
-from smollm2.runs import TABLES, Run
+from smollm2.runs import Run
 from smollm2.scores import ScoreFile, recorded_items
+from smollm2.tables import TABLES
 
 TASKS = "piqa,openbookqa"
 

@@ -24,7 +24,10 @@ TEXT_METRICS = ("loss", "accuracy", "perplexity", "bits_per_byte")
 
 
 def evaluate(
-    targets: Annotated[list[str], typer.Argument(help="Runs, variants or run directories.")],
+    targets: Annotated[
+        list[str],
+        typer.Argument(help="Runs, variants, run directories, or RUN+NAME for a quantized one."),
+    ],
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -75,8 +78,8 @@ def evaluate(
     import sys
 
     from smolctl.console import say
+    from smolctl.models import models_of
     from smolctl.scoring import Scorer, questions, task_names
-    from smolctl.targets import runs_of
 
     for option, value in (("--limit", limit), ("--tokens", tokens), ("--batch-size", batch_size)):
         if value is not None and value < 1:
@@ -85,28 +88,30 @@ def evaluate(
     splits = [name for name in names if name in SPLITS]
     refuse_idle({"--tokens": tokens, "--data": data}, "held-out text", bool(splits))
     refuse_idle({"--limit": limit, "--data-dir": data_dir}, "tasks", len(splits) < len(names))
-    runs = {
-        run.path.resolve(): run for target in targets for run in runs_of(target, results, study)
+    models = {
+        model.tables.path.resolve(): model
+        for target in targets
+        for model in models_of(target, results, study)
     }
     # All of them now, rather than after hours with the first.
     scorers = [
         Scorer(
-            run,
+            model,
             device=device,
             dtype=dtype,
             batch_size=batch_size,
             with_text=bool(splits),
             source=data,
         )
-        for run in runs.values()
+        for model in models.values()
     ]
     asked = questions(",".join(names), data_dir, limit)
     rows: list[dict[str, Any]] = []
     try:
         for scorer in scorers:
-            run = scorer.run
-            for scored in scorer.score(splits, asked, tokens):
-                rows += [{"study": run.study, "run": run.name} | row for row in scored]
+            names_it = {"study": scorer.model.run.study, "run": scorer.model.label}
+            for scored in scorer.score(scorer.load(), splits, asked, tokens):
+                rows += [names_it | row for row in scored]
     except KeyboardInterrupt:
         say("Stopped. What is scored is kept: give the same command again to go on.")
         raise typer.Exit(130) from None

@@ -1,67 +1,207 @@
-"""`smolctl quantize`: so far the dimension check, which needs no trained run."""
+"""`smolctl quantize`: quantize finished runs, and measure what that changes."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.options import Json
-from smollm2.errors import UserError
+from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study
+from smollm2.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from smollm2.quantize.config import QuantConfig
+    from smollm2.runs import Run
 
 EXAMPLES = """
 **Examples**
 
 - `smolctl quantize --bits 4`
 
-- `smolctl quantize orig pow2 --bits 4 --json`
+- `smolctl quantize orig pow2 --bits 4 --group-size 32 --embedding 4`
+
+- `smolctl quantize pow2 --sweep --tasks arc_easy --data-dir eval/`
+
+- `smolctl quantize orig pow2 --dimensions`
 """
+TOKENS = 16_384  # of the validation split
 
 
 def quantize(
-    variants: Annotated[
-        list[str] | None, typer.Argument(help="Variants; default all five.")
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="Runs or variants; default the latest finished run of each variant."),
     ] = None,
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 4,
-    scale: Annotated[str, typer.Option(help="full or nano.")] = "full",
+    backend: Annotated[str, typer.Option(help="torchao or bitsandbytes.")] = "torchao",
+    method: Annotated[str, typer.Option(help="rtn (to nearest) or hqq, at 4 bits.")] = "rtn",
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            help="32, 64, 128 or 256 weights share a scale at 4 bits; default 64.",
+            show_default=False,
+        ),
+    ] = None,
+    embedding: Annotated[
+        str, typer.Option(help="The embedding, which is the head too: 8, 4 or none.")
+    ] = "8",
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Both backends, 8 bits and 4, every group size.")
+    ] = False,
+    dimensions: Annotated[
+        bool,
+        typer.Option(
+            "--dimensions", help="Only which groups and kernels fit the variants; needs no run."
+        ),
+    ] = False,
+    scale: Annotated[str, typer.Option(help="With --dimensions: full or nano.")] = "full",
+    tokens: Annotated[
+        int, typer.Option(help="Validation tokens that the loss is measured on.")
+    ] = TOKENS,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Score these tasks too; see smolctl eval.", show_default=False),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the tasks' questions; default the hub.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N questions of a task.")] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Time prefill and decoding, at full size.")
+    ] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Time compiled decoding as well.")
+    ] = True,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default the run's.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32 or bf16, of what is not quantized; default the run's.")
+    ] = None,
+    data: Data = None,
+    study: Study = STUDY,
+    results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Which group sizes divide each weight. Loss, bytes and speed are not measured yet."""
+    """Quantize finished runs; measure bytes, validation loss and speed beside the original.
+
+    What is saved in the run's quantized/ folder is a target of `smolctl eval` and
+    `smolctl generate`, as RUN+NAME. The rows go to the run's quantize.csv.
+    """
     import json
     import sys
 
-    from smolctl.console import say, table
-    from smollm2.config import VARIANTS, variant
-    from smollm2.quantize.dimensions import GROUP_SIZES, divisible_share, weights
+    from smolctl.console import say
+    from smolctl.models import Model
+    from smolctl.quantizing import Quantizer, What
+    from smolctl.scoring import questions
+    from smollm2.runs import final_weights
 
-    if bits not in (4, 8):
-        raise UserError(f"--bits takes 8 or 4, not {bits}.")
-    configs = {spec: variant(spec, scale) for spec in variants or VARIANTS}
-    if as_json:
-        rows = [
-            {
-                "variant": spec,
-                "weight": weight.name,
-                "n_out": weight.n_out,
-                "n_in": weight.n_in,
-                "groups": weight.dividing_groups(),
-            }
-            for spec, config in configs.items()
-            for weight in weights(config)
-        ]
-        json.dump(rows, sys.stdout)
-        sys.stdout.write("\n")
+    config = configuration(bits, backend, method, group_size, embedding)
+    if sweep and (group_size is not None or (bits, backend) != (4, "torchao")):
+        raise UserError("--sweep tries every --bits, --backend and --group-size; leave them out.")
+    if dimensions:
+        show_dimensions(targets, scale, as_json)
         return
-    table(
-        f"Share of parameters in weights that a group size divides ({scale} size)",
-        ("variant", *(f"groups of {size}" for size in GROUP_SIZES), "input widths"),
-        (
-            (
-                spec,
-                *(f"{divisible_share(config, size):.1%}" for size in GROUP_SIZES),
-                ", ".join(str(n) for n in sorted({weight.n_in for weight in weights(config)})),
-            )
-            for spec, config in configs.items()
-        ),
+    if tokens < 1:
+        raise UserError(f"--tokens must be at least 1, not {tokens}.")
+    if tasks is None and (data_dir is not None or limit is not None):
+        raise UserError("--data-dir and --limit are for tasks; name some with --tasks.")
+    runs = chosen(targets or [], results, study)
+    configs = config.grid() if sweep else [config]
+    for run in runs:
+        require_fit(run, configs)
+    asked = () if tasks is None else tuple(questions(tasks, data_dir, limit))
+    what = What(tokens, asked, speed, compiled)
+    hush()
+    models = [Model(run, final_weights(run)) for run in runs]  # all of them before hours of work
+    rows: list[dict[str, Any]] = []
+    try:
+        for model in models:
+            quantizer = Quantizer(model, what, device=device, dtype=dtype, source=data)
+            for row in quantizer.measure(configs):
+                rows.append({"study": model.run.study, "run": model.run.name} | row)
+                say(one_line(rows[-1]))
+    except KeyboardInterrupt:
+        say("Stopped. The rows so far are in quantize.csv.")
+        raise typer.Exit(130) from None
+    except OSError as error:
+        raise RunError(f"What was measured could not be written: {error}.") from error
+    finally:
+        if as_json and rows:
+            json.dump(rows, sys.stdout)
+            sys.stdout.write("\n")
+        elif rows:
+            show(runs)
+    if all(row["name"] == "bf16" or "loss" not in row for row in rows):
+        raise RunError("No configuration could be measured; the table says why.")
+
+
+def configuration(
+    bits: int, backend: str, method: str, group_size: int | None, embedding: str
+) -> "QuantConfig":
+    """The one that the options ask for; at 4 bits groups are of 64 unless they are given."""
+    from smollm2.quantize.config import QuantConfig
+
+    if embedding not in ("8", "4", "none"):
+        raise UserError(f"--embedding takes 8, 4 or none, not {embedding}.")
+    if bits == 4 and group_size is None:
+        group_size = 64
+    return QuantConfig(
+        bits, backend, method, group_size, None if embedding == "none" else int(embedding)
     )
-    if bits == 8:
-        say("At 8 bits a scale a row is usual, and any width will do.")
-    say(f"Loss, bytes and speed at {bits} bits: not measured; this version checks dimensions only.")
+
+
+def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
+    """The runs that are meant; without targets the latest finished run of each arm."""
+    from smolctl.targets import finished_runs, runs_of
+
+    if not targets:
+        runs = sorted(
+            finished_runs(results, study), key=lambda run: str(run.manifest["finished_at"])
+        )
+        return list({run.arm: run for run in runs}.values())
+    if already := [target for target in targets if "+" in target]:
+        raise UserError(
+            f"{already[0]} is quantized already; give the run that it was made of: "
+            f"smolctl quantize {already[0].partition('+')[0]}"
+        )
+    found = {run.path.resolve(): run for t in targets for run in runs_of(t, results, study)}
+    return list(found.values())
+
+
+def require_fit(run: "Run", configs: "list[QuantConfig]") -> None:
+    """Raise `UserError` if the one configuration that is asked for fits no layer of the run."""
+    from smollm2.quantize.dimensions import GROUP_SIZES, weights
+
+    widths = {weight.n_in for weight in weights(run.protocol.model)}
+    size = configs[0].group_size
+    if len(configs) > 1 or size is None or any(width % size == 0 for width in widths):
+        return
+    fits = [str(size) for size in GROUP_SIZES if any(width % size == 0 for width in widths)]
+    raise UserError(
+        f"Groups of {size} divide no layer of run {run.name!r} (widths "
+        f"{', '.join(map(str, sorted(widths)))}); give --group-size {' or '.join(fits)}."
+    )
+
+
+def hush() -> None:
+    """Keep what the libraries log on import, of kernels for other machines, from the terminal."""
+    import logging
+
+    for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def one_line(row: dict[str, Any]) -> str:
+    """`pow2-s0 int4-g64: 96.1 MB on disk, loss +0.0123 ± 0.0004, decoding 1.40 × bf16`."""
+    words = []
+    if "loss" in row:
+        words.append(f"{row['disk_bytes'] / 1e6:.1f} MB on disk")
+        if row["name"] != "bf16":
+            spread = row["loss_delta_stderr"]
+            words.append(f"loss {row['loss_delta']:+.4f}" + (f" ± {spread:.4f}" if spread else ""))
+    for prefix, how in (("", "decoding"), ("compiled_", "compiled")):
+        if speed := row.get(f"{prefix}decode_tokens_per_second"):
+            ratio = row[f"{prefix}decode_ratio"]
+            words.append(f"{how} {speed:.1f} tokens/s, {ratio:.2f} × bf16")
+    if row.get("reason"):
+        words.append(row["reason"])
+    return f"{row['run']} {row['name']}: {', '.join(words)}"

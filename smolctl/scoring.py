@@ -1,5 +1,6 @@
 """Scoring runs on held-out text and tasks with a progress bar, for `eval` and `study`."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from smollm2.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from smolctl.models import Model
     from smollm2.runs import Run
+    from smollm2.scores import Subject
     from smollm2.tasks import TaskItems
 
 SPLITS = ("test", "validation")
@@ -56,7 +59,7 @@ def questions(tasks: str, data_dir: Path | None, limit: int | None) -> "list[Tas
 
 
 class Scorer:
-    """A run that is to be scored; that it can be is found out at once.
+    """A model that is to be scored; that it can be is found out at once.
 
     Args:
         with_text: whether held-out text will be scored.
@@ -69,7 +72,7 @@ class Scorer:
 
     def __init__(
         self,
-        run: "Run",
+        model: "Model",
         *,
         device: str | None = None,
         dtype: str | None = None,
@@ -78,27 +81,44 @@ class Scorer:
         source: str | None = None,
     ) -> None:
         from smolctl.tokens import tokens_of
-        from smollm2.runs import final_weights, load_run_tokenizer
+        from smollm2.runs import load_run_tokenizer
 
-        self.run, self.batch_size = run, batch_size
+        run = model.run
+        self.model, self.batch_size = model, batch_size
         self.machine = machine(run, device, dtype)
         self.tokenizer = load_run_tokenizer(run)
         self.data = tokens_of(run, source, None) if with_text else None
-        self.final = final_weights(run)
+
+    def of(self, model: "Model") -> "Scorer":
+        """The same for another model of the run."""
+        other = copy.copy(self)
+        other.model = model
+        return other
+
+    def load(self) -> "Subject":
+        """The model, to be scored."""
+        from smollm2.scores import Subject
+
+        model = self.model
+        return Subject(model.run, model.tables, model.load(*self.machine), model.weights)
 
     def score(
-        self, splits: list[str], asked: "list[TaskItems]", n_tokens: int | None = None
+        self,
+        subject: "Subject",
+        splits: list[str],
+        asked: "list[TaskItems]",
+        n_tokens: int | None = None,
     ) -> Iterator[list[dict[str, Any]]]:
         """The rows of eval.csv of one thing after another, with a progress bar for each."""
         from smolctl.console import counting
         from smollm2.data import window_count
-        from smollm2.scores import evaluate_task, evaluate_text, load_subject
+        from smollm2.scores import evaluate_task, evaluate_text
 
-        subject = load_subject(self.run, self.final, *self.machine)
+        model = self.model
         for split in splits:
             assert self.data is not None
-            windows = window_count(getattr(self.data, split), self.run.protocol.seq_len, n_tokens)
-            with counting(f"{self.run.name} {split}, windows", windows) as on_progress:
+            windows = window_count(getattr(self.data, split), model.run.protocol.seq_len, n_tokens)
+            with counting(f"{model.label} {split}, windows", windows) as on_progress:
                 yield evaluate_text(
                     subject,
                     self.data,
@@ -108,7 +128,7 @@ class Scorer:
                     on_progress=on_progress,
                 )
         for task in asked:
-            what = f"{self.run.name} {task.task.name}, questions"
+            what = f"{model.label} {task.task.name}, questions"
             with counting(what, len(task.items)) as on_progress:
                 yield evaluate_task(
                     subject,

@@ -326,15 +326,17 @@ class Session:
     def evaluate(self, planned: "PlannedRun") -> None:
         """Score one run on the tasks of the study; what is recorded is not scored again."""
         from smolctl.console import warn
+        from smolctl.models import Model
         from smolctl.scoring import Scorer
+        from smollm2.runs import final_weights
 
         run = self.existing(planned)
         if not self.questions or run is None or not run.is_finished:
             return
         assert self.study.evaluation is not None
         try:
-            scorer = Scorer(run, dtype=self.study.evaluation.dtype)
-            for _ in scorer.score([], self.questions):
+            scorer = Scorer(Model(run, final_weights(run)), dtype=self.study.evaluation.dtype)
+            for _ in scorer.score(scorer.load(), [], self.questions):
                 pass
         except (UserError, RunError) as error:
             warn(f"Run {planned.name!r} could not be scored: {error}")

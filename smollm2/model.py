@@ -99,18 +99,20 @@ class SmolLM2(nn.Module):
 
     Args:
         config: the architecture.
-        seed: of the initial weights, which do not depend on the device or on global random state.
+        seed: of the initial weights, which do not depend on the device or on global random state;
+            None makes none, for weights that are loaded (with `assign=True`) afterwards.
     """
 
-    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+    def __init__(self, config: ModelConfig, seed: int | None = 0) -> None:
         super().__init__()
         self.config = config
         with torch.device("meta"):  # the default initialization would be thrown away
             self.embed = Embedding(config.vocab_size, config.d_model)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.to_empty(device="cpu")
-        self.initialize(seed)
+        if seed is not None:
+            self.to_empty(device="cpu")
+            self.initialize(seed)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:

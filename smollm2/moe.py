@@ -55,8 +55,10 @@ class MoE(nn.Module):
         return y_ND.view_as(x_BTD), routing(probs_NX, counts_X)
 
 
-def grouped_mm(rows: Tensor, weight: Tensor, ends_X: Tensor) -> Tensor:
+def grouped_mm(rows: Tensor, weight: Tensor | nn.Module, ends_X: Tensor) -> Tensor:
     """rows[group x] @ weight[x].T for each expert x, whose group of rows ends at ends_X[x]."""
+    if isinstance(weight, nn.Module):  # quantized experts, which do it themselves
+        return weight(rows, ends_X)
     product = getattr(F, "grouped_mm", None) or torch._grouped_mm  # not public everywhere
     return product(rows, weight.transpose(-2, -1), offs=ends_X)
 

@@ -170,9 +170,9 @@ def load_model(run: Run, device: str, dtype: str, final: Checkpoint | None = Non
 
     tensors = (final or final_weights(run)).tensors()
     weights = {key.removeprefix("model."): value for key, value in tensors.items()}
-    model = SmolLM2(run.protocol.model)
+    model = SmolLM2(run.protocol.model, seed=None)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError:
         raise UserError(
             f"The weights of run {run.name!r} are not of the architecture in its run.json; copy "

@@ -26,13 +26,13 @@ from smollm2.files import replace_file
 from smollm2.model import SmolLM2
 from smollm2.multiple_choice import ItemScore, score_items, summarize
 from smollm2.protocol import text_protocol
-from smollm2.runs import Run, load_model
+from smollm2.runs import Run
+from smollm2.tables import Tables
 from smollm2.tasks import TaskItems, items_fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from smollm2.checkpoints import Checkpoint
     from smollm2.data import TokenData
 
 OnProgress = Callable[[int], None]
@@ -41,11 +41,18 @@ Score = TypeVar("Score", bound=TextScore | ItemScore)
 
 @dataclass(frozen=True)
 class Subject:
-    """A run's model, on the device and in the dtype in which it is to be scored."""
+    """A model to be scored, on the device and in the dtype in which it computes.
+
+    Args:
+        run: that it comes from.
+        tables: where its scores go: the run itself, or the folder of a quantized model.
+        weights: SHA-256 of the file they were read from.
+    """
 
     run: Run
+    tables: Tables
     model: SmolLM2
-    weights: str  # SHA-256 of the file they were read from
+    weights: str
 
     @property
     def dtype(self) -> str:
@@ -60,12 +67,7 @@ class Subject:
         one of them changes it is another file, so that scores never mix."""
         key = json.dumps([self.weights, self.device, *content])
         digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-        return ScoreFile(self.run.path / "items" / f"{what}-{self.dtype}-{digest}.csv.gz", kind)
-
-
-def load_subject(run: Run, final: "Checkpoint", device: str, dtype: str) -> Subject:
-    """The model that a run ended with, from its verified checkpoint `final`."""
-    return Subject(run, load_model(run, device, dtype, final), final.sha256)
+        return ScoreFile(self.tables.path / "items" / f"{what}-{self.dtype}-{digest}.csv.gz", kind)
 
 
 def evaluate_text(
@@ -121,7 +123,7 @@ def evaluate_text(
             row | {"items": file.path.name}
             for row in held_out_rows(split, whole, data, seq_len, protocol)
         ]
-        put_rows(run, rows)
+        put_rows(subject.tables, rows)
     return rows
 
 
@@ -176,7 +178,7 @@ def evaluate_task(
             }
             for row in summarize(asked.task, [score for score in scores if score.item in wanted])
         ]
-        put_rows(subject.run, rows)
+        put_rows(subject.tables, rows)
     return rows
 
 
@@ -198,14 +200,14 @@ def recorded_items(run: Run, name: str, n: int, fingerprint: str) -> list[ItemSc
     return found
 
 
-def put_rows(run: Run, rows: list[dict[str, Any]]) -> None:
+def put_rows(tables: Tables, rows: list[dict[str, Any]]) -> None:
     """Add rows to eval.csv, in the place of those of the same measurement."""
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[name]) for name in ("task", "n", "protocol", "fingerprint"))
 
     new = {key(row) for row in rows}
-    run.replace("eval", [row for row in run.rows("eval") if key(row) not in new] + rows)
+    tables.replace("eval", [row for row in tables.rows("eval") if key(row) not in new] + rows)
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,13 @@ class QuantConfig:
         if self.embedding_bits != 8:
             parts.append(f"emb{self.embedding_bits or 16}")
         return "-".join(parts)
+
+    def grid(self) -> "list[QuantConfig]":
+        """Both backends at 8 bits and at 4 with every group size; the rest as here."""
+        method, embedding = self.method, self.embedding_bits
+        return [
+            QuantConfig(8, "torchao", "rtn", None, embedding),
+            *(QuantConfig(4, "torchao", method, size, embedding) for size in GROUP_SIZES),
+            QuantConfig(8, "bitsandbytes", "rtn", None, embedding),
+            *(QuantConfig(4, "bitsandbytes", "rtn", size, embedding) for size in GROUP_SIZES),
+        ]

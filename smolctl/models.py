@@ -1,0 +1,81 @@
+"""Models that a target names: what a run ended with, or RUN+NAME, which was quantized from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smolctl.targets import runs_of
+from smollm2.errors import UserError
+
+if TYPE_CHECKING:
+    from smollm2.checkpoints import Checkpoint
+    from smollm2.model import SmolLM2
+    from smollm2.quantize.store import Quantized
+    from smollm2.runs import Run
+    from smollm2.tables import Tables
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model whose files have been verified.
+
+    Args:
+        quantized: None for the model as it was trained.
+    """
+
+    run: "Run"
+    final: "Checkpoint"
+    quantized: "Quantized | None" = None
+
+    @property
+    def label(self) -> str:
+        """RUN or RUN+NAME."""
+        return self.run.name if self.quantized is None else self.quantized.label
+
+    @property
+    def tables(self) -> "Tables":
+        """Where its scores are."""
+        return self.run if self.quantized is None else self.quantized.tables
+
+    @property
+    def weights(self) -> str:
+        """The checksum of its weights' file."""
+        return self.final.sha256 if self.quantized is None else self.quantized.sha256
+
+    def load(self, device: str, dtype: str) -> "SmolLM2":
+        """The model in evaluation mode.
+
+        Raises:
+            UserError: its weights are not of the run's architecture.
+        """
+        if self.quantized is None:
+            from smollm2.runs import load_model
+
+            return load_model(self.run, device, dtype, self.final)
+        from smollm2.quantize.store import load_quantized
+
+        return load_quantized(self.quantized, device, dtype)
+
+
+def models_of(target: str, results: Path, study: str) -> list[Model]:
+    """The models that `target` names: RUN, a variant or a path, each also with +NAME.
+
+    Raises:
+        UserError: there is none, or its files are missing or damaged.
+    """
+    from smollm2.runs import final_weights
+
+    base, plus, name = target.partition("+")
+    runs = runs_of(base, results, study)
+    if not plus:
+        return [Model(run, final_weights(run)) for run in runs]
+    from smollm2.quantize.store import open_quantized, quantized_names
+
+    found = [run for run in runs if name in quantized_names(run)]
+    if not found:
+        there = sorted({f"{base}+{known}" for run in runs for known in quantized_names(run)})
+        raise UserError(
+            f"There is no quantized model {target!r}. "
+            + (f"There are {', '.join(there)}." if there else f"Make one: smolctl quantize {base}")
+        )
+    return [Model(run, final_weights(run), open_quantized(run, name)) for run in found]

@@ -1,0 +1,169 @@
+"""Quantizing one finished run and measuring what that changes; `quantize` and `study` do it."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smolctl.models import Model
+    from smolctl.scoring import Scorer
+    from smollm2.generate import Decoder
+    from smollm2.model import SmolLM2
+    from smollm2.quantize.config import QuantConfig
+    from smollm2.scores import Subject
+    from smollm2.tasks import TaskItems
+
+# What the libraries raise where a kernel cannot run, in torch, torchao and bitsandbytes.
+CANNOT_RUN = (RuntimeError, ValueError, NotImplementedError, AssertionError, ImportError)
+N_TIMED = 64  # tokens of prompt, and new ones, unless the model's context is shorter
+
+
+@dataclass(frozen=True)
+class What:
+    """What is measured of each configuration.
+
+    Args:
+        n_tokens: of the validation split, from its start.
+        asked: the questions of the tasks that are scored.
+        speed: whether decoding is timed. It is not at nano scale, which says nothing about it.
+        compiled: whether it is also timed compiled.
+    """
+
+    n_tokens: int
+    asked: "tuple[TaskItems, ...]" = ()
+    speed: bool = True
+    compiled: bool = True
+
+
+class Quantizer:
+    """A finished run that is quantized in one way after another.
+
+    Args:
+        device, dtype, source: as of `Scorer`.
+
+    Raises:
+        UserError: as `Scorer`.
+    """
+
+    def __init__(
+        self,
+        model: "Model",
+        what: What,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        source: str | None = None,
+    ) -> None:
+        from smolctl.scoring import Scorer
+
+        self.run, self.what = model.run, what
+        self.scorer = Scorer(model, device=device, dtype=dtype, with_text=True, source=source)
+        self.is_timed = what.speed and self.run.manifest["request"]["scale"] == "full"
+        self.decoders: dict[bool, Decoder] = {}  # of the original, eager and compiled
+
+    def measure(self, configs: "list[QuantConfig]") -> Iterator[dict[str, Any]]:
+        """The rows of quantize.csv, first that of the original; each is written as it comes."""
+        from smollm2.quantize.measure import sizes
+
+        self.original = self.scorer.load()
+        self.loss = self.score(self.scorer, self.original)
+        row = {"name": "bf16", "bits": 16, "quantized_share": 0, **sizes(self.original.model)}
+        yield self.put(row | self.losses(self.original, self.loss) | self.speeds(None))
+        for config in configs:
+            yield self.put(self.quantized(config))
+
+    def quantized(self, config: "QuantConfig") -> dict[str, Any]:
+        """Quantize, save, load what was saved, and measure that."""
+        from smolctl.models import Model
+        from smollm2.quantize.convert import quantize, quantized_share
+        from smollm2.quantize.measure import sizes
+        from smollm2.quantize.store import save
+
+        row: dict[str, Any] = {"name": config.name, **dataclasses.asdict(config)}
+        final = self.scorer.model.final
+        try:
+            plain = quantize(self.original.model, config)
+            saved = save(self.run, final.sha256, config, plain)
+            scorer = self.scorer.of(Model(self.run, final, saved))
+            subject = scorer.load()
+            loss = self.score(scorer, subject)
+        except CANNOT_RUN as error:
+            return row | {"reason": in_words(error)}
+        row |= {
+            "quantized_share": quantized_share(subject.model),
+            "skipped": plain.summary,
+            **sizes(subject.model, plain, saved.path / "model.safetensors"),
+            **self.losses(subject, loss),
+        }
+        return row | self.speeds(subject.model)
+
+    def score(self, scorer: "Scorer", subject: "Subject") -> dict[str, Any]:
+        """Score the tasks and the validation text; its row of eval.csv."""
+        rows = list(
+            scorer.score(subject, ["validation"], list(self.what.asked), self.what.n_tokens)
+        )
+        return next(row for row in rows[0] if row["metric"] == "loss")
+
+    def losses(self, subject: "Subject", loss: dict[str, Any]) -> dict[str, Any]:
+        """The loss, and how it changed from the original's."""
+        from smollm2.quantize.measure import loss_change, scored_windows
+
+        seq_len = self.run.protocol.seq_len
+        change = loss_change(
+            scored_windows(self.original.tables, self.loss, seq_len),
+            scored_windows(subject.tables, loss, seq_len),
+        )
+        return {
+            "loss": loss["value"],
+            "loss_delta": change.value,
+            "loss_delta_stderr": change.stderr,
+            "n": loss["n"],
+            "clusters": loss["clusters"],
+            "fingerprint": loss["fingerprint"],
+        }
+
+    def speeds(self, model: "SmolLM2 | None") -> dict[str, Any]:
+        """Tokens a second, eager and compiled, in turns with the original; None is that itself."""
+        from smollm2.generate import Decoder
+        from smollm2.quantize.measure import speeds_in_turns
+
+        if not self.is_timed:
+            return {}
+        n = min(N_TIMED, self.run.protocol.model.max_seq_len // 2)
+        cells: dict[str, Any] = {}
+        reasons = []
+        for compiled in (False, True) if self.what.compiled else (False,):
+            prefix = "compiled_" if compiled else ""
+            try:
+                if compiled not in self.decoders:
+                    self.decoders[compiled] = Decoder(self.original.model, 2 * n, compiled)
+                before = self.decoders[compiled]
+                after = before if model is None else Decoder(model, 2 * n, compiled)
+                speed, ratio = speeds_in_turns(before, after, n)
+            except CANNOT_RUN as error:
+                reasons.append(f"{'compiled' if compiled else 'eager'}: {in_words(error)}")
+                continue
+            for name in ("prefill", "decode"):
+                cells[f"{prefix}{name}_tokens_per_second"] = getattr(
+                    speed, f"{name}_tokens_per_second"
+                )
+                cells[f"{prefix}{name}_ratio"] = getattr(ratio, f"{name}_tokens_per_second")
+        return cells | {"reason": "; ".join(reasons)}
+
+    def put(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add a row to quantize.csv, in the place of one of the same name."""
+        import torch
+
+        device, dtype = self.scorer.machine
+        row |= {"device": device, "dtype": dtype, "threads": torch.get_num_threads()}
+        with self.run.writing():
+            others = [old for old in self.run.rows("quantize") if old["name"] != row["name"]]
+            self.run.replace("quantize", [*others, row])
+        return row
+
+
+def in_words(error: BaseException) -> str:
+    """The first line of what a library says, with its type where that is all there is."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,207 @@
+"""Integers chosen by torchao, computed with by the kernels of torch that torchao calls.
+
+torchao's own tensors are not used: they cannot all be saved as plain tensors, cost a dispatch a
+layer, and have no rows to look up. A test holds these modules to their outputs, bit for bit.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smollm2.quantize.matrix import TableMatrix, Unfit
+
+# From so many rows of x on, making the matrix anew and multiplying with that is faster than the
+# kernel (2 cores, AVX-512: benchmarks/README.md); on a GPU the kernels are used throughout.
+MANY_ROWS = {"int8": 32, "int4": 512}
+CHUNK = 4096  # rows of a matrix that are made anew at a time: they stay in the cache
+
+
+class Int8(TableMatrix):
+    """Eight bits, one scale a row, symmetric.
+
+    Plain: `codes` (n_out, n_in) int8, `scales` (n_out,) bf16; a weight is code · scale.
+    """
+
+    @classmethod
+    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+        from torchao.quantization.quant_primitives import (
+            MappingType,
+            choose_qparams_affine,
+            quantize_affine,
+        )
+
+        block, limits = (1, weight.shape[1]), (-128, 127)
+        scales, zeros = choose_qparams_affine(
+            weight.float(), MappingType.SYMMETRIC, block, torch.int8, *limits, eps=1e-9
+        )
+        scales = scales.bfloat16()  # first, so that the codes make up for its rounding
+        codes = quantize_affine(weight.float(), block, scales.float(), zeros, torch.int8, *limits)
+        return {"codes": codes, "scales": scales.flatten()}
+
+    def __init__(self, plain: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.n_out, self.n_in = plain["codes"].shape
+        self.codes: Tensor
+        self.scales: Tensor
+        self.register_buffer("codes", plain["codes"])
+        self.register_buffer("scales", plain["scales"].to(dtype))
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        return self.codes[numbers] * self.scales[numbers, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.n_in)
+        if x.device.type == "cpu" and len(flat) >= MANY_ROWS["int8"]:
+            parts = zip(self.codes.split(CHUNK), self.scales.split(CHUNK), strict=True)
+            y = torch.cat([F.linear(flat, codes.to(x.dtype)) * s for codes, s in parts], dim=1)
+        else:
+            y = torch.ops.aten._weight_int8pack_mm(flat, self.codes, self.scales)
+        return y.view(*x.shape[:-1], self.n_out)
+
+
+class Int4(TableMatrix):
+    """Four bits, a scale and a zero point a group along the input.
+
+    Plain: `codes` (n_out, n_in / 2) uint8, two a byte, the first in the high half; `scales` and
+    `zeros` (n_out, n_in / group_size) bf16; a weight is (code - 8) · scale + zero.
+    """
+
+    @classmethod
+    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+        assert group_size is not None
+        n_out, n_in = weight.shape
+        if n_in % group_size:
+            raise Unfit(f"groups of {group_size} do not divide its {n_in} inputs")
+        codes, scales, zeros = choose_int4(weight.bfloat16(), group_size, method)
+        return {
+            "codes": (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8),
+            "scales": scales.reshape(n_out, -1).bfloat16(),
+            "zeros": zeros.reshape(n_out, -1).bfloat16(),
+        }
+
+    def __init__(self, plain: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.n_out, self.n_in = plain["codes"].shape[0], plain["codes"].shape[1] * 2
+        self.group_size = self.n_in // plain["scales"].shape[1]
+        device = plain["codes"].device
+        pack = pack_cuda if device.type == "cuda" else pack_cpu
+        scales_and_zeros = torch.stack([plain["scales"], plain["zeros"]], dim=-1).to(dtype)
+        self.packed: Tensor
+        self.scales_and_zeros: Tensor  # (n_in / group_size, n_out padded, 2)
+        self.register_buffer("packed", pack(plain["codes"]))
+        n_padded = self.packed.shape[0] if device.type == "cpu" else self.n_out
+        padded = F.pad(scales_and_zeros, (0, 0, 0, 0, 0, n_padded - self.n_out))
+        self.register_buffer("scales_and_zeros", padded.transpose(0, 1).contiguous())
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        """Only on a CPU, whose packing is known."""
+        block, place = packing()
+        slots = place[numbers % block]
+        both = self._blocks()[numbers // block, :, slots % (block // 2)]
+        codes = torch.where((slots >= block // 2)[:, None], both >> 4, both & 15)
+        return self._values(codes, self.scales_and_zeros[:, numbers])
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.n_in)
+        aten = torch.ops.aten
+        if x.device.type == "cuda":
+            kernel = aten._weight_int4pack_mm
+            y = kernel(flat, self.packed, self.group_size, self.scales_and_zeros)
+        elif len(flat) >= MANY_ROWS["int4"]:
+            y = torch.cat([F.linear(flat, part) for part in self._parts()], dim=1)
+        else:
+            kernel = aten._weight_int4pack_mm_for_cpu
+            y = kernel(flat, self.packed, self.group_size, self.scales_and_zeros)
+        return y[:, : self.n_out].view(*x.shape[:-1], self.n_out)
+
+    def _parts(self) -> Iterator[Tensor]:
+        """The padded matrix anew, some rows at a time."""
+        block, place = packing()
+        parts = self._blocks().split(CHUNK // block)
+        scales_and_zeros = self.scales_and_zeros.split(CHUNK, dim=1)
+        for packed, of_rows in zip(parts, scales_and_zeros, strict=True):
+            codes = torch.cat([packed & 15, packed >> 4], dim=-1)[..., place]
+            yield self._values(codes.transpose(1, 2).reshape(-1, self.n_in), of_rows)
+
+    def _blocks(self) -> Tensor:
+        return self.packed.view(-1, self.n_in, packing()[0] // 2)
+
+    def _values(self, codes: Tensor, scales_and_zeros: Tensor) -> Tensor:
+        """codes (N, n_in), scales_and_zeros (n_in / group_size, N, 2) -> weights (N, n_in)."""
+        scales, zeros = scales_and_zeros.transpose(0, 1).unbind(-1)
+        groups = codes.view(len(codes), -1, self.group_size).to(scales.dtype)
+        values = (groups - 8) * scales[..., None] + zeros[..., None]
+        return values.view(len(codes), self.n_in)
+
+
+def choose_int4(weight: Tensor, group_size: int, method: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Integer codes in 0..15 (n_out, n_in), scales and zeros of each group, as torchao's
+    `Int4OpaqueTensor` chooses them from a bf16 weight."""
+    from torchao.quantization import quant_primitives as primitives
+
+    if method == "hqq":
+        codes, scales, zeros, _ = primitives._choose_qparams_and_quantize_affine_hqq(
+            weight,
+            nbits=4,
+            group_size=group_size,
+            compute_dtype=weight.dtype,
+            device=str(weight.device),
+        )
+        return codes.to(torch.int32), scales, zeros
+    block, limits = (1, group_size), (0, 15)
+    scales, zeros = primitives._choose_qparams_affine_tinygemm(
+        weight,
+        primitives.MappingType.ASYMMETRIC,
+        block,
+        torch.int32,
+        *limits,
+        eps=1e-6,
+        zero_point_dtype=weight.dtype,
+    )
+    codes = primitives._quantize_affine_tinygemm(weight, block, scales, zeros, torch.int32, *limits)
+    return codes, scales, zeros
+
+
+def pack_cpu(codes: Tensor) -> Tensor:
+    """Codes two a byte (n_out, n_in / 2) -> as the CPU's kernel reads them, (n_out padded to a
+    whole block, n_in / 2)."""
+    block, _ = packing()
+    unpacked = torch.stack([codes >> 4, codes & 15], dim=-1).flatten(1).int()
+    padded = F.pad(unpacked, (0, 0, 0, -len(codes) % block))
+    return torch.ops.aten._convert_weight_to_int4pack_for_cpu(padded, 1)
+
+
+def pack_cuda(codes: Tensor) -> Tensor:
+    """Codes two a byte (n_out, n_in / 2) -> as tensor cores read them.
+
+    Raises:
+        Unfit: the kernel does not take this shape.
+    """
+    n_out, n_in = codes.shape[0], codes.shape[1] * 2
+    tiles = [k for k in (8, 4, 2) if n_in % (16 * k) == 0]
+    if not tiles or n_out % 8:
+        raise Unfit(f"the CUDA kernel takes tiles of 8 × 32, which do not divide {n_out} × {n_in}")
+    return torch.ops.aten._convert_weight_to_int4pack(codes, tiles[0])
+
+
+@cache
+def packing() -> tuple[int, Tensor]:
+    """How the CPU's kernel lays codes out, which depends on its vectors: blocks of so many rows,
+    in each first the low halves of the bytes and then the high ones; and the place of each row.
+
+    Found out by packing the rows' own numbers, for torch does not document it.
+
+    Raises:
+        RuntimeError: it is none of this kind.
+    """
+    for block in (64, 32):
+        numbers = torch.arange(block)
+        digits = torch.stack([numbers & 15, numbers >> 4], dim=1).int()
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(digits, 1).view(2, block // 2)
+        low, high = torch.cat([packed & 15, packed >> 4], dim=1).long()
+        if torch.equal((low + 16 * high).sort().values, numbers):
+            return block, (low + 16 * high).argsort()
+    raise RuntimeError("torch packs 4-bit weights on this CPU in a way that is not known.")

@@ -31,6 +31,15 @@ class Embedding(nn.Embedding):
         return F.linear(h, self.weight)
 
 
+class KVCache(NamedTuple):
+    """A layer's keys and values (B, K, L, E) of the positions that are attended to, into which a
+    call writes those of its own tokens at `positions` (T,)."""
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention; one matrix makes queries, keys and values."""
 
@@ -42,23 +51,44 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask_B1TT: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask_B1TT: Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
-        B, T, D = x_BTD.shape
+        B, T, _ = x_BTD.shape
         n_heads, n_kv_heads, _ = self.heads
         qkv = self.qkv(x_BTD).view(B, T, -1, self.head_dim)
         qk, v_BTKE = qkv.split([n_heads + n_kv_heads, n_kv_heads], dim=2)
         # Queries and keys lie side by side, so one rotation turns both.
         q_BTHE, k_BTKE = rotate(qk, *rope).split([n_heads, n_kv_heads], dim=2)
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BTHE.transpose(1, 2),
-            k_BTKE.transpose(1, 2),
-            v_BTKE.transpose(1, 2),
-            attn_mask=mask_B1TT,
-            is_causal=mask_B1TT is None,
-            enable_gqa=n_kv_heads != n_heads,
-        )
-        return self.out(y_BHTE.transpose(1, 2).reshape(B, T, D))
+        k_BKTE, v_BKTE = k_BTKE.transpose(1, 2), v_BTKE.transpose(1, 2)
+        if cache is not None:
+            k_BKTE = cache.keys.index_copy_(2, cache.positions, k_BKTE)
+            v_BKTE = cache.values.index_copy_(2, cache.positions, v_BKTE)
+        return self.out(attend(q_BTHE, k_BKTE, v_BKTE, mask_B1TT))
+
+
+def attend(q_BTHE: Tensor, k_BKLE: Tensor, v_BKLE: Tensor, mask_B1TL: Tensor | None) -> Tensor:
+    """Softmax attention (B, T, D) over L positions; without a mask causal, or with T = 1 to all."""
+    B, T, n_heads, head_dim = q_BTHE.shape
+    n_kv_heads = k_BKLE.shape[1]
+    if T == 1:
+        # Query heads that share keys become rows of one head: on a CPU in bf16 twice to eight
+        # times as fast as a row for each head.
+        q_BKGE = q_BTHE.reshape(B, n_kv_heads, -1, head_dim)
+        y_BKGE = F.scaled_dot_product_attention(q_BKGE, k_BKLE, v_BKLE, attn_mask=mask_B1TL)
+        return y_BKGE.reshape(B, T, -1)
+    y_BHTE = F.scaled_dot_product_attention(
+        q_BTHE.transpose(1, 2),
+        k_BKLE,
+        v_BKLE,
+        attn_mask=mask_B1TL,
+        is_causal=mask_B1TL is None,
+        enable_gqa=n_kv_heads != n_heads,
+    )
+    return y_BHTE.transpose(1, 2).reshape(B, T, -1)
 
 
 class MLP(nn.Module):
@@ -84,9 +114,13 @@ class Block(nn.Module):
         self.mlp = MoE(config) if config.is_moe else MLP(config)
 
     def forward(
-        self, x_BTD: Tensor, rope: tuple[Tensor, Tensor], mask_B1TT: Tensor | None = None
+        self,
+        x_BTD: Tensor,
+        rope: tuple[Tensor, Tensor],
+        mask_B1TT: Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> tuple[Tensor, Routing | None]:
-        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), rope, mask_B1TT)
+        x_BTD = x_BTD + self.attn(self.attn_norm(x_BTD), rope, mask_B1TT, cache)
         h_BTD = self.mlp_norm(x_BTD)
         if isinstance(self.mlp, MoE):
             y_BTD, routing = self.mlp(h_BTD)

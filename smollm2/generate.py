@@ -1,0 +1,275 @@
+"""Decoding with a KV cache, for one sequence at a time.
+
+Shape suffixes as in `model`; L is the number of positions that a cache has room for.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smollm2.errors import RunError, UserError
+from smollm2.model import KVCache, SmolLM2, rope_tables
+
+Layer = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor], Tensor | None, KVCache], Tensor]
+
+# An eager step attends to the cache in units of so many positions.
+UNIT = 256
+# Every decoder's layer is the same code to the compiler, which gives up on one that it has compiled
+# for eight kinds of layers.
+COMPILED_KINDS = 64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        temperature: divides the logits; 0 takes the most likely token, whatever the others say.
+        top_p: only the most likely tokens that together reach this probability (Holtzman et al.
+            2020, arXiv:1904.09751), at least one; after `top_k`.
+        top_k: only so many of the most likely tokens; 0 is all.
+        seed: of a generator that is this generation's own.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:  # false for nan
+            raise UserError(
+                f"--temperature must be 0 (the most likely token) or more, not {self.temperature}."
+            )
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p must be above 0 and at most 1, not {self.top_p}.")
+        if self.top_k < 0:
+            raise UserError(f"--top-k must be 0 (all tokens) or more, not {self.top_k}.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed must be from 0 to 2^63 - 1, not {self.seed}.")
+
+    def probabilities(self, logits_V: Tensor) -> Tensor:
+        """What the next token is drawn from, (V,) in fp32; for a temperature above 0."""
+        # Less the largest, so that a tiny temperature overflows nothing.
+        logits_V = (logits_V.float() - logits_V.max()) / self.temperature
+        if 0 < self.top_k < len(logits_V):
+            kept = logits_V.topk(self.top_k)
+            logits_V = torch.full_like(logits_V, -math.inf).scatter(0, kept.indices, kept.values)
+        probs_V = logits_V.softmax(dim=0)
+        if self.top_p == 1:
+            return probs_V
+        sorted_V, order_V = probs_V.sort(descending=True, stable=True)
+        # A token is left out if those before it reach top_p; the first has none before it.
+        sorted_V[sorted_V.cumsum(0) - sorted_V >= self.top_p] = 0
+        return torch.zeros_like(probs_V).scatter(0, order_V, sorted_V / sorted_V.sum())
+
+    def choose(self, logits_V: Tensor, generator: torch.Generator) -> int:
+        """The next token; `generator` is on the CPU.
+
+        Raises:
+            RunError: the logits are not numbers.
+        """
+        largest, token = logits_V.max(dim=0)
+        if not largest.isfinite():
+            raise RunError("The model's logits are not finite: its weights are broken.")
+        if self.temperature == 0:
+            return int(token)
+        probs_V = self.probabilities(logits_V.cpu())
+        return int(torch.multinomial(probs_V, 1, generator=generator))
+
+
+class Decoder:
+    """A model with a KV cache for one sequence, in the model's dtype and on its device.
+
+    Args:
+        max_len: positions to make room for, at most the model's `max_seq_len`.
+        compiled: compile the layer of a step now (seconds); `prefill` stays eager.
+
+    Raises:
+        UserError: `max_len` is out of range.
+        RunError: the layer cannot be compiled, for instance without a C++ compiler.
+    """
+
+    def __init__(self, model: SmolLM2, max_len: int, compiled: bool = False) -> None:
+        config = model.config
+        if not 1 <= max_len <= config.max_seq_len:
+            raise UserError(
+                f"A decoder has room for 1 to {config.max_seq_len} tokens, the model's context, "
+                f"not {max_len}."
+            )
+        self.model = model
+        self.max_len = max_len
+        self.compiled = compiled
+        self.length = 0  # tokens so far
+        zeros = partial(torch.zeros, device=model.device, dtype=model.dtype)
+        shape = (1, config.n_kv_heads, max_len, config.head_dim)
+        self._keys = [zeros(shape) for _ in model.blocks]
+        self._values = [zeros(shape) for _ in model.blocks]
+        self._mask = zeros(1, 1, 1, max_len)  # 0 where there is a token, else -inf
+        self._positions = torch.arange(max_len, device=model.device)
+        self._rope = rope_tables(config, max_len, model.device, model.dtype)
+        self._step_layer: Layer = run_layer
+        if compiled:
+            self._step_layer = torch.compile(run_layer, dynamic=False)
+            self._compile()
+
+    def _compile(self) -> None:
+        """Take a step, so that no later one pays for compilation or finds that it fails."""
+        from torch._dynamo import config, exc
+
+        self.prefill([0])
+        self.length = 0
+        try:
+            with config.patch(recompile_limit=COMPILED_KINDS, fail_on_recompile_limit_hit=True):
+                self.step(0)
+        except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RunError(
+                f"The layer cannot be compiled here ({reason}); decode without compilation."
+            ) from error
+
+    @torch.inference_mode()
+    def prefill(self, tokens: Sequence[int] | Tensor) -> Tensor:
+        """Begin anew with `tokens` (T,); logits (V,) of what follows the last.
+
+        Raises:
+            ValueError: no tokens, or more than there is room for.
+        """
+        tokens_1T = torch.as_tensor(tokens, device=self.model.device).view(1, -1)
+        T = tokens_1T.shape[1]
+        if not 1 <= T <= self.max_len:
+            raise ValueError(f"prefill takes 1 to {self.max_len} tokens, not {T}.")
+        self.length = 0
+        self._mask.fill_(-math.inf)[..., :T] = 0
+        return self._logits(tokens_1T, T, None, run_layer)
+
+    @torch.inference_mode()
+    def step(self, token: int) -> Tensor:
+        """Append `token`; logits (V,) of what follows it.
+
+        Raises:
+            ValueError: there is no room left.
+        """
+        n = self.length + 1
+        if n > self.max_len:
+            raise ValueError(f"The decoder's room for {self.max_len} tokens is used up.")
+        self._mask[..., n - 1] = 0
+        # Compiled code is for one shape: it attends to the whole cache, the empty part masked.
+        seen = self.max_len if self.compiled else min(self.max_len, -(-n // UNIT) * UNIT)
+        token_11 = torch.tensor([[token]], device=self.model.device)
+        with without_onednn():
+            return self._logits(token_11, seen, self._mask[..., :seen], self._step_layer)
+
+    def _logits(self, tokens_1T: Tensor, seen: int, mask: Tensor | None, layer: Layer) -> Tensor:
+        """Logits (V,) of the last of `tokens_1T`, appended; the first `seen` positions are read."""
+        start, end = self.length, self.length + tokens_1T.shape[1]
+        rope = self._rope[0][start:end], self._rope[1][start:end]
+        positions = self._positions[start:end]
+        x_1TD = self.model.embed(tokens_1T)
+        for block, keys, values in zip(self.model.blocks, self._keys, self._values, strict=True):
+            cache = KVCache(keys[:, :, :seen], values[:, :, :seen], positions)
+            x_1TD = layer(block, x_1TD, rope, mask, cache)
+        self.length = end
+        return self.model.embed.logits(self.model.norm(x_1TD[:, -1:]))[0, 0]
+
+
+def run_layer(
+    block: nn.Module,
+    x_1TD: Tensor,
+    rope: tuple[Tensor, Tensor],
+    mask: Tensor | None,
+    cache: KVCache,
+) -> Tensor:
+    """A layer's output without its routing, so that compiled code need not compute that."""
+    y_1TD, _ = block(x_1TD, rope, mask, cache)
+    return y_1TD
+
+
+@contextlib.contextmanager
+def without_onednn() -> Iterator[None]:
+    """Inside, a bf16 product of a matrix and one row is torch's own: 1.3 to 1.6 times as fast."""
+    mkldnn: Any = torch.backends.mkldnn  # its `flags` warns of TF32, which nobody asked for
+    before = mkldnn.enabled
+    mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        mkldnn.enabled = before
+
+
+def generate(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = Sampling(),
+    end_of_text: int | None,
+) -> Iterator[int]:
+    """The tokens that follow `prompt`, one by one; the last comes before `end_of_text`.
+
+    Args:
+        end_of_text: the token that ends a text; None goes on to `max_new_tokens`.
+
+    Raises:
+        UserError: at the first token; an empty prompt, nothing to generate, or more than the
+            decoder has room for.
+        RunError: the model's logits are not numbers.
+    """
+    if not prompt:
+        raise UserError("The prompt has no tokens; give some text to continue.")
+    if max_new_tokens < 1:
+        raise UserError(f"--max-new-tokens must be at least 1, not {max_new_tokens}.")
+    if len(prompt) + max_new_tokens > decoder.max_len:
+        raise UserError(
+            f"{len(prompt)} tokens of prompt and {max_new_tokens} new ones are more than the "
+            f"{decoder.max_len} that there is room for."
+        )
+    generator = torch.Generator().manual_seed(sampling.seed)
+    token = sampling.choose(decoder.prefill(prompt), generator)
+    for _ in range(max_new_tokens - 1):
+        if token == end_of_text:
+            return
+        yield token
+        token = sampling.choose(decoder.step(token), generator)
+    if token != end_of_text:
+        yield token
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second of reading a prompt, and of writing."""
+
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+
+
+def measure_speed(decoder: Decoder, n_prompt: int = 64, n_new: int = 64) -> Speed:
+    """The speed of one pass, greedy, after a short one to warm up.
+
+    Raises:
+        ValueError: the decoder has no room for so many tokens.
+    """
+    prompt = [i % decoder.model.config.vocab_size for i in range(n_prompt)]
+
+    def seconds(n_steps: int) -> tuple[float, float]:
+        times = [time.perf_counter()]
+        token = int(decoder.prefill(prompt).argmax())
+        times.append(time.perf_counter())
+        for _ in range(n_steps):
+            token = int(decoder.step(token).argmax())
+        times.append(time.perf_counter())
+        return times[1] - times[0], times[2] - times[1]
+
+    seconds(min(n_new, 4))
+    prefill, decode = seconds(n_new)
+    return Speed(n_prompt / prefill, n_new / decode)

@@ -7,6 +7,7 @@ import typer
 
 from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study
 from smollm2.errors import RunError, UserError
+from smollm2.quantize.config import VALIDATION_TOKENS
 
 if TYPE_CHECKING:
     from smollm2.quantize.config import QuantConfig
@@ -23,7 +24,6 @@ EXAMPLES = """
 
 - `smolctl quantize orig pow2 --dimensions`
 """
-TOKENS = 16_384  # of the validation split
 
 
 def quantize(
@@ -56,7 +56,7 @@ def quantize(
     scale: Annotated[str, typer.Option(help="With --dimensions: full or nano.")] = "full",
     tokens: Annotated[
         int, typer.Option(help="Validation tokens that the loss is measured on.")
-    ] = TOKENS,
+    ] = VALIDATION_TOKENS,
     tasks: Annotated[
         str | None,
         typer.Option(help="Score these tasks too; see smolctl eval.", show_default=False),

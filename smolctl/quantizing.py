@@ -24,7 +24,7 @@ class What:
     """What is measured of each configuration.
 
     Args:
-        n_tokens: of the validation split, from its start.
+        n_tokens: of the validation split, in windows at even distances.
         asked: the questions of the tasks that are scored.
         speed: whether decoding is timed. It is not at nano scale, which says nothing about it.
         compiled: whether it is also timed compiled.

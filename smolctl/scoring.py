@@ -108,8 +108,13 @@ class Scorer:
         splits: list[str],
         asked: "list[TaskItems]",
         n_tokens: int | None = None,
+        spread: bool = False,
     ) -> Iterator[list[dict[str, Any]]]:
-        """The rows of eval.csv of one thing after another, with a progress bar for each."""
+        """The rows of eval.csv of one thing after another, with a progress bar for each.
+
+        Args:
+            n_tokens, spread: of each split; see `evaluate_text`.
+        """
         from smolctl.console import counting
         from smollm2.data import window_count
         from smollm2.scores import evaluate_task, evaluate_text
@@ -124,6 +129,7 @@ class Scorer:
                     self.data,
                     split,
                     n_tokens=n_tokens,
+                    spread=spread,
                     batch_size=self.batch_size,
                     on_progress=on_progress,
                 )

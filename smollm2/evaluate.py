@@ -5,7 +5,7 @@ A split is read in consecutive windows. What a window says of each document in i
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -90,30 +90,20 @@ def score_text(
     split: str,
     seq_len: int,
     batch_size: int,
-    *,
-    n_tokens: int | None = None,
-    skip: Collection[int] = (),
+    numbers: Sequence[int],
 ) -> Iterator[list[TextScore]]:
-    """Score a split in consecutive windows of `seq_len`, `batch_size` of them at a time.
-
-    Args:
-        n_tokens: the first so many, rounded down to whole windows; None is the whole split.
-        skip: numbers of windows that are scored already.
-
-    Raises:
-        UserError: the split has no whole window.
-    """
+    """Score the windows of `seq_len` with these numbers in a split, `batch_size` of them at a
+    time."""
     tokens = getattr(data, split)
-    todo = [i for i in range(window_count(tokens, seq_len, n_tokens)) if i not in skip]
     ends = np.flatnonzero(tokens == data.end_of_text)  # a document ends with its end-of-text
-    for start in range(0, len(todo), batch_size):
-        numbers = todo[start : start + batch_size]
-        inputs, targets = windows(tokens, seq_len, numbers)
+    for start in range(0, len(numbers), batch_size):
+        batch = numbers[start : start + batch_size]
+        inputs, targets = windows(tokens, seq_len, batch)
         nats, hits = token_scores(model, inputs, targets)
         is_text = targets != data.end_of_text
         columns = (nats, hits, nats * is_text, data.token_bytes[targets])
         scores = []
-        for row, number in enumerate(numbers):
+        for row, number in enumerate(batch):
             first = number * seq_len + 1  # the first target's place in the split
             documents = np.searchsorted(ends, np.arange(first, first + seq_len))
             for document in np.unique(documents):

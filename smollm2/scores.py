@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from smollm2.data import window_count
+from smollm2.data import spread_windows, window_count
 from smollm2.errors import UserError
 from smollm2.evaluate import TextScore, held_out, held_out_rows, score_text
 from smollm2.files import replace_file
@@ -76,13 +76,15 @@ def evaluate_text(
     split: str,
     *,
     n_tokens: int | None,
+    spread: bool = False,
     batch_size: int | None,
     on_progress: OnProgress,
 ) -> list[dict[str, Any]]:
     """Score `split` in windows of the run's sequence length and record it; rows of eval.csv.
 
     Args:
-        n_tokens: the first so many; None is the whole split.
+        n_tokens: so many; None is the whole split.
+        spread: they are windows at even distances, rather than the first.
         batch_size: windows in a forward pass; None is the run's.
         on_progress: called with how many windows are scored so far, at the start and with each
             batch.
@@ -91,7 +93,9 @@ def evaluate_text(
         UserError: the split has no whole window, or the record is damaged.
     """
     run, seq_len = subject.run, subject.run.protocol.seq_len
-    wanted = range(window_count(getattr(data, split), seq_len, n_tokens))
+    tokens = getattr(data, split)
+    count = window_count(tokens, seq_len, n_tokens)
+    wanted = spread_windows(window_count(tokens, seq_len), count) if spread else range(count)
     done = 0
 
     def on_scores(scores: list[TextScore]) -> None:
@@ -107,18 +111,19 @@ def evaluate_text(
         for score in found:
             sizes[score.window] += score.n_tokens
         known = [score for score in found if sizes[score.window] == seq_len]
+        scored = {score.window for score in known}
         batches = score_text(
             subject.model,
             data,
             split,
             seq_len,
             batch_size or run.protocol.batch_size,
-            n_tokens=n_tokens,
-            skip={score.window for score in known},
+            [number for number in wanted if number not in scored],
         )
         scores = file.extend(known, batches, on_scores)
         whole = held_out(score for score in scores if score.window in wanted)
         protocol = text_protocol(seq_len, subject.dtype, subject.device)
+        protocol += ", spread" if spread else ""
         rows = [
             row | {"items": file.path.name}
             for row in held_out_rows(split, whole, data, seq_len, protocol)

@@ -19,6 +19,9 @@
     tasks = "arc_easy,hellaswag"
     limit = 500
 
+    [quantize]                          # the final runs, by the names that `smolctl quantize` gives
+    models = ["int8", "int4-g64"]
+
 Each run is called ARM-sSEED, in a sweep ARM-lrRATE-sSEED.
 """
 
@@ -35,6 +38,7 @@ from typing import Any
 from smollm2.config import checked_fields, read_toml, split_setting, typed, variant
 from smollm2.errors import UserError, did_you_mean
 from smollm2.protocol import Request, differing, plain_name, resolve, resolve_recipe
+from smollm2.quantize.config import VALIDATION_TOKENS, QuantConfig
 from smollm2.runs import require_plain
 
 EQUAL = ("tokens", "flops", "seconds")
@@ -68,6 +72,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """How `smolctl quantize` is to quantize every final run, and on how many validation tokens the
+    change of the loss is measured."""
+
+    models: tuple[QuantConfig, ...]
+    tokens: int = VALIDATION_TOKENS
+
+
+@dataclass(frozen=True)
 class Study:
     """What a study file says, every default filled in."""
 
@@ -76,6 +89,7 @@ class Study:
     equal: str
     sweep: Sweep | None
     evaluation: Evaluation | None
+    quantization: Quantization | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,9 @@ def read_study(path: Path) -> Study:
 
 def study_of(table: Mapping[str, Any], name: str) -> Study:
     """See `read_study`."""
-    refuse_unknown(table, ["arms", "seeds", "equal", "train", "sweep", "eval"], "a study")
+    refuse_unknown(
+        table, ["arms", "seeds", "equal", "train", "sweep", "eval", "quantize"], "a study"
+    )
     require_plain("study", name)
     equal = table.get("equal", "tokens")
     if equal not in EQUAL:
@@ -117,6 +133,7 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
     refuse_unknown(shared, sorted(OPTIONS - {"variant", "seed"}), "[train]")
     refuse_unknown(sweep, ["lr", "seeds"], "[sweep]")
     refuse_unknown(section(table, "eval"), fields_of(Evaluation), "[eval]")
+    refuse_unknown(section(table, "quantize"), fields_of(Quantization), "[quantize]")
     arms = table.get("arms", {})
     if isinstance(arms, list):
         if len(set(map(str, arms))) < len(arms):
@@ -136,6 +153,7 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
         equal=equal,
         sweep=sweep_of(sweep, plans) if "sweep" in table else None,
         evaluation=evaluation_of(section(table, "eval")) if "eval" in table else None,
+        quantization=quantization_of(section(table, "quantize")) if "quantize" in table else None,
     )
 
 
@@ -146,17 +164,21 @@ def arm_plan(name: str, spec: Any, shared: Mapping[str, Any], seeds: tuple[int, 
     if "seeds" in own:
         seeds = whole_numbers(f"seeds of arm {name!r}", own.pop("seeds"))
     values = {"variant": name} | dict(shared) | own
-    settings = (*strings(shared.get("set", [])), *strings(own.get("set", [])))
+    settings = tuple(
+        text
+        for values in (shared, own)
+        for text in strings("set", values.get("set", []), '["weight_decay=0.1"]')
+    )
     values.pop("set", None)
     return ArmPlan(name, Request(**checked_fields(Request, values), settings=settings), seeds)
 
 
 def require_label(label: str) -> None:
     """Raise `UserError` if an arm's label could not be typed as an argument: a path is no label."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:,=+-]*", label):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:,=-]*", label):
         name, file = plain_name(Path(label).stem) or "mine", label if "/" in label else "mine.toml"
         raise UserError(
-            f"{label!r} is no name for an arm; use letters, digits and . _ : , = + -. A variant of "
+            f"{label!r} is no name for an arm; use letters, digits and . _ : , = -. A variant of "
             f'your own is given one so: arms.{name} = "{file}".'
         )
 
@@ -219,6 +241,18 @@ def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
     return evaluation
 
 
+def quantization_of(values: Mapping[str, Any]) -> Quantization:
+    """What [quantize] says."""
+    example = '["int8", "int4-g64"]'
+    models = strings("models", values.get("models", []), example)
+    if not models:
+        raise UserError(f"[quantize] needs models = {example}, for example.")
+    tokens = typed("tokens", values.get("tokens", VALIDATION_TOKENS), int)
+    if tokens < 1:
+        raise UserError(f"tokens of [quantize] must be at least 1, not {tokens}.")
+    return Quantization(tuple(QuantConfig.of(name) for name in dict.fromkeys(models)), tokens)
+
+
 def refuse_twins(plans: tuple[ArmPlan, ...]) -> None:
     """Raise `UserError` if two arms are the same model, trained in the same way with a seed in
     common: the same run, whatever they are called."""
@@ -260,6 +294,10 @@ def to_toml(study: Study) -> str:
     if study.evaluation:
         lines += ["", "[eval]"]
         lines += toml_lines(dataclasses.asdict(study.evaluation) | {"data_dir": None})
+    if study.quantization:
+        names = [config.name for config in study.quantization.models]
+        values = {"models": names, "tokens": study.quantization.tokens}
+        lines += ["", "[quantize]", *toml_lines(values)]
     return "\n".join(lines) + "\n"
 
 
@@ -372,9 +410,9 @@ def whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def strings(value: Any) -> list[str]:
+def strings(name: str, value: Any, example: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise UserError(f'set takes texts, such as ["weight_decay=0.1"], not {value!r}.')
+        raise UserError(f"{name} takes texts, such as {example}, not {value!r}.")
     return value
 
 

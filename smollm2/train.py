@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from smollm2.data import batch
+from smollm2.data import batch, window_count
 from smollm2.device import (
     DTYPES,
     environment,
@@ -398,7 +398,7 @@ class Loop:
             split,
             protocol.seq_len,
             protocol.batch_size,
-            n_tokens=n_tokens,
+            range(window_count(getattr(trainer.data, split), protocol.seq_len, n_tokens)),
         ):
             scores += found
             self.observer.on_evaluation(split, sum(s.n_tokens for s in scores), n_tokens)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smollm2.data import batch, epochs, window_count, windows
+from smollm2.data import batch, epochs, spread_windows, window_count, windows
 from smollm2.errors import UserError
 
 TOKENS = np.arange(1000, dtype=np.uint16)
@@ -106,3 +106,13 @@ def test_evaluation_needs_one_whole_window():
 def test_epochs_counts_how_often_the_corpus_is_seen():
     assert epochs(1000, 10, 990) == 1
     assert epochs(1000, 10, 2475) == 2.5
+
+
+@given(st.integers(1, 1000), st.data())
+def test_spread_windows_are_different_in_order_and_reach_both_ends(total, data):
+    count = data.draw(st.integers(1, total))
+    numbers = spread_windows(total, count)
+    assert len(set(numbers)) == count
+    assert numbers == sorted(numbers)
+    assert numbers[0] == 0
+    assert total - 1 - numbers[-1] <= -(-total // count)

@@ -111,7 +111,9 @@ def test_each_token_counts_for_the_document_it_stands_in(asked: Request, data: T
         if token == data.end_of_text:
             document += 1
     whole = (len(data.test) - 1) // 32
-    scores = [score for batch in score_text(model, data, "test", 32, 3) for score in batch]
+    scores = [
+        score for batch in score_text(model, data, "test", 32, 3, range(whole)) for score in batch
+    ]
     assert {(s.window, s.document): s.n_tokens for s in scores} == {
         key: n for key, n in expected.items() if key[0] < whole
     }

@@ -4,7 +4,7 @@
 Reading prepared data needs neither `datasets` nor `pyarrow`.
 """
 
-from smollm2.data.batches import batch, epochs, window_count, windows
+from smollm2.data.batches import batch, epochs, spread_windows, window_count, windows
 from smollm2.data.documents import documents, source_name
 from smollm2.data.prepare import (
     TokenData,
@@ -37,6 +37,7 @@ __all__ = [
     "parse_train_spec",
     "prepare",
     "source_name",
+    "spread_windows",
     "token_bytes",
     "tokenizer_fingerprint",
     "train_tokenizer",

@@ -52,6 +52,12 @@ def window_count(tokens: np.ndarray, seq_len: int, n_tokens: int | None = None) 
     return available if n_tokens is None else min(max(1, n_tokens // seq_len), available)
 
 
+def spread_windows(total: int, count: int) -> list[int]:
+    """The numbers of `count` windows at even distances among `total`: of as many documents as so
+    few windows can see."""
+    return [i * total // count for i in range(count)]
+
+
 def windows(
     tokens: np.ndarray, seq_len: int, numbers: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from smollm2.quantize.dimensions import GROUP_SIZES
 
 BACKENDS = ("torchao", "bitsandbytes")
 METHODS = ("rtn", "hqq")
+VALIDATION_TOKENS = 16_384  # on which the change of the loss is measured unless others are asked
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,27 @@ class QuantConfig:
         if self.embedding_bits != 8:
             parts.append(f"emb{self.embedding_bits or 16}")
         return "-".join(parts)
+
+    @classmethod
+    def of(cls, name: str) -> "QuantConfig":
+        """The configuration that has this `name`.
+
+        Raises:
+            UserError: none has.
+        """
+        known = {
+            config.name: config
+            for embedding in (8, 4, None)
+            for method in METHODS
+            for config in cls(method=method, embedding_bits=embedding).grid()
+        }
+        if name not in known:
+            raise UserError(
+                f"{name!r} is no quantization.{did_you_mean(name, list(known))} There are "
+                f"{', '.join(config.name for config in cls().grid())}, and with what is not usual "
+                "int4-g64-hqq-emb4, for example."
+            )
+        return known[name]
 
     def grid(self) -> "list[QuantConfig]":
         """Both backends at 8 bits and at 4 with every group size; the rest as here."""

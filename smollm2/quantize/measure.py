@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from smollm2.data import spread_windows
 from smollm2.evaluate import Estimate, TextScore, ratio
 from smollm2.generate import Decoder, Speed, measure_speed
 from smollm2.model import SmolLM2
@@ -53,9 +54,11 @@ def loss_change(before: list[TextScore], after: list[TextScore]) -> Estimate:
 
 
 def scored_windows(tables: Tables, row: dict[str, Any], seq_len: int) -> list[TextScore]:
-    """The scores behind a row of eval.csv about held-out text."""
+    """The scores behind a row of eval.csv about windows spread over held-out text."""
+    total, count = int(row["total"]) // seq_len, int(row["n"]) // seq_len
+    wanted = set(spread_windows(total, count))
     scores = ScoreFile(tables.path / "items" / row["items"], TextScore).read()
-    return [score for score in scores if score.window < int(row["n"]) // seq_len]
+    return [score for score in scores if score.window in wanted]
 
 
 def speeds_in_turns(before: Decoder, after: Decoder, n: int) -> tuple[Speed, Speed]:

@@ -100,9 +100,8 @@ class Quantizer:
 
     def score(self, scorer: "Scorer", subject: "Subject") -> dict[str, Any]:
         """Score the tasks and the validation text; its row of eval.csv."""
-        rows = list(
-            scorer.score(subject, ["validation"], list(self.what.asked), self.what.n_tokens)
-        )
+        asked, n_tokens = list(self.what.asked), self.what.n_tokens
+        rows = list(scorer.score(subject, ["validation"], asked, n_tokens, spread=True))
         return next(row for row in rows[0] if row["metric"] == "loss")
 
     def losses(self, subject: "Subject", loss: dict[str, Any]) -> dict[str, Any]:

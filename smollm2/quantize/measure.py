@@ -58,7 +58,10 @@ def scored_windows(tables: Tables, row: dict[str, Any], seq_len: int) -> list[Te
     total, count = int(row["total"]) // seq_len, int(row["n"]) // seq_len
     wanted = set(spread_windows(total, count))
     scores = ScoreFile(tables.path / "items" / row["items"], TextScore).read()
-    return [score for score in scores if score.window in wanted]
+    found = [score for score in scores if score.window in wanted]
+    if {score.window for score in found} != wanted:
+        raise ValueError(f"{row['items']} lacks windows that were scored.")
+    return found
 
 
 def speeds_in_turns(before: Decoder, after: Decoder, n: int) -> tuple[Speed, Speed]:

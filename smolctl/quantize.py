@@ -90,7 +90,7 @@ def quantize(
 
     from smolctl.console import say
     from smolctl.models import Model
-    from smolctl.quantizing import Quantizer, What
+    from smolctl.quantizing import Quantizer, What, one_line
     from smolctl.scoring import questions
     from smollm2.runs import final_weights
 
@@ -110,7 +110,6 @@ def quantize(
         require_fit(run, configs)
     asked = () if tasks is None else tuple(questions(tasks, data_dir, limit))
     what = What(tokens, asked, speed, compiled)
-    hush()
     models = [Model(run, final_weights(run)) for run in runs]  # all of them before hours of work
     rows: list[dict[str, Any]] = []
     try:
@@ -118,7 +117,7 @@ def quantize(
             quantizer = Quantizer(model, what, device=device, dtype=dtype, source=data)
             for row in quantizer.measure(configs):
                 rows.append({"study": model.run.study, "run": model.run.name} | row)
-                say(one_line(rows[-1]))
+                say(one_line(model.run, row))
     except KeyboardInterrupt:
         say("Stopped. The rows so far are in quantize.csv.")
         raise typer.Exit(130) from None
@@ -182,26 +181,5 @@ def require_fit(run: "Run", configs: "list[QuantConfig]") -> None:
     )
 
 
-def hush() -> None:
-    """Keep what the libraries log on import, of kernels for other machines, from the terminal."""
-    import logging
-
-    for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def one_line(row: dict[str, Any]) -> str:
-    """`pow2-s0 int4-g64: 96.1 MB on disk, loss +0.0123 ± 0.0004, decoding 1.40 × bf16`."""
-    words = []
-    if "loss" in row:
-        words.append(f"{row['disk_bytes'] / 1e6:.1f} MB on disk")
-        if row["name"] != "bf16":
-            spread = row["loss_delta_stderr"]
-            words.append(f"loss {row['loss_delta']:+.4f}" + (f" ± {spread:.4f}" if spread else ""))
-    for prefix, how in (("", "decoding"), ("compiled_", "compiled")):
-        if speed := row.get(f"{prefix}decode_tokens_per_second"):
-            ratio = row[f"{prefix}decode_ratio"]
-            words.append(f"{how} {speed:.1f} tokens/s, {ratio:.2f} × bf16")
-    if row.get("reason"):
-        words.append(row["reason"])
-    return f"{row['run']} {row['name']}: {', '.join(words)}"
+def show(runs): ...
+def show_dimensions(*a): ...

@@ -1,7 +1,7 @@
 """Quantizing one finished run and measuring what that changes; `quantize` and `study` do it."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from smollm2.generate import Decoder
     from smollm2.model import SmolLM2
     from smollm2.quantize.config import QuantConfig
+    from smollm2.runs import Run
     from smollm2.scores import Subject
     from smollm2.tasks import TaskItems
 
@@ -57,6 +58,7 @@ class Quantizer:
     ) -> None:
         from smolctl.scoring import Scorer
 
+        hush()
         self.run, self.what = model.run, what
         self.scorer = Scorer(model, device=device, dtype=dtype, with_text=True, source=source)
         self.is_timed = what.speed and self.run.manifest["request"]["scale"] == "full"
@@ -166,3 +168,35 @@ def in_words(error: BaseException) -> str:
     """The first line of what a library says, with its type where that is all there is."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def missing(run: "Run", configs: "Sequence[QuantConfig]", n_tokens: int) -> "list[QuantConfig]":
+    """Those that quantize.csv has no row of: measured, or with the reason why it could not be."""
+    rows = run.rows("quantize")
+    done = {row["name"] for row in rows if row["n"] == str(n_tokens) or row["reason"]}
+    return [config for config in configs if config.name not in done]
+
+
+def one_line(run: "Run", row: dict[str, Any]) -> str:
+    """`pow2-s0 int4-g64: 96.1 MB on disk, loss +0.0123 ± 0.0004, decoding 1.40 × bf16`."""
+    words = []
+    if "loss" in row:
+        words.append(f"{row['disk_bytes'] / 1e6:.1f} MB on disk")
+        if row["name"] != "bf16":
+            spread = row["loss_delta_stderr"]
+            words.append(f"loss {row['loss_delta']:+.4f}" + (f" ± {spread:.4f}" if spread else ""))
+    for prefix, how in (("", "decoding"), ("compiled_", "compiled")):
+        if speed := row.get(f"{prefix}decode_tokens_per_second"):
+            ratio = row[f"{prefix}decode_ratio"]
+            words.append(f"{how} {speed:.1f} tokens/s, {ratio:.2f} × bf16")
+    if row.get("reason"):
+        words.append(row["reason"])
+    return f"{run.name} {row['name']}: {', '.join(words)}"
+
+
+def hush() -> None:
+    """Keep what the libraries log on import, of kernels for other machines, from the terminal."""
+    import logging
+
+    for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)

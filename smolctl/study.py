@@ -244,6 +244,7 @@ class Session:
             self.train(planned)
         for planned in final:
             self.evaluate(planned)
+            self.quantize(planned)
 
     def write_records(self) -> None:
         """Keep beside the runs what they follow from: the study file and the step times.
@@ -340,6 +341,26 @@ class Session:
                 pass
         except (UserError, RunError) as error:
             warn(f"Run {planned.name!r} could not be scored: {error}")
+            self.failed[planned.name] = str(error)
+
+    def quantize(self, planned: "PlannedRun") -> None:
+        """Quantize one final run as the study says; what is measured is not measured again."""
+        from smolctl.console import say, warn
+        from smolctl.models import Model
+        from smolctl.quantizing import Quantizer, What, missing, one_line
+        from smollm2.runs import final_weights
+
+        plan, run = self.study.quantization, self.existing(planned)
+        if plan is None or planned.role != "final" or run is None or not run.is_finished:
+            return
+        if not (todo := missing(run, plan.models, plan.tokens)):
+            return
+        try:
+            quantizer = Quantizer(Model(run, final_weights(run)), What(plan.tokens))
+            for row in quantizer.measure(todo):
+                say(one_line(run, row))
+        except (UserError, RunError) as error:
+            warn(f"Run {planned.name!r} could not be quantized: {error}")
             self.failed[planned.name] = str(error)
 
 

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import run_main
 
+from smollm2.errors import UserError
 from smollm2.quantize.store import quantized_names
 from smollm2.runs import Run
+from smollm2.study import study_of, to_toml
 
 ARGUMENTS = ("--group-size", "32", "--tokens", "256", "--no-compile")
 
@@ -154,3 +157,75 @@ def test_a_name_that_is_no_quantized_model_lists_those_that_are(capsys, run):
     code, _, err = run_main(capsys, "eval", "run+int4")
     assert code == 2
     assert "There are run+int4-g32." in err
+
+
+# In a study
+
+
+@pytest.fixture
+def study_file(workdir, corpus, variants) -> Path:
+    path = workdir / "tinies.toml"
+    path.write_text(
+        f"""
+        seeds = [0]
+        [arms]
+        two = "{variants}/tiny.toml"
+        three = {{ variant = "{variants}/tiny.toml", set = ["n_layers=3"] }}
+        [train]
+        steps = 4
+        seq_len = 32
+        batch_size = 2
+        scale = "nano"
+        set = ["d_model=64", "d_ff=128"]
+        data = "{corpus}"
+        tokenizer = "train:512"
+        val_tokens = 128
+        test_tokens = 256
+        [quantize]
+        models = ["int8", "int4-g32"]
+        tokens = 256
+        """
+    )
+    return path
+
+
+def test_a_study_quantizes_its_final_runs_once(capsys, study_file, workdir):
+    code, _, err = run_main(capsys, "study", "tinies.toml")
+    assert code == 0, err
+    assert err.count("MB on disk") == 6  # bf16 and two more, of two runs
+    runs = [Run(workdir / f"results/tinies/{name}-s0") for name in ("two", "three")]
+    for run in runs:
+        assert list(run.table("quantize")["name"]) == ["bf16", "int8", "int4-g32"]
+        assert run.table("quantize")["decode_ratio"].isna().all()  # nano says nothing about speed
+    assert "MB on disk" not in run_main(capsys, "study", "tinies.toml")[2]
+
+    text = study_file.read_text()
+    study_file.write_text(text.replace('"int4-g32"', '"int4-g32-emb4"'))
+    err = run_main(capsys, "study", "tinies.toml")[2]
+    assert err.count("int4-g32-emb4: ") == 2
+    assert "int8: " not in err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({}, "[quantize] needs models"),
+        ({"models": ["int4"]}, "'int4' is no quantization. Did you mean 'int8'? There are int8, int4-g32"),
+        ({"models": "int8"}, "models takes texts"),
+        ({"models": ["int8"], "tokens": 0}, "tokens of [quantize] must be at least 1"),
+        ({"models": ["int8"], "bits": 4}, "unknown key 'bits'"),
+    ],
+)
+def test_a_wrong_quantize_section_is_refused(wrong, sentence):
+    table = {"arms": ["orig", "pow2"], "train": {"steps": 10}, "quantize": wrong}
+    with pytest.raises(UserError) as error:
+        study_of(table, "x")
+    assert sentence.lower() in str(error.value).lower()
+
+
+def test_the_quantize_section_is_kept_with_the_study():
+    names = ["int8", "nf4-g64", "int4-g32-hqq-emb4"]
+    table = {"arms": ["orig", "pow2"], "quantize": {"models": names, "tokens": 4096}}
+    study = study_of(table | {"train": {"steps": 10}}, "x")
+    assert study_of(tomllib.loads(to_toml(study)), "x") == study
+    assert [config.name for config in study.quantization.models] == names

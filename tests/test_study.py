@@ -114,7 +114,7 @@ BAD_FILES = {
     "arm with a space": (minimal(arms={"a b": "pow2", "c": "orig"}), "no name for an arm"),
     "arm that is a path": (
         minimal(arms=["orig", "my/wide.toml"]),
-        "'my/wide.toml' is no name for an arm; use letters, digits and . _ : , = + -. A variant "
+        "'my/wide.toml' is no name for an arm; use letters, digits and . _ : , = -. A variant "
         'of your own is given one so: arms.wide = "my/wide.toml"',
     ),
     "empty sweep": (minimal(sweep={}), "at least two rates"),

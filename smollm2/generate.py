@@ -130,6 +130,8 @@ class Decoder:
         """Take a step, so that no later one pays for compilation or finds that it fails."""
         from torch._dynamo import config, exc
 
+        if self.model.config.is_moe and self.model.dtype != torch.bfloat16:
+            raise RunError("torch compiles a mixture of experts in bf16 only.")
         self.prefill([0])
         self.length = 0
         try:

@@ -146,7 +146,7 @@ class Scorer:
 
 
 def machine(run: "Run", device: str | None, dtype: str | None) -> tuple[str, str]:
-    """The device and dtype to score a run with: as asked, else the run's own where it can be."""
+    """The device and dtype to use a run with: as asked, else the run's own where it can be."""
     from smolctl.console import warn
     from smollm2.device import resolve_device, resolve_dtype
 
@@ -158,5 +158,5 @@ def machine(run: "Run", device: str | None, dtype: str | None) -> tuple[str, str
             device = resolve_device(own.device)
         except UserError:
             device = resolve_device(None)
-            warn(f"{run.name} was trained on {own.device}; it is scored on {device}.")
+            warn(f"{run.name} was trained on {own.device}; here it runs on {device}.")
     return device, resolve_dtype(dtype or own.dtype, device)

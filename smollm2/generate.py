@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from smollm2.errors import RunError, UserError
 from smollm2.model import KVCache, SmolLM2, rope_tables
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Layer = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor], Tensor | None, KVCache], Tensor]
 
@@ -127,6 +130,8 @@ class Decoder:
         """Take a step, so that no later one pays for compilation or finds that it fails."""
         from torch._dynamo import config, exc
 
+        if self.model.config.is_moe and self.model.dtype != torch.bfloat16:
+            raise RunError("torch compiles a mixture of experts in bf16 only.")
         self.prefill([0])
         self.length = 0
         try:
@@ -243,6 +248,32 @@ def generate(
         token = sampling.choose(decoder.step(token), generator)
     if token != end_of_text:
         yield token
+
+
+class TextStream:
+    """The text of tokens that come one by one.
+
+    A token may hold a part of a character; what is not whole yet is held back.
+    """
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self.tokenizer = tokenizer
+        self._held: list[int] = []
+
+    def add(self, token: int) -> str:
+        """The text that is whole with `token` and was not given before."""
+        self._held.append(token)
+        # U+FFFD at the end is a character of which some bytes may be to come.
+        return "" if self._text().endswith("\ufffd") else self.rest()
+
+    def rest(self) -> str:
+        """What is still held back, with U+FFFD for a broken character."""
+        text = self._text()
+        self._held.clear()
+        return text
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self._held)
 
 
 @dataclass(frozen=True)

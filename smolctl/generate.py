@@ -10,7 +10,7 @@ from smolctl.options import RESULTS, STUDY, Json, Results, Study
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
-    from smolctl.loading import Loaded
+    from smolctl.models import Loaded
 
 EXAMPLES = """
 **Examples**
@@ -25,7 +25,11 @@ EXAMPLES = """
 
 def generate(
     target: Annotated[
-        str, typer.Argument(help="A run, a run's directory, or a variant with one finished run.")
+        str,
+        typer.Argument(
+            help="A run, a variant with one finished run, a run's directory, or RUN+NAME for a "
+            "quantized one."
+        ),
     ],
     prompt: Annotated[
         str | None,
@@ -68,7 +72,7 @@ def generate(
     import json
 
     from smolctl.console import say, warn
-    from smolctl.loading import load_one
+    from smolctl.models import load_one
     from smollm2.data import end_of_text_id
     from smollm2.generate import Decoder, Sampling, TextStream
     from smollm2.generate import generate as decode
@@ -101,8 +105,8 @@ def generate(
     speeds = speed(len(tokens), times)
     if as_json:
         record = {
-            "study": loaded.run.study,
-            "run": loaded.run.name,
+            "study": loaded.source.run.study,
+            "run": loaded.source.label,
             "prompt": text,
             "prompt_tokens": len(tokens),
             "text": loaded.tokenizer.decode(new),
@@ -164,8 +168,9 @@ def prompt_tokens(text: str, loaded: "Loaded", max_new_tokens: int, truncate: bo
             raise UserError(f"{numbers}; shorten it, or drop its beginning with --truncate.")
         warn(f"{numbers}: the first {len(tokens) - room} are dropped.")
         tokens = tokens[-room:]
-    if len(tokens) + max_new_tokens > (seen := loaded.run.protocol.seq_len):
-        warn(f"{loaded.run.name} was trained on {seen} tokens at a time; beyond them expect less.")
+    run = loaded.source.run
+    if len(tokens) + max_new_tokens > (seen := run.protocol.seq_len):
+        warn(f"{run.name} was trained on {seen} tokens at a time; beyond them expect less.")
     return tokens
 
 

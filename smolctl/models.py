@@ -8,6 +8,8 @@ from smolctl.targets import runs_of
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from smollm2.checkpoints import Checkpoint
     from smollm2.model import SmolLM2
     from smollm2.quantize.store import Quantized
@@ -55,6 +57,35 @@ class Model:
         from smollm2.quantize.store import load_quantized
 
         return load_quantized(self.quantized, device, dtype)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode, and the tokenizer it was trained with."""
+
+    source: Model
+    model: "SmolLM2"
+    tokenizer: "Tokenizer"
+
+
+def load_one(
+    target: str, results: Path, study: str, device: str | None, dtype: str | None
+) -> Loaded:
+    """The one model that `target` names, by default on the run's own device and in its dtype.
+
+    Raises:
+        UserError: as `models_of`, it names several, or the run's tokenizer is missing or damaged.
+    """
+    from smolctl.scoring import machine
+    from smollm2.runs import load_run_tokenizer
+
+    models = models_of(target, results, study)
+    if len(models) > 1:
+        names = ", ".join(model.label for model in models)
+        raise UserError(f"{target!r} names {len(models)} runs; choose one of {names}.")
+    (source,) = models
+    tokenizer = load_run_tokenizer(source.run)
+    return Loaded(source, source.load(*machine(source.run, device, dtype)), tokenizer)
 
 
 def models_of(target: str, results: Path, study: str) -> list[Model]:

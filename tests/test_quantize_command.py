@@ -210,7 +210,10 @@ def test_a_study_quantizes_its_final_runs_once(capsys, study_file, workdir):
     ("wrong", "sentence"),
     [
         ({}, "[quantize] needs models"),
-        ({"models": ["int4"]}, "'int4' is no quantization. Did you mean 'int8'? There are int8, int4-g32"),
+        (
+            {"models": ["int4"]},
+            "'int4' is no quantization. Did you mean 'int8'? There are int8, int4-g32",
+        ),
         ({"models": "int8"}, "models takes texts"),
         ({"models": ["int8"], "tokens": 0}, "tokens of [quantize] must be at least 1"),
         ({"models": ["int8"], "bits": 4}, "unknown key 'bits'"),

@@ -62,9 +62,9 @@ class Sampling:
             raise UserError(f"--seed must be from 0 to 2^63 - 1, not {self.seed}.")
 
     def probabilities(self, logits_V: Tensor) -> Tensor:
-        """What the next token is drawn from, (V,) in fp32; for a temperature above 0."""
+        """What the next token is drawn from, (V,) in fp64; for a temperature above 0."""
         # Less the largest, so that a tiny temperature overflows nothing.
-        logits_V = (logits_V.float() - logits_V.max()) / self.temperature
+        logits_V = (logits_V.double() - logits_V.max()) / self.temperature
         if 0 < self.top_k < len(logits_V):
             kept = logits_V.topk(self.top_k)
             logits_V = torch.full_like(logits_V, -math.inf).scatter(0, kept.indices, kept.values)
@@ -123,7 +123,6 @@ class Decoder:
         self._rope = rope_tables(config, max_len, model.device, model.dtype)
         self._step_layer: Layer = run_layer
         if compiled:
-            self._step_layer = torch.compile(run_layer, dynamic=False)
             self._compile()
 
     def _compile(self) -> None:
@@ -132,6 +131,7 @@ class Decoder:
 
         if self.model.config.is_moe and self.model.dtype != torch.bfloat16:
             raise RunError("torch compiles a mixture of experts in bf16 only.")
+        self._step_layer = torch.compile(run_layer, dynamic=False)
         self.prefill([0])
         self.length = 0
         try:

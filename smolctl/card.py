@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import pandas as pd
-
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
 from smolctl.comparison import Arm, Comparison
 from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread, siblings
@@ -160,13 +158,15 @@ def front_matter(comparison: Comparison) -> str:
                     metric_value=round(mean_and_spread(arm.values(metric))[0], 6),
                 )
             )
-    for row in largest(comparison.tasks).to_dict("records"):
+    for row in comparison.tasks.to_dict("records"):
         extent = "" if row["n"] == row["total"] else f", first {row['n']} of {row['total']}"
+        how = f"{row['protocol']}{extent}"
         results.append(
             EvalResult(
                 task_type="text-generation",
                 dataset_type=row["task"],
-                dataset_name=f"{row['task']} ({row['protocol']}{extent})",
+                dataset_name=f"{row['task']} ({how})",
+                dataset_config=how,  # the hub merges what agrees in this and the type
                 metric_type=row["metric"],
                 metric_name=f"{row['metric']} of {row['arm']}, mean of {row['count']}",
                 metric_value=round(row["mean"], 6),
@@ -186,11 +186,6 @@ def test_documents(facts: RunFacts) -> int:
     """Over how many documents the final test loss is."""
     table = facts.run.table("eval")
     return int(table[table["protocol"] == facts.protocol.final_test]["clusters"].iloc[0])
-
-
-def largest(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Of each task's scores those over the most questions: the hub merges what has one name."""
-    return tasks[tasks["n"] == tasks.groupby(["task", "metric"])["n"].transform("max")]
 
 
 def architecture_table(comparison: Comparison) -> Table:

@@ -5,6 +5,7 @@ has, one number of questions is shown for each task and way of asking (the split
 dtype and the device): the largest that all runs share.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -29,8 +30,8 @@ class TaskDifference:
     """How the checkpoints of an arm and of the first one answer the same questions.
 
     `interval` is over questions, each the mean over an arm's runs: it holds for these checkpoints
-    and does not contain the noise of training. None where the records behind a score are gone,
-    which `problem` says.
+    and does not contain the noise of training. None where the records behind a score are gone or
+    are not of it, which `problem` says.
     """
 
     interval: Interval | None
@@ -136,10 +137,27 @@ def item_values(facts: "RunFacts", row: dict[Any, Any]) -> list[float]:
     """What each question adds to the score of a run.
 
     Raises:
-        UserError: the items are gone.
+        UserError: the items are gone, or do not add up to the value in eval.csv.
     """
     from smollm2.scores import recorded_items
 
     own = scores_like(facts.tasks, row).iloc[0]
     scores = recorded_items(facts.run, str(own["items"]), row["n"], row["fingerprint"])
-    return [score.value(row["metric"]) for score in scores]
+    values = [score.value(row["metric"]) for score in scores]
+    if not math.isclose(fmean(values), own["value"], rel_tol=1e-9, abs_tol=1e-12):
+        raise UserError(
+            f"{row['metric']} of {row['task']} in {facts.name}/eval.csv is {own['value']:g}, and "
+            f"its items give {fmean(values):g}: one of them was changed, and no paired difference "
+            f"is shown. Score again: {eval_command(facts, row)}"
+        )
+    return values
+
+
+def eval_command(facts: "RunFacts", row: dict[Any, Any]) -> str:
+    """The `smolctl eval` command that writes a row of eval.csv anew from its items."""
+    limit = "" if row["n"] == row["total"] else f" --limit {row['n']}"
+    dtype = row["protocol"].split(", ")[4]
+    other = "" if dtype == facts.protocol.dtype else f" --dtype {dtype}"
+    return (
+        f"smolctl eval {facts.name} --tasks {row['task']}{limit}{other} --study {facts.run.study}"
+    )

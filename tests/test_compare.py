@@ -366,6 +366,26 @@ def test_the_card_and_the_hub_get_one_number_of_questions(capsys, quiz):
     assert all("first 5 of 8" in result.dataset_name for result in results)
 
 
+def test_a_score_that_its_items_do_not_give_is_named(capsys, quiz):
+    quiz(5, "a", "b")
+    run = Run(Path("results/s/b-s1"))
+    rows = run.rows("eval")
+    (row,) = (row for row in rows if row["metric"] == "acc")
+    true = row["value"]
+    row["value"] = str(float(true) + 0.1)
+    run.replace("eval", rows)
+    found = compared(capsys, "a", "b")
+    pairs = {row["metric"]: row["paired"] for row in found["tasks"] if row["arm"] == "b"}
+    assert pairs["acc"]["interval"] is None
+    assert pairs["acc_norm"]["interval"]
+    (note,) = found["task_notes"]
+    assert "acc of piqa in b-s1/eval.csv is" in note
+    command = "smolctl eval b-s1 --tasks piqa --limit 5 --study s"
+    assert note.endswith(f"Score again: {command}")
+    assert run_main(capsys, *command.split()[1:], "--data-dir", "questions")[0] == 0
+    assert compared(capsys, "a", "b")["task_notes"] == []
+
+
 def test_a_task_with_an_empty_cell_leaves_its_run_out(capsys, quiz):
     quiz(3, "a", "b")
     run = Run(Path("results/s/b-s1"))

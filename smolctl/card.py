@@ -73,7 +73,7 @@ def study_comparison(study: str, runs: list[Run]) -> Comparison:
     left_out: list[str] = []
     facts = readable(runs, left_out)
     if not facts:
-        raise UserError(f"No run of study {study!r} can be read: {' '.join(left_out)}")
+        raise UserError(f"{' '.join(left_out)} Nothing is left of study {study!r}.")
     newest = max(facts, key=finished_at)
     arms: dict[str, list[Run]] = {}
     for found in sorted(facts, key=lambda found: str(found.run.manifest["created_at"])):

@@ -58,10 +58,9 @@ def test_runs_of_another_protocol_are_named_and_never_mixed(capsys, workdir, tem
     found = compared(capsys, "a", "b")
     assert [arm["runs"] for arm in found["arms"]] == [["a-s0", "a-s1"], ["b-s0", "b-s1"]]
     left_out = "\n".join(found["left_out"])
-    assert "a-s7 is left out: it differs from a-s0 (steps: 10 in a-s0, 20 here)" in left_out
-    assert "b-s8 is left out" in left_out
-    assert "tokens_per_step: 64 in a-s0, 128 here" in left_out
-    assert "a-s9 is left out: it has the seed of a-s0" in left_out
+    assert "a-s7 differs from a-s0 (steps: 10 there, 20 here), and is left out." in left_out
+    assert "b-s8 differs from a-s0 (tokens_per_step: 64 there, 128 here), and is" in left_out
+    assert "a-s9 has the seed of a-s0, and is left out." in left_out
 
 
 def test_arms_without_a_common_protocol_are_refused(capsys, workdir, template):
@@ -69,8 +68,8 @@ def test_arms_without_a_common_protocol_are_refused(capsys, workdir, template):
     planted(template, "b", 0, 5.0, steps=20)
     code, _, err = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 2
-    assert "No run of 'b' shares the protocol of a-s0" in err
-    assert "steps: 10 in a-s0, 20 here" in err
+    assert "steps: 10 there, 20 here" in err
+    assert "No run of 'b' shares the protocol of a-s0; train one" in err
 
 
 def test_equal_flops_lets_steps_differ_but_not_flops(capsys, workdir, template):
@@ -125,7 +124,7 @@ def test_runs_at_another_rate_are_not_pooled(capsys, workdir, template):
     )
     found = compared(capsys, "a", "b")
     assert found["arms"][1]["runs"] == ["b-s0", "b-s1"]
-    assert "b-s7 is left out: its lr is 0.5, that of b-s" in found["left_out"][0]
+    assert "b-s7 has lr 0.5, b-s" in found["left_out"][0]
 
 
 def test_a_seed_that_failed_is_not_forgotten(capsys, workdir, template):
@@ -136,8 +135,11 @@ def test_a_seed_that_failed_is_not_forgotten(capsys, workdir, template):
     planted(template, "b", 7, 1.0, manifest=failed)
     planted(template, "a", 8, 1.0, manifest={"state": "stopped"})
     found = compared(capsys, "a", "b")
-    assert "b-s7 is left out: it failed. At step 3 the loss is nan." in found["left_out"]
-    assert "a-s8 is left out: it has not been finished." in found["left_out"]
+    assert "b-s7 failed, and is left out. At step 3 the loss is nan." in found["left_out"]
+    assert (
+        "a-s8 is not finished, and is left out. Go on with it: "
+        "smolctl train --resume a-s8 --study s"
+    ) in found["left_out"]
     assert any("b-s7 of b failed" in sentence for sentence in found["conclusion"])
 
 
@@ -257,13 +259,13 @@ def test_a_broken_run_is_named_and_takes_no_other_down(capsys, workdir, template
     found = compared(capsys, "a", "b")
     assert found["arms"][1]["runs"] == ["b-s0", "b-s1"]
     assert len(found["left_out"]) == 1
-    assert found["left_out"][0].startswith("b-s5 is left out: ")
+    assert found["left_out"][0].endswith(" b-s5 is left out.")
     assert sentence in found["left_out"][0]
     spoil(Run(Path("results/s/a-s0")))
     spoil(Run(Path("results/s/a-s1")))
     code, _, err = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 2
-    assert "No run of 'a' can be read" in err
+    assert "Nothing is left of 'a'." in err
 
 
 @pytest.fixture
@@ -425,6 +427,23 @@ def test_without_runs_the_train_command_is_said(capsys, workdir):
     code, _, err = run_main(capsys, "compare", "orig", "pow2")
     assert code == 2
     assert "smolctl train --variant" in err
+
+
+def test_where_no_run_is_finished_the_resume_command_is_said(capsys, workdir, template):
+    planted(template, "a", 0, 5.0, manifest={"state": "stopped"})
+    code, _, err = run_main(capsys, "report", "--study", "s")
+    assert code == 2
+    assert "no finished runs, only a-s0. Go on with one: smolctl train --resume a-s0" in err
+
+
+def test_a_long_list_of_what_differs_is_cut(capsys, workdir, template):
+    planted(template, "a", 0, 5.0)
+    planted(template, "b", 0, 5.0)
+    changes = {"batch_size": 4, "compile": True, "test_tokens": 64, "validation_tokens": 64}
+    planted(template, "b", 1, 5.0, steps=20, **changes)
+    (reason,) = compared(capsys, "a", "b")["left_out"]
+    assert reason.count(" there, ") == 3
+    assert reason.endswith("; 2 more), and is left out.")
 
 
 def test_another_study_is_named_where_this_one_has_nothing(capsys, workdir, template):

@@ -260,8 +260,9 @@ def test_runs_of_another_protocol_and_broken_ones_are_named_in_the_card(
     (broken.path / "val.csv").write_text("step\n")
     (study / "nothing").mkdir()
     text = card(capsys)
-    assert "orig-s9 is left out: it differs" in text
-    assert "pow2-s8 is left out: pow2-s8/val.csv lacks the column" in text
+    assert "orig-s9 differs from" in text
+    assert "pow2-s8/val.csv lacks the column" in text
+    assert " pow2-s8 is left out." in text
     assert "1.0000" not in text
 
 

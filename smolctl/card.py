@@ -27,7 +27,7 @@ from smolctl.tables import (
     views_table,
 )
 from smolctl.words import conclusion
-from smollm2.config import read_toml
+from smollm2.config import ModelConfig, read_toml
 from smollm2.errors import UserError
 from smollm2.runs import Run
 
@@ -189,7 +189,7 @@ def test_documents(facts: RunFacts) -> int:
 
 
 def architecture_table(comparison: Comparison) -> Table:
-    """A column an arm, the dimensions as rows."""
+    """A column an arm, the dimensions as rows; those of experts only where an arm has some."""
     configs = [arm.protocol.model for arm in comparison.arms]
     fields = {
         "layers": "n_layers",
@@ -204,10 +204,15 @@ def architecture_table(comparison: Comparison) -> Table:
         "context": "max_seq_len",
         "RoPE theta": "rope_theta",
     }
+
+    def cell(config: ModelConfig, field: str) -> str:
+        is_idle = "experts" in field and config.n_experts == 1
+        return "–" if is_idle else f"{getattr(config, field):.10g}"
+
     rows = [
-        (label, *(f"{getattr(config, field):,g}" for config in configs))
-        for label, field in fields.items()
+        (label, *(cell(config, field) for config in configs)) for label, field in fields.items()
     ]
+    rows = [row for row in rows if set(row[1:]) != {"–"}]
     return Table("Architecture", ("", *(arm.name for arm in comparison.arms)), rows)
 
 
@@ -224,7 +229,7 @@ def training_table(comparison: Comparison) -> Table:
             f"{data.source}, {data.train_tokens:,} training tokens",
             f"{tokens:,}, {repeats:.3g} times the corpus",
             f"{protocol.steps:,} of {protocol.tokens_per_step:,} tokens",
-            f"{protocol.seq_len:,}",
+            str(protocol.seq_len),
             f"{recipe.optimizer}, {recipe.schedule}",
             " and ".join(f"{rate:g}" for rate in arm.rates),
             protocol.dtype,

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import pandas as pd
-
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
 from smolctl.comparison import Arm, Comparison
 from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread, siblings
@@ -29,7 +27,7 @@ from smolctl.tables import (
     views_table,
 )
 from smolctl.words import conclusion
-from smollm2.config import read_toml
+from smollm2.config import ModelConfig, read_toml
 from smollm2.errors import UserError
 from smollm2.runs import Run
 
@@ -75,7 +73,7 @@ def study_comparison(study: str, runs: list[Run]) -> Comparison:
     left_out: list[str] = []
     facts = readable(runs, left_out)
     if not facts:
-        raise UserError(f"No run of study {study!r} can be read: {' '.join(left_out)}")
+        raise UserError(f"{' '.join(left_out)} Nothing is left of study {study!r}.")
     newest = max(facts, key=finished_at)
     arms: dict[str, list[Run]] = {}
     for found in sorted(facts, key=lambda found: str(found.run.manifest["created_at"])):
@@ -160,13 +158,15 @@ def front_matter(comparison: Comparison) -> str:
                     metric_value=round(mean_and_spread(arm.values(metric))[0], 6),
                 )
             )
-    for row in largest(comparison.tasks).to_dict("records"):
+    for row in comparison.tasks.to_dict("records"):
         extent = "" if row["n"] == row["total"] else f", first {row['n']} of {row['total']}"
+        how = f"{row['protocol']}{extent}"
         results.append(
             EvalResult(
                 task_type="text-generation",
                 dataset_type=row["task"],
-                dataset_name=f"{row['task']} ({row['protocol']}{extent})",
+                dataset_name=f"{row['task']} ({how})",
+                dataset_config=how,  # the hub merges what agrees in this and the type
                 metric_type=row["metric"],
                 metric_name=f"{row['metric']} of {row['arm']}, mean of {row['count']}",
                 metric_value=round(row["mean"], 6),
@@ -188,13 +188,8 @@ def test_documents(facts: RunFacts) -> int:
     return int(table[table["protocol"] == facts.protocol.final_test]["clusters"].iloc[0])
 
 
-def largest(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Of each task's scores those over the most questions: the hub merges what has one name."""
-    return tasks[tasks["n"] == tasks.groupby(["task", "metric"])["n"].transform("max")]
-
-
 def architecture_table(comparison: Comparison) -> Table:
-    """A column an arm, the dimensions as rows."""
+    """A column an arm, the dimensions as rows; those of experts only where an arm has some."""
     configs = [arm.protocol.model for arm in comparison.arms]
     fields = {
         "layers": "n_layers",
@@ -209,10 +204,15 @@ def architecture_table(comparison: Comparison) -> Table:
         "context": "max_seq_len",
         "RoPE theta": "rope_theta",
     }
+
+    def cell(config: ModelConfig, field: str) -> str:
+        is_idle = "experts" in field and config.n_experts == 1
+        return "–" if is_idle else f"{getattr(config, field):.10g}"
+
     rows = [
-        (label, *(f"{getattr(config, field):,g}" for config in configs))
-        for label, field in fields.items()
+        (label, *(cell(config, field) for config in configs)) for label, field in fields.items()
     ]
+    rows = [row for row in rows if set(row[1:]) != {"–"}]
     return Table("Architecture", ("", *(arm.name for arm in comparison.arms)), rows)
 
 
@@ -229,7 +229,7 @@ def training_table(comparison: Comparison) -> Table:
             f"{data.source}, {data.train_tokens:,} training tokens",
             f"{tokens:,}, {repeats:.3g} times the corpus",
             f"{protocol.steps:,} of {protocol.tokens_per_step:,} tokens",
-            f"{protocol.seq_len:,}",
+            str(protocol.seq_len),
             f"{recipe.optimizer}, {recipe.schedule}",
             " and ".join(f"{rate:g}" for rate in arm.rates),
             protocol.dtype,

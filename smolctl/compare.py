@@ -65,7 +65,7 @@ def compare(
     if len(set(arms)) < 2:
         raise UserError("Name at least two different arms: smolctl compare orig pow2.")
     found = compare_arms(study, {arm: runs_of(arm, results, study) for arm in arms})
-    for sentence in found.left_out:
+    for sentence in found.notes:
         warn(sentence)
     if as_json:
         json.dump(to_dict(found) | {"conclusion": conclusion(found)}, sys.stdout)

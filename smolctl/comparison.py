@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from smolctl.facts import LOSS, METRICS, SECONDARY, Metric, RunFacts, siblings
-from smolctl.stats import Difference, Interval, differences, paired
+from smolctl.stats import Difference, differences
+from smolctl.task_scores import TaskDifference, differences_of, task_means, unequal_questions
 from smollm2.cost import kv_cache_bytes_per_token
-from smollm2.errors import UserError
 
 if TYPE_CHECKING:
     from smollm2.protocol import Protocol
 
-# Scores that agree in these are of the same questions, asked in the same way.
-TASK_KEYS = ["task", "metric", "protocol", "n", "total", "fingerprint"]
 # Budgets that differ by less are the same: steps are whole, and a clock is noisier than a count.
 SAME_BUDGET = {"tokens": 0.01, "flops": 0.01, "seconds": 0.05}
 
@@ -171,7 +169,23 @@ class Comparison:
     @cached_property
     def tasks(self) -> pd.DataFrame:
         """A row for each task, metric and arm: value (mean over runs), std, count, chance."""
-        return tasks_of(self.arms)
+        return task_means(self.arms)
+
+    @cached_property
+    def task_differences(self) -> list[TaskDifference | None]:
+        """To the first arm, for each row of `tasks`."""
+        return differences_of(self.arms, self.tasks)
+
+    @cached_property
+    def task_notes(self) -> list[str]:
+        """What `tasks` does not show, and which records behind it will not do."""
+        problems = [found.problem for found in self.task_differences if found and found.problem]
+        return unequal_questions(self.arms, self.study) + list(dict.fromkeys(problems))
+
+    @property
+    def notes(self) -> list[str]:
+        """What is said of every run that is left out, and of the tasks."""
+        return [*self.left_out, *self.task_notes]
 
     @cached_property
     def sweep(self) -> dict[str, dict[float, list[float]]]:
@@ -215,18 +229,6 @@ def read_curve(facts: RunFacts, axis: str, budget: float) -> float:
     return float(np.interp(budget, facts.curve[axis], facts.curve["loss"]))
 
 
-def tasks_of(arms: Sequence[Arm]) -> pd.DataFrame:
-    """See `Comparison.tasks`; only scores on the same questions in the same way stand together."""
-    frames = [
-        facts.tasks.assign(arm=arm.name, run=facts.name) for arm in arms for facts in arm.runs
-    ]
-    rows = pd.concat(frames)
-    grouped = rows.groupby([*TASK_KEYS, "arm"], sort=False)["value"]
-    table = grouped.agg(["mean", "std", "count"]).reset_index()
-    chances = rows.groupby(TASK_KEYS, sort=False)["chance"].first().reset_index()
-    return table.merge(chances, on=TASK_KEYS, how="left")
-
-
 def sweep_of(comparison: Comparison) -> dict[str, dict[float, list[float]]]:
     """See `Comparison.sweep`; runs with another length or with a seed of the final runs are none
     of it."""
@@ -252,49 +254,6 @@ def sweep_of(comparison: Comparison) -> dict[str, dict[float, list[float]]]:
 def best_rate(by_rate: dict[float, list[float]]) -> float:
     """The rate with the smallest mean loss, of equals the smaller."""
     return min(by_rate, key=lambda rate: (fmean(by_rate[rate]), rate))
-
-
-@dataclass(frozen=True)
-class TaskDifference:
-    """How the checkpoints of an arm and of the first one answer the same questions.
-
-    `interval` is over questions, each the mean over an arm's runs: it holds for these checkpoints
-    and does not contain the noise of training. None where the records behind a score are gone,
-    which `problem` says.
-    """
-
-    interval: Interval | None
-    problem: str = ""
-
-
-def task_difference(comparison: Comparison, row: dict[Any, Any]) -> TaskDifference | None:
-    """That of a row of `Comparison.tasks`; None for the first arm, or if the two arms were not
-    scored so with every run."""
-    arms = {arm.name: arm for arm in comparison.arms}
-    base, arm = comparison.base, arms[row["arm"]]
-    table = comparison.tasks
-    same = table[(table[TASK_KEYS] == pd.Series(row)[TASK_KEYS]).all(axis=1)]
-    counts = dict(zip(same["arm"], same["count"], strict=True))
-    if arm is base or any(counts.get(one.name) != len(one.runs) for one in (base, arm)):
-        return None
-    try:
-        return TaskDifference(paired(item_means(base, row), item_means(arm, row)))
-    except UserError as error:
-        return TaskDifference(None, str(error))
-
-
-def item_means(arm: Arm, row: dict[Any, Any]) -> list[float]:
-    """A value for each question behind a row of `Comparison.tasks`, the mean over an arm's runs."""
-    from smollm2.scores import recorded_items
-
-    by_run = []
-    for facts in arm.runs:
-        tasks = facts.tasks
-        same = tasks[(tasks[TASK_KEYS] == pd.Series(row)[TASK_KEYS]).all(axis=1)]
-        name = str(same["items"].iloc[0])
-        scores = recorded_items(facts.run, name, row["n"], row["fingerprint"])
-        by_run.append([score.value(row["metric"]) for score in scores])
-    return [fmean(values) for values in zip(*by_run, strict=True)]
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -335,9 +294,11 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "tasks": [
             {str(key): none_if_nan(value) for key, value in row.items()}
             | {"paired": difference and dataclasses.asdict(difference)}
-            for row in comparison.tasks.to_dict("records")
-            for difference in [task_difference(comparison, row)]
+            for row, difference in zip(
+                comparison.tasks.to_dict("records"), comparison.task_differences, strict=True
+            )
         ],
+        "task_notes": comparison.task_notes,
         "left_out": list(comparison.left_out),
     }
 

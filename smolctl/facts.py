@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from smolctl.scoring import SPLITS
+from smolctl.task_scores import TASK_KEYS
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def checked_facts(run: "Run") -> RunFacts:
         raise UserError(f"{run.name}/eval.csv has a loss that is not a number.")
     str(run.manifest["finished_at"])  # must be there, as it decides which run is newest
     tasks = evaluated[~evaluated["task"].isin(SPLITS)]
+    if tasks[["value", *TASK_KEYS]].isna().any(axis=None):
+        raise UserError(f"{run.name}/eval.csv has a task with an empty cell.")
     return RunFacts(run, protocol, values, curve, train, tasks)
 
 

@@ -65,7 +65,7 @@ def report(
         check_card(check)
         return
     comparison, card = make_card(study, results, figures, out)
-    for sentence in comparison.left_out:
+    for sentence in comparison.notes:
         warn(sentence)
     folder = figures or results / study / "figures"
     paths = write_figures(comparison, folder)

@@ -26,7 +26,7 @@ def compare_arms(
     facts = {arm: readable(runs, reasons) for arm, runs in arms.items()}
     for arm, found in facts.items():
         if not found:
-            raise UserError(f"No run of {arm!r} can be read: {' '.join(reasons)}")
+            raise UserError(f"{' '.join(reasons)} Nothing is left of {arm!r}.")
     refuse_shared(facts)
     base = max(facts[next(iter(arms))], key=finished_at)
     kept = []
@@ -34,7 +34,7 @@ def compare_arms(
         common = [run for run in found if not noted(mismatch(base, run), run, reasons)]
         if not common:
             raise UserError(
-                f"No run of {arm!r} shares the protocol of {base.name}: {reasons[-1]} Train one "
+                f"{reasons[-1]} No run of {arm!r} shares the protocol of {base.name}; train one "
                 "with the same settings."
             )
         runs = one_of_each_seed(common, reasons)
@@ -49,14 +49,18 @@ def readable(runs: "list[Run]", left_out: list[str]) -> list[RunFacts]:
         try:
             found.append(read_facts(run))
         except UserError as error:
-            left_out.append(f"{run.name} is left out: {error}")
+            left_out.append(f"{error} {run.name} is left out.")
     return found
 
 
 def noted(reason: str, facts: RunFacts, left_out: list[str]) -> bool:
-    """Whether there is a reason to leave a run out, which is then added."""
+    """Whether there is a reason to leave a run out, which is then added.
+
+    Args:
+        reason: what the run is or has, as the predicate of a sentence; empty for none.
+    """
     if reason:
-        left_out.append(f"{facts.name} is left out: {reason}.")
+        left_out.append(f"{facts.name} {reason}, and is left out.")
     return bool(reason)
 
 
@@ -69,22 +73,22 @@ def one_of_each_seed(found: list[RunFacts], left_out: list[str]) -> list[RunFact
         twin = kept.get(seeds_of(run))
         reason = unlike(newest, run)
         if not reason and twin is not None:
-            reason = f"it has the seed of {twin.name}"
+            reason = f"has the seed of {twin.name}"
         if not noted(reason, run, left_out):
             kept[seeds_of(run)] = run
     return list(kept.values())
 
 
 def unlike(newest: RunFacts, other: RunFacts) -> str:
-    """In what two runs of one arm are not the same treatment, as the end of a sentence."""
+    """In what two runs of one arm are not the same treatment, as a predicate of the other."""
     one, two = newest.protocol, other.protocol
     if one.model != two.model:
-        return f"its architecture is not that of {newest.name}"
+        return f"has another architecture than {newest.name}"
     for name in ("lr", "muon_lr"):
         if (rate := getattr(two.recipe, name)) != getattr(one.recipe, name):
-            return f"its {name} is {rate:g}, that of {newest.name} {getattr(one.recipe, name):g}"
+            return f"has {name} {rate:g}, {newest.name} {getattr(one.recipe, name):g}"
     if one.steps != two.steps:
-        return f"it has {two.steps} steps, {newest.name} {one.steps}"
+        return f"has {two.steps} steps, {newest.name} {one.steps}"
     return ""
 
 
@@ -97,9 +101,12 @@ def unfinished_of(found: list[RunFacts], arm: str, left_out: list[str]) -> list[
             continue
         if run.manifest["state"] == "failed":
             failed.append(run.name)
-            left_out.append(f"{run.name} is left out: it failed. {run.manifest['error']}")
+            left_out.append(f"{run.name} failed, and is left out. {run.manifest['error']}")
         else:
-            left_out.append(f"{run.name} is left out: it has not been finished.")
+            left_out.append(
+                f"{run.name} is not finished, and is left out. Go on with it: "
+                f"smolctl train --resume {run.name} --study {run.study}"
+            )
     return failed
 
 
@@ -122,7 +129,7 @@ def seeds_of(facts: RunFacts) -> tuple[int, int]:
 
 
 def mismatch(base: RunFacts, other: RunFacts) -> str:
-    """What keeps two runs from being compared, as the end of a sentence; empty if nothing does."""
+    """What keeps `other` from being compared, as a predicate of it; empty if nothing does."""
     from smollm2.protocol import differing
 
     def shared(facts: RunFacts) -> dict[str, Any]:
@@ -134,12 +141,13 @@ def mismatch(base: RunFacts, other: RunFacts) -> str:
         # Only a study that gives its arms equal FLOPs or seconds lets their steps differ.
         return fields | ({"steps": facts.protocol.steps} if manifest["equal"] == "tokens" else {})
 
-    if fields := differing(shared(base), shared(other), names=(f"in {base.name}", "here")):
-        return f"it differs from {base.name} ({fields})"
+    if fields := differing(shared(base), shared(other), names=("there", "here")):
+        first, more = fields.split("; ")[:3], fields.count("; ") - 2
+        return f"differs from {base.name} ({'; '.join(first)}{f'; {more} more' * (more > 0)})"
     if base.run.manifest["equal"] == "flops":
         ratio = other.flops / base.flops
         # A step is the least by which FLOPs can differ.
         steps = min(base.protocol.steps, other.protocol.steps)
         if abs(ratio - 1) > max(SAME_BUDGET["flops"], 1 / steps):
-            return f"it had {ratio:.2f} times the FLOPs of {base.name}"
+            return f"had {ratio:.2f} times the FLOPs of {base.name}"
     return ""

@@ -71,8 +71,10 @@ class Session:
 
         self.study, self.results = study, results
         first = study.arms[0].request
-        default_tokenizer = f"train:{resolve(first).model.vocab_size}"
-        self.data: TokenData = prepared(first.data, first.tokenizer, default_tokenizer)
+        sizes = [resolve(plan.request).model.vocab_size for plan in study.arms]
+        self.data: TokenData = prepared(
+            first.data, first.tokenizer, f"train:{sizes[0]}", max_vocab=min(sizes)
+        )
         plan = study.evaluation
         # Read before anything runs: a missing file is better known now than after the training.
         self.questions = plan and questions(plan.tasks, plan.data_dir, plan.limit)

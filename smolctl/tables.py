@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from smolctl.comparison import Comparison, best_rate, task_difference
+from smolctl.comparison import Comparison, best_rate
 from smolctl.facts import LOSS, METRICS, SECONDARY, Metric, mean_and_spread
 from smolctl.stats import Difference
 
@@ -114,13 +114,13 @@ def views_table(comparison: Comparison) -> Table:
 def tasks_table(comparison: Comparison) -> Table:
     """Task scores, and their differences over questions; no rows where none was measured."""
     rows = []
-    for row in comparison.tasks.to_dict("records"):
+    scores = zip(comparison.tasks.to_dict("records"), comparison.task_differences, strict=True)
+    for row, found in scores:
         spread = "" if row["std"] != row["std"] else f" ± {row['std']:.4f}"
         extent = f"{row['n']:,}" + ("" if row["n"] == row["total"] else f" of {row['total']:,}")
-        found = task_difference(comparison, row)
         difference = "–"
         if found and found.interval is None:
-            difference = "items missing"
+            difference = "cannot tell"
         elif found and found.interval:
             difference = f"{found.interval.mean:+.4f}"
             if bounds := found.interval.interval:

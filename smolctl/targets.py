@@ -96,12 +96,16 @@ def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
             f"{folder} has no runs.{did_you_mean(study, others)} {results} has the studies "
             f"{', '.join(others)}; name one with --study."
         )
-    open_runs = [run.name for run in runs if not run.is_finished]
+    open_runs = [run for run in runs if not run.is_finished]
     if runs and not open_runs:
         return UserError(f"{folder} has only runs of a sweep so far; go on with its study.")
-    hint = f" ({', '.join(open_runs)} not finished)" if open_runs else ""
+    if open_runs:
+        return UserError(
+            f"{folder} has no finished runs, only {', '.join(run.name for run in open_runs)}. Go "
+            f"on with one: {resume_command(open_runs[0])}"
+        )
     return UserError(
-        f"{folder} has no finished runs{hint}. Train one: "
+        f"{folder} has no finished runs. Train one: "
         "smolctl train --variant pow2 --scale nano --steps 300"
     )
 

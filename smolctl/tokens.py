@@ -18,11 +18,13 @@ def prepared(
     *,
     out: Path | None = None,
     max_tokens: int | None = None,
+    max_vocab: int | None = None,
 ) -> "TokenData":
     """The tokens of `source`, from the cache or made now: with a progress bar on a terminal, a line
     before and after elsewhere.
 
-    A prepared folder brings its own tokenizer; elsewhere None stands for `default_tokenizer`.
+    A prepared folder brings its own tokenizer; elsewhere None stands for `default_tokenizer`. One
+    with more than `max_vocab` tokens is refused at once.
     """
     from smolctl.console import count, duration, progress, say, stderr
     from smollm2.data import is_prepared, source_name
@@ -42,7 +44,14 @@ def prepared(
                     say(f"Preparing tokens of {source_name(source)} ...")
             bar.update(task, description=stage, completed=done, total=total, amount=count(done))
 
-        data = make(source, tokenizer, out=out, max_tokens=max_tokens, progress=on_progress)
+        data = make(
+            source,
+            tokenizer,
+            out=out,
+            max_tokens=max_tokens,
+            max_vocab=max_vocab,
+            progress=on_progress,
+        )
     if started is not None and not stderr.is_terminal:
         seconds = time.monotonic() - started
         say(f"Prepared {count(len(data.train))} training tokens in {duration(seconds)}.")

@@ -248,8 +248,9 @@ def prepare_run(
         name = new(default_run_name(request, draft))
     start = starting_point(results, study, from_, draft) if from_ is not None else None
     check_keep_steps(keep_steps, start.checkpoint.step if start else 0, draft.steps)
-    default_tokenizer = start.tokenizer if start else f"train:{draft.model.vocab_size}"
-    data = prepared(request.data, request.tokenizer, default_tokenizer)
+    vocab_size = draft.model.vocab_size
+    default_tokenizer = start.tokenizer if start else f"train:{vocab_size}"
+    data = prepared(request.data, request.tokenizer, default_tokenizer, max_vocab=vocab_size)
     if start is not None:
         start.require_same_tokens(data)
     protocol = draft.on(data)

@@ -200,12 +200,9 @@ class Protocol:
         Raises:
             UserError: a tokenizer too large for the model, or a split too small for one sequence.
         """
-        if data.vocab_size > self.model.vocab_size:
-            raise UserError(
-                f"The tokenizer has {data.vocab_size} tokens, the model {self.model.vocab_size}; "
-                f"use --tokenizer train:{self.model.vocab_size}, or --set "
-                f"vocab_size={data.vocab_size}."
-            )
+        from smollm2.data import require_vocab
+
+        require_vocab(data.vocab_size, self.model.vocab_size)
         # An epoch of training starts up to a sequence late: see `data.batches`.
         needed = {
             "train": 2 * self.seq_len,

@@ -156,6 +156,20 @@ def test_bad_input_gets_a_sentence_and_leaves_nothing(case, capsys, workdir, cor
     assert sorted(workdir.rglob("*")) == before
 
 
+@pytest.mark.parametrize("spec", ["train:513", "folder"])
+def test_a_tokenizer_too_large_is_refused_before_the_text_is_read(
+    capsys, workdir, fresh_cache, tiny, tokenizer, spec
+):
+    asked = tokenizer if spec == "folder" else spec
+    size = "256" if spec == "folder" else "512"  # the folder's: 256 bytes and some more
+    options = ["--steps", "2", "--tokenizer", asked, "--set", f"vocab_size={size}"]
+    code, _, err = run_main(capsys, *tiny, *options)
+    assert code == 2
+    assert f"tokens, the model {size}; use --tokenizer train:{size}, or --set vocab_size=" in err
+    assert "Preparing" not in err
+    assert not any(fresh_cache.iterdir())
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_results_directory_without_permission_is_refused(capsys, workdir, tiny):
     (workdir / "locked").mkdir(mode=0o500)
@@ -422,8 +436,8 @@ def test_arms_hold_one_architecture_and_no_branches(capsys, finished, tiny, work
     code, out, err = run_main(capsys, "compare", "tiny", "tiny:n_layers=3", "--json")
     assert code == 0
     assert json.loads(out)["arms"][0]["runs"] == ["same-name"]  # the newest decides what `tiny` is
-    assert "first is left out: its architecture" in err
-    assert "more is left out: it differs" in err
+    assert "first has another architecture than" in err
+    assert "more differs from" in err
     code, _, err = run_main(capsys, "compare", "tiny", "first")
     assert code == 2
     assert "stands in both" in err
@@ -554,7 +568,7 @@ def test_another_protocol_is_never_mixed_in(capsys, finished, tiny):
     )
     code, _, err = run_main(capsys, "compare", "first", "longer")
     assert code == 2
-    assert "longer is left out" in err
+    assert "longer differs from first (" in err
 
 
 def test_preparing_says_so_without_a_terminal_and_only_when_it_is_done(capsys, workdir, tiny):

@@ -58,10 +58,9 @@ def test_runs_of_another_protocol_are_named_and_never_mixed(capsys, workdir, tem
     found = compared(capsys, "a", "b")
     assert [arm["runs"] for arm in found["arms"]] == [["a-s0", "a-s1"], ["b-s0", "b-s1"]]
     left_out = "\n".join(found["left_out"])
-    assert "a-s7 is left out: it differs from a-s0 (steps: 10 in a-s0, 20 here)" in left_out
-    assert "b-s8 is left out" in left_out
-    assert "tokens_per_step: 64 in a-s0, 128 here" in left_out
-    assert "a-s9 is left out: it has the seed of a-s0" in left_out
+    assert "a-s7 differs from a-s0 (steps: 10 there, 20 here), and is left out." in left_out
+    assert "b-s8 differs from a-s0 (tokens_per_step: 64 there, 128 here), and is" in left_out
+    assert "a-s9 has the seed of a-s0, and is left out." in left_out
 
 
 def test_arms_without_a_common_protocol_are_refused(capsys, workdir, template):
@@ -69,8 +68,8 @@ def test_arms_without_a_common_protocol_are_refused(capsys, workdir, template):
     planted(template, "b", 0, 5.0, steps=20)
     code, _, err = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 2
-    assert "No run of 'b' shares the protocol of a-s0" in err
-    assert "steps: 10 in a-s0, 20 here" in err
+    assert "steps: 10 there, 20 here" in err
+    assert "No run of 'b' shares the protocol of a-s0; train one" in err
 
 
 def test_equal_flops_lets_steps_differ_but_not_flops(capsys, workdir, template):
@@ -125,7 +124,7 @@ def test_runs_at_another_rate_are_not_pooled(capsys, workdir, template):
     )
     found = compared(capsys, "a", "b")
     assert found["arms"][1]["runs"] == ["b-s0", "b-s1"]
-    assert "b-s7 is left out: its lr is 0.5, that of b-s" in found["left_out"][0]
+    assert "b-s7 has lr 0.5, b-s" in found["left_out"][0]
 
 
 def test_a_seed_that_failed_is_not_forgotten(capsys, workdir, template):
@@ -136,8 +135,11 @@ def test_a_seed_that_failed_is_not_forgotten(capsys, workdir, template):
     planted(template, "b", 7, 1.0, manifest=failed)
     planted(template, "a", 8, 1.0, manifest={"state": "stopped"})
     found = compared(capsys, "a", "b")
-    assert "b-s7 is left out: it failed. At step 3 the loss is nan." in found["left_out"]
-    assert "a-s8 is left out: it has not been finished." in found["left_out"]
+    assert "b-s7 failed, and is left out. At step 3 the loss is nan." in found["left_out"]
+    assert (
+        "a-s8 is not finished, and is left out. Go on with it: "
+        "smolctl train --resume a-s8 --study s"
+    ) in found["left_out"]
     assert any("b-s7 of b failed" in sentence for sentence in found["conclusion"])
 
 
@@ -257,26 +259,45 @@ def test_a_broken_run_is_named_and_takes_no_other_down(capsys, workdir, template
     found = compared(capsys, "a", "b")
     assert found["arms"][1]["runs"] == ["b-s0", "b-s1"]
     assert len(found["left_out"]) == 1
-    assert found["left_out"][0].startswith("b-s5 is left out: ")
+    assert found["left_out"][0].endswith(" b-s5 is left out.")
     assert sentence in found["left_out"][0]
     spoil(Run(Path("results/s/a-s0")))
     spoil(Run(Path("results/s/a-s1")))
     code, _, err = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 2
-    assert "No run of 'a' can be read" in err
+    assert "Nothing is left of 'a'." in err
 
 
-def test_tasks_are_compared_over_the_same_questions(capsys, workdir, template):
+@pytest.fixture
+def quiz(capsys, workdir, template):
+    """Two runs each of the arms a, b and c, and a function that scores an arm on the first N of
+    eight questions."""
     from test_tasks import ROWS, write
 
     for seed in range(2):
-        planted(template, "a", seed, 5.0 + 0.01 * seed)
-        planted(template, "b", seed, 5.0 + 0.01 * seed)
+        for arm in "abc":
+            planted(template, arm, seed, 5.0 + 0.01 * seed)
     Path("questions").mkdir()
     rows = [ROWS["piqa"] | {"goal": f"dry cup {i}"} for i in range(8)]
     write(Path("questions"), "piqa_validation.jsonl", rows)
-    options = ["--study", "s", "--data-dir", "questions", "--tasks", "piqa"]
-    assert run_main(capsys, "eval", "a", "b", *options)[0] == 0
+
+    def score(limit: int, *targets: str) -> None:
+        options = ["--study", "s", "--data-dir", "questions", "--tasks", "piqa"]
+        assert run_main(capsys, "eval", *targets, *options, "--limit", str(limit))[0] == 0
+
+    return score
+
+
+def shown(found: dict) -> dict[str, set[int]]:
+    """Over how many questions the scores of each arm are."""
+    counts: dict[str, set[int]] = {}
+    for row in found["tasks"]:
+        counts.setdefault(row["arm"], set()).add(row["n"])
+    return counts
+
+
+def test_tasks_are_compared_over_the_same_questions(capsys, quiz):
+    quiz(8, "a", "b")
     code, out, _ = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 0
     assert "piqa acc_norm" in out
@@ -285,10 +306,96 @@ def test_tasks_are_compared_over_the_same_questions(capsys, workdir, template):
     paired = [row["paired"] for row in found["tasks"] if row["arm"] == "b"]
     assert paired
     assert all(pair["interval"] == {"mean": 0.0, "interval": None} for pair in paired)
+    assert found["task_notes"] == []
     shutil.rmtree(Path("results/s/b-s1/items"))
     found = compared(capsys, "a", "b")
     assert "does not hold the 8 questions" in found["tasks"][-1]["paired"]["problem"]
-    assert run_main(capsys, "compare", "a", "b", "--study", "s")[0] == 0
+    code, out, err = run_main(capsys, "compare", "a", "b", "--study", "s")
+    assert code == 0
+    assert "cannot tell" in out
+    assert err.count("does not hold the 8 questions") == 1
+
+
+def test_of_several_limits_the_largest_that_all_arms_share_is_shown(capsys, quiz):
+    quiz(3, "a", "b")
+    quiz(5, "a", "b")
+    found = compared(capsys, "a", "b")
+    assert shown(found) == {"a": {5}, "b": {5}}
+    assert found["task_notes"] == []
+    # One run has more: what the other does not have is not shown, and is said.
+    quiz(8, "a-s0")
+    found = compared(capsys, "a", "b")
+    assert shown(found) == {"a": {5}, "b": {5}}
+    (note,) = found["task_notes"]
+    assert note == (
+        "piqa, validation split: 8 questions were not scored with every run of a and b; "
+        "shown are the 5 that all have. For more: smolctl eval a b --tasks piqa --study s"
+    )
+    _, out, err = run_main(capsys, "compare", "a", "b", "--study", "s")
+    assert note in err
+    assert "5 of 8" in out
+    assert "3 of 8" not in out
+    quiz(8, "a", "b")
+    assert shown(compared(capsys, "a", "b")) == {"a": {8}, "b": {8}}
+
+
+def test_arms_that_share_no_questions_each_show_their_own(capsys, quiz):
+    quiz(5, "a", "b")
+    quiz(3, "c")
+    found = compared(capsys, "a", "b", "c")
+    assert shown(found) == {"a": {5}, "b": {5}, "c": {3}}
+    assert "shown are 5 for a, 5 for b, 3 for c" in found["task_notes"][0]
+    pairs = {row["arm"]: row["paired"] for row in found["tasks"]}
+    assert pairs["b"]["interval"]
+    assert pairs["c"] is None
+
+
+def test_the_card_and_the_hub_get_one_number_of_questions(capsys, quiz):
+    from huggingface_hub import ModelCard
+
+    quiz(3, "a", "b", "c")
+    quiz(5, "a", "b", "c")
+    quiz(8, "a")
+    code, card, err = run_main(capsys, "report", "--study", "s")
+    assert code == 0
+    assert "5 of 8" in card
+    assert "3 of 8" not in card
+    note = "shown are the 5 that all have. For more: smolctl eval b c --tasks piqa --study s"
+    assert note in card
+    assert note in err
+    results = [r for r in ModelCard(card).data.eval_results if r.dataset_type == "piqa"]
+    assert len(results) == 3 * 3
+    assert all("first 5 of 8" in result.dataset_name for result in results)
+
+
+def test_a_score_that_its_items_do_not_give_is_named(capsys, quiz):
+    quiz(5, "a", "b")
+    run = Run(Path("results/s/b-s1"))
+    rows = run.rows("eval")
+    (row,) = (row for row in rows if row["metric"] == "acc")
+    true = row["value"]
+    row["value"] = str(float(true) + 0.1)
+    run.replace("eval", rows)
+    found = compared(capsys, "a", "b")
+    pairs = {row["metric"]: row["paired"] for row in found["tasks"] if row["arm"] == "b"}
+    assert pairs["acc"]["interval"] is None
+    assert pairs["acc_norm"]["interval"]
+    (note,) = found["task_notes"]
+    assert "acc of piqa in b-s1/eval.csv is" in note
+    command = "smolctl eval b-s1 --tasks piqa --limit 5 --study s"
+    assert note.endswith(f"Score again: {command}")
+    assert run_main(capsys, *command.split()[1:], "--data-dir", "questions")[0] == 0
+    assert compared(capsys, "a", "b")["task_notes"] == []
+
+
+def test_a_task_with_an_empty_cell_leaves_its_run_out(capsys, quiz):
+    quiz(3, "a", "b")
+    run = Run(Path("results/s/b-s1"))
+    rows = run.rows("eval")
+    rows[-1]["fingerprint"] = ""
+    run.replace("eval", rows)
+    (reason,) = compared(capsys, "a", "b")["left_out"]
+    assert "b-s1/eval.csv has a task with an empty cell" in reason
 
 
 def test_the_tables_and_figures_are_made(capsys, workdir, template):
@@ -320,6 +427,23 @@ def test_without_runs_the_train_command_is_said(capsys, workdir):
     code, _, err = run_main(capsys, "compare", "orig", "pow2")
     assert code == 2
     assert "smolctl train --variant" in err
+
+
+def test_where_no_run_is_finished_the_resume_command_is_said(capsys, workdir, template):
+    planted(template, "a", 0, 5.0, manifest={"state": "stopped"})
+    code, _, err = run_main(capsys, "report", "--study", "s")
+    assert code == 2
+    assert "no finished runs, only a-s0. Go on with one: smolctl train --resume a-s0" in err
+
+
+def test_a_long_list_of_what_differs_is_cut(capsys, workdir, template):
+    planted(template, "a", 0, 5.0)
+    planted(template, "b", 0, 5.0)
+    changes = {"batch_size": 4, "compile": True, "test_tokens": 64, "validation_tokens": 64}
+    planted(template, "b", 1, 5.0, steps=20, **changes)
+    (reason,) = compared(capsys, "a", "b")["left_out"]
+    assert reason.count(" there, ") == 3
+    assert reason.endswith("; 2 more), and is left out.")
 
 
 def test_another_study_is_named_where_this_one_has_nothing(capsys, workdir, template):

@@ -59,6 +59,16 @@ def test_the_card_has_every_section_and_number(capsys, study):
     assert all(Path(picture).stat().st_size > 1000 for picture in pictures)
 
 
+def test_only_a_mixture_of_experts_has_experts(capsys, study):
+    text = card(capsys)
+    assert "| experts | – | – | 4 |" in text
+    assert "| experts a token uses | – | – | 2 |" in text
+    assert "| RoPE theta | 10000 | 10000 | 10000 |" in text
+    for path in study.glob("moe-160m-*"):
+        shutil.rmtree(path)
+    assert "| experts" not in card(capsys)
+
+
 def test_the_same_files_give_the_same_bytes(study, tmp_path_factory):
     made = []
     for hash_seed, zone, locale in (("1", "UTC", "C"), ("2", "Asia/Tokyo", "C.UTF-8")):
@@ -260,8 +270,9 @@ def test_runs_of_another_protocol_and_broken_ones_are_named_in_the_card(
     (broken.path / "val.csv").write_text("step\n")
     (study / "nothing").mkdir()
     text = card(capsys)
-    assert "orig-s9 is left out: it differs" in text
-    assert "pow2-s8 is left out: pow2-s8/val.csv lacks the column" in text
+    assert "orig-s9 differs from" in text
+    assert "pow2-s8/val.csv lacks the column" in text
+    assert " pow2-s8 is left out." in text
     assert "1.0000" not in text
 
 

@@ -401,6 +401,16 @@ def test_a_record_of_step_times_that_will_not_do_is_a_sentence(capsys, workdir, 
     assert run_main(capsys, "study", str(study_file), "--dry-run")[0] == 0
 
 
+def test_a_tokenizer_too_large_for_an_arm_is_refused_before_the_text_is_read(
+    capsys, workdir, study_file, fresh_cache
+):
+    study_file.write_text(study_file.read_text().replace("n_layers=3", "vocab_size=400"))
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 2
+    assert "The tokenizer has 512 tokens, the model 400; use --tokenizer train:400" in err
+    assert not any(fresh_cache.iterdir())
+
+
 def test_a_study_scores_its_final_runs(capsys, workdir, study_file):
     from test_tasks import ROWS, write
 

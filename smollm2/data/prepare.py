@@ -28,6 +28,7 @@ from smollm2.data.tokenizer import (
     end_of_text_id,
     load_tokenizer,
     parse_train_spec,
+    require_vocab,
     token_bytes,
     tokenizer_fingerprint,
     train_tokenizer,
@@ -75,6 +76,7 @@ def prepare(
     *,
     out: Path | None = None,
     max_tokens: int | None = None,
+    max_vocab: int | None = None,
     progress: Progress | None = None,
 ) -> TokenData:
     """Token files of `source`, written to `out` or, by default, kept in the cache.
@@ -85,6 +87,8 @@ def prepare(
         out: a folder that does not exist or is empty.
         max_tokens: the train split stops at this many, and reading with it; validation and test
             have no bound of their own. 100 million for the hub, else no limit.
+        max_vocab: of the model that is to read the tokens: a larger tokenizer is refused before the
+            source is read. A folder prepared before has its tokenizer; `Protocol.on` checks that.
         progress: called with what is being done, how much of it is done and the total if known:
             `"scan"` (documents), then `"train tokenizer"` and `"tokenize"` (tokens for training).
 
@@ -106,6 +110,9 @@ def prepare(
         raise UserError(f"Cannot read {source_name(source)!r}: {error.strerror}.") from error
     vocab_size = parse_train_spec(tokenizer)
     made_with = load_tokenizer(tokenizer) if vocab_size is None else vocab_size
+    if max_vocab is not None:
+        n_tokens = made_with if isinstance(made_with, int) else len(token_bytes(made_with))
+        require_vocab(n_tokens, max_vocab)
     write = partial(_write, source, made_with, max_tokens, progress or _silent)
     try:
         if out is not None:

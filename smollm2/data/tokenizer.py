@@ -123,6 +123,15 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     return sizes
 
 
+def require_vocab(n_tokens: int, vocab_size: int) -> None:
+    """Raise `UserError` if `n_tokens` tokens are more than a model with `vocab_size` embeds."""
+    if n_tokens > vocab_size:
+        raise UserError(
+            f"The tokenizer has {n_tokens} tokens, the model {vocab_size}; use --tokenizer "
+            f"train:{vocab_size}, or --set vocab_size={n_tokens}."
+        )
+
+
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """16 hex digits of SHA-256 over the tokenizer's JSON, however its file was laid out."""
     canonical = json.dumps(_without_defaults(json.loads(tokenizer.to_str())), sort_keys=True)

@@ -3,8 +3,8 @@
     python benchmarks/decode_speed.py [--models pow2,orig] [--rounds 3]
 
 Ours is `smollm2.generate.Decoder`, eager and with a compiled layer; its peer is the `generate` of
-transformers, greedy, with its KV cache. Both are in bf16 with random weights, read the same prompt
-of 64 tokens and write 64. Reading and writing are timed apart; loading, compilation and a first
+transformers, greedy, with its KV cache. Both compute in bf16 with random weights, which ours also
+quantizes, read the same prompt of 64 tokens and write 64. Reading and writing are timed apart; loading, compilation and a first
 short pass are not timed.
 
 Each measurement is a process of its own, and they take turns, so that a machine that slows down
@@ -37,7 +37,10 @@ COLUMNS = (
 SPEEDS = ("decode_tokens_per_second", "prefill_tokens_per_second")
 # A contender of ours is what its weights are in, and whether the layer is compiled.
 PEER, COMPILED = "transformers bf16", " compiled"
-CONTENDERS = (PEER, "bf16", "bf16 compiled")
+CONTENDERS = (
+    *(PEER, "bf16", "int8", "int4-g64", "nf4-g64", "llm-int8"),
+    *("bf16 compiled", "int8 compiled", "int4-g64 compiled"),
+)
 Row = dict[str, Any]
 
 
@@ -118,12 +121,16 @@ def ours(options: argparse.Namespace) -> "Speed":
 
 
 def model_in(weights: str, name: str) -> "SmolLM2":
-    """The variant `name` with its weights in `weights`."""
+    """The variant `name` with its weights in `weights`: bf16, or as `QuantConfig.name` says."""
     from smollm2 import SmolLM2, variant
+    from smollm2.quantize.config import QuantConfig
+    from smollm2.quantize.convert import assemble, quantize
 
-    if weights != "bf16":
-        raise SystemExit(f"There is no contender {weights!r}; there are {', '.join(CONTENDERS)}.")
-    return SmolLM2(variant(name)).bfloat16()
+    model = SmolLM2(variant(name)).bfloat16()
+    if weights == "bf16":
+        return model
+    config = QuantConfig.of(weights)
+    return assemble(model.config, config, quantize(model, config), model.dtype)
 
 
 def peer(options: argparse.Namespace) -> "Speed":

@@ -4,8 +4,8 @@
 
 Ours is `smollm2.generate.Decoder`, eager and with a compiled layer; its peer is the `generate` of
 transformers, greedy, with its KV cache. Both compute in bf16 with random weights, which ours also
-quantizes, read the same prompt of 64 tokens and write 64. Reading and writing are timed apart; loading, compilation and a first
-short pass are not timed.
+quantizes, read the same prompt of 64 tokens and write 64. Reading and writing are timed apart;
+loading, compilation and a first short pass are not timed.
 
 Each measurement is a process of its own, and they take turns, so that a machine that slows down
 slows all. Medians of the rounds are printed, every round goes to the CSV.

@@ -7,7 +7,6 @@ import typer
 
 from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study
 from smollm2.errors import RunError, UserError
-from smollm2.quantize.config import VALIDATION_TOKENS
 
 if TYPE_CHECKING:
     from smollm2.quantize.config import QuantConfig
@@ -55,8 +54,12 @@ def quantize(
     ] = False,
     scale: Annotated[str, typer.Option(help="With --dimensions: full or nano.")] = "full",
     tokens: Annotated[
-        int, typer.Option(help="Validation tokens that the loss is measured on.")
-    ] = VALIDATION_TOKENS,
+        int | None,
+        typer.Option(
+            help="Validation tokens that the loss is measured on; default 16,384.",
+            show_default=False,
+        ),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(help="Score these tasks too; see smolctl eval.", show_default=False),
@@ -92,6 +95,7 @@ def quantize(
     from smolctl.models import Model
     from smolctl.quantizing import Quantizer, What, one_line
     from smolctl.scoring import questions
+    from smollm2.quantize.config import VALIDATION_TOKENS
     from smollm2.runs import final_weights
 
     config = configuration(bits, backend, method, group_size, embedding)
@@ -100,6 +104,8 @@ def quantize(
     if dimensions:
         show_dimensions(targets, scale, as_json)
         return
+    if tokens is None:
+        tokens = VALIDATION_TOKENS
     if tokens < 1:
         raise UserError(f"--tokens must be at least 1, not {tokens}.")
     if tasks is None and (data_dir is not None or limit is not None):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Layer = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor], Tensor | None, KVCache], Tensor]
 
 # An eager step attends to the cache in units of so many positions.
-UNIT = 256
+UNIT = 64
 # Every decoder's layer is the same code to the compiler, which gives up on one that it has compiled
 # for eight kinds of layers.
 COMPILED_KINDS = 64

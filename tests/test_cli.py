@@ -125,6 +125,10 @@ BAD_INPUT = {
     "compare without runs": (["compare", "orig", "pow2"], "smolctl train --variant"),
     "compare one arm": (["compare", "orig"], "two different arms"),
     "eval without runs": (["eval", "pow2"], "smolctl train --variant"),
+    "generate without runs": (
+        ["generate", "pow2", "--prompt", "a"],
+        "smolctl train --variant",
+    ),
     "report without runs": (["report"], "smolctl train --variant"),
     "three bits": (["quantize", "--bits", "3"], "--bits takes 8 or 4"),
     "prepare without tokenizer": (["prepare", "--out", "made"], "Say which tokenizer"),

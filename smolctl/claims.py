@@ -118,23 +118,24 @@ def quantization_claim(pair: Comparison | None, quantized: Quantized) -> tuple[s
         return claim, f"{NOT_MEASURED} at full size: {pair.scale} scale does not carry over", "open"
     texts, verdicts = [], []
     for arm in pair.others:
-        found = {p.name: p.difference for p in quantized.pairs if p.arm == arm.name}
-        alike = {name: difference for name, difference in found.items() if difference}
-        changes = [
-            f"{number(difference.mean, LOSS, signed=True)} at {name} ({difference.verdict})"
-            for name, difference in alike.items()
-        ]
-        if not changes:
-            texts.append(f"{arm.name} and {pair.base.name}: nothing that can be compared")
-            continue
-        texts.append(
-            f"the loss of {arm.name} changes, against that of {pair.base.name}, by "
-            f"{listed(changes)}"
-        )
+        found = [p for p in quantized.pairs if p.arm == arm.name]
+        compared = {p.name: p.difference for p in found if p.difference}
+        if compared:
+            changes = [
+                f"{number(difference.mean, LOSS, signed=True)} at {name} ({difference.verdict})"
+                for name, difference in compared.items()
+            ]
+            texts.append(
+                f"the loss of {arm.name} changes, against that of {pair.base.name}, by "
+                f"{listed(changes)}"
+            )
+        if others := [p.name for p in found if p.name not in compared]:
+            texts.append(f"{arm.name} cannot be compared at {listed(others)}: see Quantization")
         for verdict in ("better", "worse", "unresolved"):
-            if count := sum(d.verdict == verdict for d in alike.values()):
-                verdicts.append(f"{arm.name} is {verdict} at {count} of {len(alike)}")
-    return claim, "; ".join(texts), "; ".join(verdicts) or "open"
+            if count := sum(d.verdict == verdict for d in compared.values()):
+                verdicts.append(f"{arm.name} is {verdict} at {count} of {len(compared)}")
+    here = "; ".join(texts) or f"{NOT_MEASURED} for both: see Quantization"
+    return claim, here, "; ".join(verdicts) or "open"
 
 
 def power_of_two_table(comparison: Comparison) -> Table:

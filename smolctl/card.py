@@ -4,6 +4,7 @@ A pure function of the study's directory: the same files give the same bytes. Wh
 measured is said to be so, with the command that measures it.
 """
 
+import dataclasses
 import hashlib
 import os
 import shlex
@@ -15,6 +16,15 @@ from urllib.parse import quote
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
 from smolctl.comparison import Arm, Comparison
 from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread, siblings
+from smolctl.quantization import Quantized, quantized
+from smolctl.quantization_tables import (
+    configurations_table,
+    dimensions_table,
+    notes_table,
+    pairs_table,
+    quantized_tasks_table,
+)
+from smolctl.quantization_words import dimension_sentences, quantization_conclusion
 from smolctl.selection import compare_arms, finished_at, mismatch, noted, readable
 from smolctl.tables import (
     Table,
@@ -79,7 +89,9 @@ def study_comparison(study: str, runs: list[Run]) -> Comparison:
     for found in sorted(facts, key=lambda found: str(found.run.manifest["created_at"])):
         if not noted(mismatch(newest, found), found, left_out):
             arms.setdefault(found.run.arm, []).append(found.run)
-    return compare_arms(study, arms, left_out)
+    comparison = compare_arms(study, arms, left_out)
+    broken = quantized(comparison).left_out
+    return dataclasses.replace(comparison, left_out=(*comparison.left_out, *broken))
 
 
 def render(comparison: Comparison, figures: Figures, options: str) -> str:
@@ -100,7 +112,8 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
     environment.filters["markdown"] = markdown
     environment.filters["conclusion"] = conclusion
     environment.filters["power_of_two_table"] = power_of_two_table
-    file = study_file(comparison)
+    file, found = study_file(comparison), quantized(comparison)
+    models = {arm.name: arm.protocol.model for arm in comparison.arms}
     return environment.get_template("model_card.md.jinja").render(
         versions=versions(comparison),
         options=options,
@@ -123,7 +136,12 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
         powers_of_two=power_of_two(comparison),
         has_tradeoff=has_tradeoff(comparison),
         test_documents=test_documents(comparison.base.runs[0]),
-        claims=claims_table(comparison),
+        quantized=found,
+        quantization=quantization_tables(found),
+        quantization_conclusion=quantization_conclusion(found),
+        dimensions=dimensions_table(models),
+        dimension_sentences=dimension_sentences(models),
+        claims=claims_table(comparison, found),
         study_file=file,
         commands=commands(comparison, file),
         environment=environment_table(comparison),
@@ -251,6 +269,13 @@ def has_tradeoff(comparison: Comparison) -> bool:
     return len({arm.kv_bytes_per_token for arm in comparison.arms}) > 1
 
 
+def quantization_tables(found: Quantized) -> list[Table]:
+    """Those of what was measured; the ones without rows aside."""
+    tables = [configurations_table(arm, by_name) for arm, by_name in found.arms.items()]
+    tables += [notes_table(found.arms), pairs_table(found), quantized_tasks_table(found)]
+    return [table for table in tables if table.rows]
+
+
 def study_file(comparison: Comparison) -> str | None:
     """The study file that the runs follow from; None where they were trained one by one.
 
@@ -337,11 +362,14 @@ def is_of_sweep(run: Run, arms: set[str]) -> bool:
 
 
 def fingerprint(run: Run) -> str:
-    """16 hex digits of SHA-256 over the manifest, the tables and the items of a run."""
+    """16 hex digits of SHA-256 over the manifest, the tables and the items of a run, and over those
+    of its quantized models."""
     digest = hashlib.sha256()
-    items = sorted(run.path.glob("items/*.csv.gz"))
-    for path in [run.path / "run.json", *sorted(run.path.glob("*.csv")), *items]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    patterns = ("*.csv", "items/*.csv.gz", "quantized/*/*.csv", "quantized/*/items/*.csv.gz")
+    tables = [path for pattern in patterns for path in sorted(run.path.glob(pattern))]
+    for path in [run.path / "run.json", *tables]:
+        name = path.relative_to(run.path).as_posix()
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -352,6 +380,7 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
         UserError: the folder cannot be written to.
     """
     from smolctl.plots import comparison_figures, run_figure, tradeoff_figure
+    from smolctl.quantization_plots import quantization_figure
 
     try:
         paths = comparison_figures(comparison, folder)
@@ -361,6 +390,8 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
             paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in arm.runs]
         if pair := dense_against_moe(comparison):
             paths += comparison_figures(pair, folder / "dense-moe")
+        if (found := quantized(comparison)).is_measured:
+            paths.append(quantization_figure(found, folder / "quantization.png"))
     except OSError as error:
         raise UserError(
             f"Cannot write figures to {folder}: {error.strerror}; choose another --figures."

@@ -2,8 +2,10 @@
 
 from smolctl.comparison import Arm, Comparison
 from smolctl.facts import ACCURACY, LOSS, SECONDS, TOKENS_PER_SECOND, Metric, mean_and_spread
+from smolctl.quantization import Quantized
 from smolctl.stats import Difference
 from smolctl.tables import Table, interval_text, mean_text, number
+from smolctl.words import listed
 
 NOT_MEASURED = "not measured"
 
@@ -23,7 +25,7 @@ def power_of_two(comparison: Comparison) -> Comparison | None:
     return comparison.among(twos)
 
 
-def claims_table(comparison: Comparison) -> Table:
+def claims_table(comparison: Comparison, quantized: Quantized) -> Table:
     """What the original card claimed, what this study measured, and the verdict."""
     pair = power_of_two(comparison)
     pow2 = next((a for a in pair.others if a.protocol.variant == "pow2"), None) if pair else None
@@ -33,11 +35,7 @@ def claims_table(comparison: Comparison) -> Table:
         loss_claim(pair, pow2),
         accuracy_claim(pair, pow2),
         moe_claim(dense_against_moe(comparison)),
-        (
-            "power-of-two dimensions make quantization efficient",
-            f"{NOT_MEASURED}: `smolctl quantize --bits 4`",
-            "open",
-        ),
+        quantization_claim(pair, quantized),
     ]
     return Table("Claims", ("the original card claimed", "here", "verdict"), rows, n_words=3)
 
@@ -107,6 +105,37 @@ def moe_claim(pair: Comparison | None) -> tuple[str, str, str]:
         f"with equal {pair.equal}, at the end: {both(pair, moe, LOSS, difference)}",
         f"{moe.name} is {difference.verdict}",
     )
+
+
+def quantization_claim(pair: Comparison | None, quantized: Quantized) -> tuple[str, str, str]:
+    claim = "power-of-two dimensions make quantization efficient"
+    study = quantized.comparison.study
+    if pair is None:
+        return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2, then quantize", "open"
+    if not quantized.is_measured:
+        return claim, f"{NOT_MEASURED}: `smolctl quantize --bits 4 --study {study}`", "open"
+    if not quantized.is_judged:
+        return claim, f"{NOT_MEASURED} at full size: {pair.scale} scale does not carry over", "open"
+    texts, verdicts = [], []
+    for arm in pair.others:
+        found = [p for p in quantized.pairs if p.arm == arm.name]
+        compared = {p.name: p.difference for p in found if p.difference}
+        if compared:
+            changes = [
+                f"{number(difference.mean, LOSS, signed=True)} at {name} ({difference.verdict})"
+                for name, difference in compared.items()
+            ]
+            texts.append(
+                f"the loss of {arm.name} changes, against that of {pair.base.name}, by "
+                f"{listed(changes)}"
+            )
+        if others := [p.name for p in found if p.name not in compared]:
+            texts.append(f"{arm.name} cannot be compared at {listed(others)}: see Quantization")
+        for verdict in ("better", "worse", "unresolved"):
+            if count := sum(d.verdict == verdict for d in compared.values()):
+                verdicts.append(f"{arm.name} is {verdict} at {count} of {len(compared)}")
+    here = "; ".join(texts) or f"{NOT_MEASURED} for both: see Quantization"
+    return claim, here, "; ".join(verdicts) or "open"
 
 
 def power_of_two_table(comparison: Comparison) -> Table:

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from smolctl.comparison import Arm, Comparison
 from smolctl.facts import LOSS, RunFacts
 from smolctl.stats import Difference
+from smolctl.words import listed
 
 # Okabe and Ito's colours, which any colour vision tells apart; in grey, line and marker do.
 COLOURS = (
@@ -231,12 +232,6 @@ def against(comparison: Comparison, arm: Arm) -> str:
     amount = f"{abs(found.mean):.{LOSS.digits}f} {'below' if found.mean < 0 else 'above'}"
     runs = f"{len(arm.runs)} and {runs_text(comparison.base)}"
     return f"{arm.name} ends {amount} {comparison.base.name}: {found.verdict} ({runs})"
-
-
-def listed(names: list[str]) -> str:
-    """`a, b and c`."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def tradeoff_headline(comparison: Comparison) -> str:

@@ -6,10 +6,12 @@ and the spread is that between the seeds of an arm. Every difference is in the u
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,32 @@ class Welch:
 
 def differences(
     base: Sequence[float],
-    arms: Mapping[str, Sequence[float]],
+    arms: Mapping[K, Sequence[float]],
     *,
     alpha: float = 0.05,
     power: float = 0.8,
     lower_is_better: bool = True,
-) -> dict[str, Difference]:
-    """Every arm against the base, one number a run; Holm (1979) decides the verdicts.
+) -> dict[K, Difference]:
+    """Every arm against the base: see `family`."""
+    pairs = {arm: (base, values) for arm, values in arms.items()}
+    return family(pairs, alpha=alpha, power=power, lower_is_better=lower_is_better)
+
+
+def family(
+    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    lower_is_better: bool = True,
+) -> dict[K, Difference]:
+    """The second of each pair against its first, one number a run; Holm (1979) decides the
+    verdicts, whatever the pairs have in common.
 
     An arm is better or worse where Holm's step-down rejects equality, with a chance of at most
-    `alpha` that any of several arms equal to the base is. The interval of the arm of rank i
+    `alpha` that any of several arms equal to their base is. The interval of the arm of rank i
     (i = 0 for the smallest p) has the confidence 1 - alpha / (m - min(i, k)), where m counts the
-    arms with two runs (and a base with two) and k is the first rank that fails: it excludes 0
-    exactly where the verdict is better or worse.
+    pairs with two runs on either side and k is the first rank that fails: it excludes 0 exactly
+    where the verdict is better or worse.
 
     `resolvable` takes the arm's level as alpha / m, Holm's first step, and the arms as equally
     noisy.
@@ -94,31 +109,31 @@ def differences(
     Raises:
         ValueError: an arm has no run, or one that is not finite.
     """
-    first = sample(base)
-    seconds = {arm: sample(values) for arm, values in arms.items()}
-    tests = {arm: welch(first, second) for arm, second in seconds.items()}
-    m = sum(min(first.runs, second.runs) > 1 for second in seconds.values())
+    samples = {name: (sample(first), sample(second)) for name, (first, second) in pairs.items()}
+    tests = {name: welch(*both) for name, both in samples.items()}
+    m = sum(min(first.runs, second.runs) > 1 for first, second in samples.values())
     # Equal p share the rank of the first of them, so that the order of the arms is nothing.
     ps = sorted(test.p for test in tests.values() if test)
     k = next((i for i, p in enumerate(ps) if p > alpha / (m - i)), len(ps))
 
-    found: dict[str, Difference] = {}
-    for arm, test in tests.items():
+    found: dict[K, Difference] = {}
+    for name, test in tests.items():
+        first, second = samples[name]
         if test is None:
-            mean = seconds[arm].mean - first.mean
-            found[arm] = Difference(mean, None, 1 - alpha, None, None, "unresolved")
+            mean = second.mean - first.mean
+            found[name] = Difference(mean, None, 1 - alpha, None, None, "unresolved")
             continue
         rank = ps.index(test.p)
         confidence = 1 - alpha / (m - min(rank, k))
         verdict = "unresolved"
         if rank < k:
             verdict = "better" if (test.mean < 0) == lower_is_better else "worse"
-        found[arm] = Difference(
+        found[name] = Difference(
             mean=test.mean,
             interval=test.interval(confidence),
             confidence=confidence,
             p=test.p,
-            resolvable=resolvable(first, seconds[arm], alpha / m, power),
+            resolvable=resolvable(first, second, alpha / m, power),
             verdict=verdict,
         )
     return found

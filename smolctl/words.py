@@ -185,3 +185,9 @@ def share(change: float) -> str:
     if abs(change) < 0.005:
         return "as many"
     return f"{100 * abs(change):.0f} % {'more' if change > 0 else 'fewer'}"
+
+
+def listed(names: list[str]) -> str:
+    """`a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

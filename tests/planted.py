@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from smollm2.files import write_json
 from smollm2.runs import Run
@@ -33,3 +34,33 @@ def planted(template: Path, name: str, seed: int, loss: float, *, study="s", **c
             row["value"] = loss
     run.replace("eval", rows)
     return run
+
+
+def plant_quantized(run: Run, **configurations: dict[str, Any]) -> None:
+    """quantize.csv of `run`: bf16 and `configurations`, `int4_g64={"loss_delta": 0.01}` say; what
+    is not given is as usual at about 5 bits a parameter."""
+    total, embedding = (run.manifest["parameters"][name] for name in ("total", "embedding"))
+    usual = {"n": 8192, "clusters": 5, "dtype": "bfloat16", "device": "cpu", "threads": 2}
+    usual |= {"fingerprint": "71c1416dbe7b3d39", "loss": 5.0}
+
+    def bytes_of(each: float) -> dict[str, float]:
+        return {
+            f"{where}_bytes{rest}": each * count
+            for where in ("disk", "memory")
+            for rest, count in (("", total), ("_without_embedding", total - embedding))
+        }
+
+    rows = [{"name": "bf16", "bits": 16, "quantized_share": 0, "loss_delta": 0} | usual]
+    rows[0] |= bytes_of(2)
+    for name, cells in configurations.items():
+        row = {
+            "name": name.replace("_", "-"),
+            "bits": 8 if "int8" in name else 4,
+            "backend": "bitsandbytes" if name.startswith(("nf4", "llm")) else "torchao",
+            "method": "rtn",
+            "embedding_bits": 8,
+            "quantized_share": 1.0,
+            "loss_delta_stderr": 0.0005,
+        }
+        rows.append(row | usual | bytes_of(0.625) | cells)
+    run.replace("quantize", rows)

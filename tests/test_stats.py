@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, ttest_ind, ttest_rel
 
-from smolctl.stats import Difference, differences, paired
+from smolctl.stats import Difference, differences, family, paired
 
 STUDIES = 2_000
 REAL_LOSSES = Path(__file__).parent / "data" / "nano_losses.csv"
@@ -49,6 +49,18 @@ def false_alarms(draw, base_runs, arm_runs, arms):
 @pytest.mark.parametrize("runs", [2, 3, 5])
 def test_equal_arms_are_called_different_in_at_most_one_study_of_twenty(runs, arms):
     assert false_alarms(gaussian(runs), runs, runs, arms) < 0.05 + margin(0.05)
+
+
+def test_equal_pairs_with_bases_of_their_own_are_one_family():
+    """As the configurations of quantized arms are: each has a base, and all verdicts stand
+    together."""
+    draw = np.random.default_rng(3).normal(size=(STUDIES, 4, 2, 3)).tolist()
+    found = [family(dict(enumerate(pairs))) for pairs in draw]
+    decided = [any(d.verdict != "unresolved" for d in one.values()) for one in found]
+    assert sum(decided) / STUDIES < 0.05 + margin(0.05)
+    # With one base they are the arms of `differences`.
+    base, arms = draw[0][0][0], {"a": draw[0][1][1], "b": draw[0][2][1]}
+    assert family({arm: (base, values) for arm, values in arms.items()}) == differences(base, arms)
 
 
 @pytest.mark.parametrize("arms", [1, 4])

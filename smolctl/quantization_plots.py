@@ -1,0 +1,157 @@
+"""The figure of quantized arms: what the bytes cost in loss, and how fast they decode."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from smolctl.facts import mean_and_spread
+from smolctl.plots import GREY, key, save, styled, titled
+from smolctl.quantization import BF16, LOSS_DELTA, Configuration, Quantized
+from smolctl.words import listed
+
+# A mark a configuration; with more of them than marks they begin again.
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8")
+RATIOS = {"decode_ratio": "decoding", "compiled_decode_ratio": "decoding, compiled"}
+
+# Eager is full, compiled hollow.
+FULL: dict[str, Any] = {"linestyle": ""}
+HOLLOW: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white", "markeredgewidth": 1.2}
+
+
+def quantization_figure(found: Quantized, path: Path) -> Path:
+    """Write what `quantization_of` draws."""
+    return save(quantization_of(found), path)
+
+
+@styled
+def quantization_of(found: Quantized) -> Figure:
+    """Change of the loss against bytes on disk, and beside it, where it was timed, the speed of
+    decoding relative to bf16; a mark a configuration, a colour an arm."""
+    names = found.names
+    marks = {name: MARKS[i % len(MARKS)] for i, name in enumerate(names)}
+    is_timed = any(
+        one.values(column)
+        for by_name in found.arms.values()
+        for one in by_name.values()
+        for column in RATIOS
+    )
+    figure = titled(headline(found), height=max(3.9, 1.9 + 0.3 * len(names)))
+    panels = figure.subplots(1, 2, width_ratios=(3, 2)) if is_timed else [figure.subplots()]
+    draw_losses(panels[0], found, marks)
+    handles = [Line2D([], [], color=c, linewidth=3, label=arm) for arm, c in colours(found)]
+    if is_timed:
+        draw_speeds(panels[1], found, marks)
+        for label, look in zip(RATIOS.values(), (FULL, HOLLOW), strict=True):
+            handles.append(Line2D([], [], color=GREY, marker="o", label=label, **look))
+    else:  # beside speeds the marks stand with their names
+        handles += [
+            Line2D([], [], color=GREY, marker=mark, linestyle="", label=name)
+            for name, mark in marks.items()
+        ]
+    key(figure, *handles)
+    return figure
+
+
+def draw_losses(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
+    """Change of the loss with its error against MB on disk; bf16 is a dash at no change."""
+    runs = 1
+    for arm, colour in colours(found):
+        for one in found.arms[arm].values():
+            size, values = one.mean("disk_bytes") / 1e6, one.values(LOSS_DELTA)
+            if not values or math.isnan(size):
+                continue
+            change, spread = mean_and_spread(values)
+            if one.name == BF16:
+                axes.plot([size], [0], marker="|", markersize=14, color=colour, linestyle="")
+                continue
+            runs = max(runs, len(values))
+            error = one.mean("loss_delta_stderr") if spread is None else spread
+            axes.errorbar(
+                [size],
+                [change],
+                yerr=None if math.isnan(error) else [error],
+                marker=marks[one.name],
+                color=colour,
+                elinewidth=1,
+                capsize=2,
+            )
+    axes.axhline(0, color="black", linewidth=0.8)
+    bars = "standard deviation over runs" if runs > 1 else "standard error over documents"
+    axes.set_xlabel("MB on disk (the dashes at 0 are bf16)")
+    axes.set_ylabel(f"change of the loss, nats a token\n(bars: {bars})")
+    axes.margins(0.07)
+    axes.set_title("Loss against bytes", loc="left")
+
+
+def draw_speeds(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
+    """A row a configuration: speed over that of bf16, the arms a little apart."""
+    names = list(marks)
+    arms = list(colours(found))
+    for place, (arm, colour) in enumerate(arms):
+        shift = 0.5 * (place / (len(arms) - 1) - 0.5) if len(arms) > 1 else 0.0
+        for column, look in zip(RATIOS, (FULL, HOLLOW), strict=True):
+            for row, name in enumerate(names):
+                ratio = found.configuration(arm, name).mean(column)
+                if not math.isnan(ratio):
+                    mark = {"marker": marks[name], "markersize": 5, "color": colour}
+                    axes.plot([ratio], [row + shift], **look | mark)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlim(0, max(1.1, axes.get_xlim()[1]))
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("tokens a second, times those of bf16")
+    axes.set_title("slower", loc="left")
+    axes.set_title("faster", loc="right")
+
+
+def colours(found: Quantized) -> "list[tuple[str, str]]":
+    """Every arm with its colour, as in the other figures."""
+    cycle = mpl.rcParams["axes.prop_cycle"]()
+    return [(arm, look["color"]) for arm, look in zip(found.arms, cycle, strict=False)]
+
+
+# Words
+
+
+def headline(found: Quantized) -> str:
+    """What the changes of the losses show."""
+    if not found.is_judged:
+        return (
+            f"Quantized at {found.comparison.scale} scale, from which nothing carries over to full "
+            "size"
+        )
+    verdicts: dict[str, list[str]] = {}
+    for pair in found.pairs:
+        if pair.difference:
+            verdicts.setdefault(f"{pair.arm} {pair.difference.verdict}", []).append(pair.name)
+    if verdicts:
+        parts = [f"{who} at {where(found, names)}" for who, names in verdicts.items()]
+        return f"Quantized, against {found.comparison.base.name}: {'; '.join(parts)}"
+    measured = [
+        one
+        for by_name in found.arms.values()
+        for one in by_name.values()
+        if one.name != BF16 and one.values(LOSS_DELTA)
+    ]
+    if not measured:
+        return "No change of the loss was measured"
+    return f"Quantizing changes the loss by {span(measured)}"
+
+
+def where(found: Quantized, names: list[str]) -> str:
+    """The names, or how many where they are many."""
+    if len(names) > 3:
+        return f"{len(names)} of {len(found.names)} configurations"
+    return listed(names)
+
+
+def span(measured: list[Configuration]) -> str:
+    """`+0.0003 (orig int8) to +0.0200 (orig int4-g128)`."""
+    ordered = sorted(measured, key=lambda one: one.mean(LOSS_DELTA))
+    ends = [f"{one.mean(LOSS_DELTA):+.4f} ({one.arm} {one.name})" for one in ordered]
+    return ends[0] if len(ends) == 1 else f"{ends[0]} to {ends[-1]}"

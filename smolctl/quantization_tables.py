@@ -1,0 +1,191 @@
+"""Quantized arms, and what fits their widths, as tables of text for the terminal and the card."""
+
+import math
+from collections.abc import Callable
+
+from smolctl.facts import LOSS, mean_and_spread
+from smolctl.quantization import LOSS_DELTA, Configuration, Quantized, percent
+from smolctl.tables import Table, interval_text, number
+from smollm2.config import ModelConfig
+from smollm2.quantize.dimensions import (
+    ALIGNMENTS,
+    GROUP_SIZES,
+    KERNELS,
+    aligned_share,
+    bits_per_weight,
+    divisible_share,
+    padding_share,
+    taken_share,
+)
+
+
+def configurations_table(arm: str, configurations: dict[str, Configuration]) -> Table:
+    """A row a configuration of one arm: what is quantized, bytes, change of the loss, speed."""
+    rows = [
+        (
+            one.name,
+            str(len(one.rows)),
+            percent_cell(one.mean("quantized_share")),
+            megabytes(one, "disk_bytes"),
+            megabytes(one, "memory_bytes"),
+            number(one.mean("loss"), LOSS),
+            change_text(one),
+            number(one.mean("loss_delta_stderr"), LOSS),
+            ratio_text(one, "decode_ratio"),
+            ratio_text(one, "compiled_decode_ratio"),
+        )
+        for one in configurations.values()
+    ]
+    return Table(
+        f"{arm} quantized: mean ± standard deviation over runs; bytes in brackets are without the "
+        "embedding, decoding is relative to bf16",
+        (
+            *("configuration", "runs", "quantized", "MB on disk", "MB in memory", "loss"),
+            *("loss change", "error over documents", "decoding", "compiled"),
+        ),
+        rows,
+    )
+
+
+def notes_table(arms: dict[str, dict[str, Configuration]]) -> Table:
+    """What was not quantized or not measured, and why; configurations with the same notes
+    together."""
+    notes: dict[tuple[str, str], list[str]] = {}
+    for arm, configurations in arms.items():
+        for one in configurations.values():
+            for text in [*one.texts("skipped"), *one.texts("reason")]:
+                notes.setdefault((arm, text), []).append(one.name)
+    return Table(
+        "Left as it is, or not measured",
+        ("arm", "configurations", "what and why"),
+        [(arm, ", ".join(names), text) for (arm, text), names in notes.items()],
+        n_words=3,
+    )
+
+
+def pairs_table(found: Quantized) -> Table:
+    """Every arm beside the first in each configuration; no rows where nothing is judged."""
+    base = found.comparison.base.name
+    rows = []
+    for pair in found.pairs if found.is_judged else ():
+        both = (pair.second, pair.first)
+        difference = pair.difference
+        rows.append(
+            (
+                pair.arm,
+                pair.name,
+                difference.verdict if difference else "not compared",
+                number(difference.mean, LOSS, signed=True) if difference else "–",
+                interval_text(difference, LOSS) if difference else "–",
+                number(pair.document_error, LOSS) if difference else "–",
+                beside(both, lambda one: plain(one.bytes_a_parameter, 3)),
+                beside(both, lambda one: plain(one.mean("decode_ratio"), 2)),
+                beside(both, lambda one: plain(one.mean("compiled_decode_ratio"), 2)),
+            )
+        )
+    return Table(
+        f"Change of the loss less that of {base}'s. Bytes are those on disk a parameter without "
+        f"the embedding, decoding is relative to bf16; each of the arm, then of {base}",
+        (
+            *("arm", "configuration", "verdict", "difference", "interval", "error over documents"),
+            *("bytes", "decoding", "compiled"),
+        ),
+        rows,
+        n_words=3,
+    )
+
+
+def quantized_tasks_table(found: Quantized) -> Table:
+    """Task scores before and after quantizing; no rows where none was measured."""
+    rows = []
+    for task in found.tasks:
+        change = f"{task.change.mean:+.4f}"
+        if bounds := task.change.interval:
+            change += f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
+        n, total = task.row["n"], task.row["total"]
+        rows.append(
+            (
+                task.arm,
+                task.name,
+                f"{task.row['task']} {task.row['metric']}",
+                f"{n:,}" + ("" if n == total else f" of {total:,}"),
+                str(task.runs),
+                f"{task.before:.4f}",
+                f"{task.after:.4f}",
+                change,
+            )
+        )
+    return Table(
+        "Tasks before and after quantizing: means over runs. Changes are over questions, for these "
+        "checkpoints: the noise of training is not in them",
+        ("arm", "configuration", "metric", "questions", "runs", "bf16", "quantized", "change"),
+        rows,
+        n_words=3,
+    )
+
+
+def dimensions_table(configs: dict[str, ModelConfig]) -> Table:
+    """A column a model: shares of the matrices' parameters that groups and kernels fit."""
+    columns = [dimensions_column(config) for config in configs.values()]
+    rows = [(label, *(column[label] for column in columns)) for label in columns[0]]
+    return Table(
+        "What fits the widths, as shares of the parameters in matrices; needs no run",
+        ("", *configs),
+        rows,
+    )
+
+
+def dimensions_column(config: ModelConfig) -> dict[str, str]:
+    """What `dimensions_table` says of a model, by label."""
+    cells = {}
+    for size in GROUP_SIZES:
+        cells[f"inputs in whole groups of {size}"] = percent(divisible_share(config, size))
+    for size in GROUP_SIZES:
+        label = f"bits a weight at 4 bits, rows padded to groups of {size}"
+        cells[label] = f"{bits_per_weight(config, size):.3f}"
+    for kernel in KERNELS:
+        cells[f"{kernel.name}: fits unpadded"] = percent(taken_share(config, kernel))
+        if kernel.pads:
+            padding = padding_share(config, kernel.k_multiple, kernel.n_multiple)
+            cells[f"{kernel.name}: padding adds"] = percent(padding)
+    for multiple in ALIGNMENTS:
+        label = f"widths in multiples of {multiple}, for tensor cores"
+        cells[label] = percent(aligned_share(config, multiple))
+    return cells
+
+
+def percent_cell(share: float) -> str:
+    return "–" if math.isnan(share) else percent(share)
+
+
+def plain(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def megabytes(one: Configuration, column: str) -> str:
+    """`88.2 (59.8)`, in millions of bytes, in brackets without the embedding."""
+    whole, rest = (one.mean(name) / 1e6 for name in (column, f"{column}_without_embedding"))
+    return "–" if math.isnan(whole) else f"{whole:,.1f} ({plain(rest, 1)})"
+
+
+def change_text(one: Configuration) -> str:
+    """`+0.0123 ± 0.0004`, without a spread for one run."""
+    values = one.values(LOSS_DELTA)
+    if not values:
+        return "–"
+    mean, spread = mean_and_spread(values)
+    return number(mean, LOSS, signed=True) + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def ratio_text(one: Configuration, column: str) -> str:
+    """`1.52 ×`, of several runs with the spread."""
+    values = one.values(column)
+    if not values:
+        return "–"
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.2f}" + ("" if spread is None else f" ± {spread:.2f}") + " ×"
+
+
+def beside(both: tuple[Configuration, Configuration], text: Callable[[Configuration], str]) -> str:
+    """`0.566, 0.574`."""
+    return ", ".join(map(text, both))

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from smolctl.comparison import TASK_KEYS, Arm, Comparison
+from smolctl.comparison import Arm, Comparison
 from smolctl.facts import RunFacts
 from smolctl.scoring import SPLITS
 from smolctl.stats import Difference, Interval, family, paired
+from smolctl.task_scores import TASK_KEYS
 from smollm2.errors import UserError
 from smollm2.tables import TABLES, Tables
 
@@ -358,7 +359,7 @@ def common_items(
     for row in both.to_dict("records"):
         n, fingerprint, metric = row["n"], str(row["fingerprint"]), str(row["metric"])
         before = recorded_items(facts.run, str(row["items_before"]), n, fingerprint)
-        after = recorded_items(tables, str(row["items"]), n, fingerprint)  # type: ignore[arg-type]
+        after = recorded_items(tables, str(row["items"]), n, fingerprint)
         found.append(
             (
                 {str(key): value for key, value in row.items()},

@@ -16,6 +16,7 @@ from smollm2.quantize.dimensions import (
     divisible_share,
     padding_share,
     taken_share,
+    weights,
 )
 
 
@@ -131,6 +132,30 @@ def dimensions_table(configs: dict[str, ModelConfig]) -> Table:
     return Table(
         "What fits the widths, as shares of the parameters in matrices; needs no run",
         ("", *configs),
+        rows,
+    )
+
+
+def weights_table(name: str, config: ModelConfig) -> Table:
+    """A row a kind of matrix of one model: what fits it, and what padding it would add."""
+    rows = [
+        (
+            weight.name,
+            f"{weight.count} × {weight.n_out:,} × {weight.n_in:,}",
+            " ".join(map(str, weight.dividing_groups())) or "none",
+            *(percent_cell(weight.padding(size)) for size in (128, 256)),
+            str(weight.alignment),
+            *("yes" if kernel.groups(weight) else "no" for kernel in KERNELS),
+        )
+        for weight in weights(config)
+    ]
+    return Table(
+        f"Matrices of {name}: groups that divide the inputs, weights that padding to 128 and 256 "
+        "adds, the multiple of 64, 16 or 8 that the widths are, and which kernels take it unpadded",
+        (
+            *("matrix", "outputs × inputs", "groups", "to 128", "to 256", "multiple"),
+            *(kernel.name for kernel in KERNELS),
+        ),
         rows,
     )
 

@@ -134,7 +134,7 @@ def quantize(
             json.dump(rows, sys.stdout)
             sys.stdout.write("\n")
         elif rows:
-            show(runs)
+            show(runs, results, study)
     if all(row["name"] == "bf16" or "loss" not in row for row in rows):
         raise RunError("No configuration could be measured; the table says why.")
 
@@ -187,5 +187,80 @@ def require_fit(run: "Run", configs: "list[QuantConfig]") -> None:
     )
 
 
-def show(runs): ...
-def show_dimensions(*a): ...
+def show(runs: "list[Run]", results: Path, study: str) -> None:
+    """The tables of what the runs have in quantize.csv, what differs between arms, and a figure."""
+    import sys
+
+    from smolctl.console import say, table, warn
+    from smolctl.quantization import quantized
+    from smolctl.quantization_plots import quantization_figure
+    from smolctl.quantization_tables import (
+        configurations_table,
+        notes_table,
+        pairs_table,
+        quantized_tasks_table,
+    )
+    from smolctl.quantization_words import quantization_conclusion
+    from smolctl.selection import compare_arms
+    from smollm2.evaluate import FEW_DOCUMENTS
+    from smollm2.protocol import plain_name
+    from smollm2.runs import LONGEST_NAME
+
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        arms.setdefault(run.arm, []).append(run)
+    found = quantized(compare_arms(study, arms))
+    for sentence in (*found.comparison.left_out, *found.left_out):
+        warn(sentence)
+    tables = [configurations_table(arm, configs) for arm, configs in found.arms.items()]
+    tables += [notes_table(found.arms), pairs_table(found), quantized_tasks_table(found)]
+    for part in tables:
+        if part.rows:
+            table(part.title, part.header, part.rows, part.n_words)
+    clusters = [one.mean("clusters") for configs in found.arms.values() for one in configs.values()]
+    if min(clusters, default=FEW_DOCUMENTS) < FEW_DOCUMENTS:
+        say(f"Errors over documents are rough: there are only {min(clusters):.0f}.")
+    for sentence in quantization_conclusion(found) if len(arms) > 1 else ():
+        sys.stdout.write(f"- {sentence}\n")
+    name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
+    path = results / study / "figures" / name / "quantization.png"
+    say(f"Figure: {quantization_figure(found, path)}")
+    for run in runs[:1]:
+        say(f"Next: smolctl report --study {study}, or a model by its name: {usage(run)}")
+
+
+def usage(run: "Run") -> str:
+    """A command that uses a quantized model of a run."""
+    from smollm2.quantize.store import quantized_names
+
+    name = f"{run.name}+{quantized_names(run)[-1]}"
+    where = "" if run.study == STUDY else f" --study {run.study}"
+    return f'smolctl generate {name} --prompt "Once upon a time"{where}'
+
+
+def show_dimensions(variants: list[str] | None, scale: str, as_json: bool) -> None:
+    """Which groups and kernels fit the weights of variants, by default of all."""
+    import json
+    import sys
+
+    from smolctl.console import table
+    from smolctl.quantization_tables import dimensions_table, weights_table
+    from smolctl.quantization_words import dimension_sentences
+    from smollm2.config import VARIANTS, variant
+    from smollm2.quantize.dimensions import dimension_rows
+
+    configs = {spec: variant(spec, scale) for spec in variants or VARIANTS}
+    if as_json:
+        rows = [
+            {"variant": spec} | row
+            for spec, config in configs.items()
+            for row in dimension_rows(config)
+        ]
+        json.dump(rows, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    of_each = [weights_table(name, configs[name]) for name in variants or ()]
+    for part in [*of_each, dimensions_table(configs)]:
+        table(part.title, part.header, part.rows, part.n_words)
+    for sentence in dimension_sentences(configs):
+        sys.stdout.write(f"- {sentence}\n")

@@ -187,7 +187,7 @@ def evaluate_task(
     return rows
 
 
-def recorded_items(run: Run, name: str, n: int, fingerprint: str) -> list[ItemScore]:
+def recorded_items(tables: Tables, name: str, n: int, fingerprint: str) -> list[ItemScore]:
     """The scores of the first `n` questions, from which a row of eval.csv was made.
 
     Args:
@@ -196,10 +196,10 @@ def recorded_items(run: Run, name: str, n: int, fingerprint: str) -> list[ItemSc
     Raises:
         UserError: they are not there, damaged, or of other questions.
     """
-    found = [s for s in ScoreFile(run.path / "items" / name, ItemScore).read() if s.item < n]
+    found = [s for s in ScoreFile(tables.path / "items" / name, ItemScore).read() if s.item < n]
     if items_fingerprint(score.question for score in found) != fingerprint:
         raise UserError(
-            f"items/{name} of run {run.name!r} does not hold the {n} questions behind eval.csv; "
+            f"items/{name} of run {tables.name!r} does not hold the {n} questions behind eval.csv; "
             "score them again with smolctl eval."
         )
     return found

@@ -86,15 +86,15 @@ class Kernel:
 
 TILE_PACKED = Kernel("torchao int4, CUDA", GROUP_SIZES, k_multiple=1024, n_multiple=8, pads=True)
 KERNELS = (
-    # torchao 0.18: `Int4OpaqueTensor` has these groups, and torch's
-    # `_convert_weight_to_int4pack_for_cpu` packs 16 rows at a time.
-    Kernel("torchao int4, CPU", (32, 64, 128), n_multiple=16),
+    # torch's `_weight_int4pack_mm_for_cpu`, which torchao calls, packs 16 rows at a time.
+    Kernel("torchao int4, CPU", GROUP_SIZES, n_multiple=16),
     # torchao 0.18, `Int4TilePackedTo4dTensor.from_hp`: pads K to 1024 and N to 8.
     TILE_PACKED,
     # Groups of 128 in Frantar et al. 2024 (MARLIN, arXiv:2408.11743); the smallest tiles are those
     # that vLLM asks for in its version of it.
     Kernel("Marlin", (128,), k_multiple=128, n_multiple=64),
-    Kernel("bitsandbytes NF4, CPU", BLOCK_SIZES),
+    # bitsandbytes 0.50, `_convert_weight_packed_for_cpu`: 32 rows at a time.
+    Kernel("bitsandbytes NF4, CPU", BLOCK_SIZES, n_multiple=32),
 )
 
 

@@ -75,15 +75,12 @@ def quantize(
         bool, typer.Option("--compile/--no-compile", help="Time compiled decoding as well.")
     ] = True,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default the run's.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="fp32 or bf16, of what is not quantized; default the run's.")
-    ] = None,
     data: Data = None,
     study: Study = STUDY,
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Quantize finished runs; measure bytes, validation loss and speed beside the original.
+    """Quantize finished runs; measure bytes, validation loss and speed beside the original in bf16.
 
     What is saved in the run's quantized/ folder is a target of `smolctl eval` and
     `smolctl generate`, as RUN+NAME. The rows go to the run's quantize.csv.
@@ -120,7 +117,7 @@ def quantize(
     rows: list[dict[str, Any]] = []
     try:
         for model in models:
-            quantizer = Quantizer(model, what, device=device, dtype=dtype, source=data)
+            quantizer = Quantizer(model, what, device=device, source=data)
             for row in quantizer.measure(configs):
                 rows.append({"study": model.run.study, "run": model.run.name} | row)
                 say(one_line(model.run, row))

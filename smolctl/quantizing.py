@@ -41,7 +41,7 @@ class Quantizer:
     """A finished run that is quantized in one way after another.
 
     Args:
-        device, dtype, source: as of `Scorer`.
+        device, source: as of `Scorer`. All is computed in bf16.
 
     Raises:
         UserError: as `Scorer`.
@@ -53,14 +53,13 @@ class Quantizer:
         what: What,
         *,
         device: str | None = None,
-        dtype: str | None = None,
         source: str | None = None,
     ) -> None:
         from smolctl.scoring import Scorer
 
         hush()
         self.run, self.what = model.run, what
-        self.scorer = Scorer(model, device=device, dtype=dtype, with_text=True, source=source)
+        self.scorer = Scorer(model, device=device, dtype="bf16", with_text=True, source=source)
         self.is_timed = what.speed and self.run.manifest["request"]["scale"] == "full"
         self.decoders: dict[bool, Decoder] = {}  # of the original, eager and compiled
 

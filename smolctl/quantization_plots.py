@@ -26,7 +26,8 @@ HOLLOW: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white", "markered
 
 
 def quantization_figure(found: Quantized, path: Path) -> Path:
-    """Write what `quantization_of` draws."""
+    """Write what `quantization_of` draws; the folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     return save(quantization_of(found), path)
 
 

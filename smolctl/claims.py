@@ -1,5 +1,7 @@
 """What the original power-of-two card claimed, beside what a study measured."""
 
+from collections import Counter
+
 from smolctl.comparison import Arm, Comparison
 from smolctl.facts import ACCURACY, LOSS, SECONDS, TOKENS_PER_SECOND, Metric, mean_and_spread
 from smolctl.quantization import Quantized
@@ -131,9 +133,10 @@ def quantization_claim(pair: Comparison | None, quantized: Quantized) -> tuple[s
             )
         if others := [p.name for p in found if p.name not in compared]:
             texts.append(f"{arm.name} cannot be compared at {listed(others)}: see Quantization")
-        for verdict in ("better", "worse", "unresolved"):
-            if count := sum(d.verdict == verdict for d in compared.values()):
-                verdicts.append(f"{arm.name} is {verdict} at {count} of {len(compared)}")
+        counts = Counter(difference.verdict for difference in compared.values())
+        if compared:
+            parts = [f"{verdict} at {count}" for verdict, count in counts.most_common()]
+            verdicts.append(f"{arm.name} is {listed(parts)} of {len(compared)}")
     here = "; ".join(texts) or f"{NOT_MEASURED} for both: see Quantization"
     return claim, here, "; ".join(verdicts) or "open"
 

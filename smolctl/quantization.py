@@ -109,10 +109,9 @@ class Pair:
 
     @property
     def document_error(self) -> float:
-        """Standard error over documents of the difference, at most: the texts are the same, so
-        that the errors of an arm's runs may be one and the same."""
-        squares = [one.mean("loss_delta_stderr") ** 2 for one in (self.first, self.second)]
-        return math.sqrt(sum(squares))
+        """Standard error over documents of the difference, at most: the documents are the same, so
+        that the errors of the two, and of an arm's runs, depend on each other somehow."""
+        return self.first.mean("loss_delta_stderr") + self.second.mean("loss_delta_stderr")
 
 
 @dataclass(frozen=True)
@@ -139,14 +138,27 @@ class Quantized:
 
     Args:
         arms: an arm that was not quantized has none.
-        tasks: of those models whose tasks were scored.
-        left_out: a sentence on each file that cannot be read.
+        left_out: a sentence on each quantize.csv that cannot be read.
     """
 
     comparison: Comparison
     arms: dict[str, dict[str, Configuration]]
-    tasks: tuple[TaskChange, ...]
     left_out: tuple[str, ...]
+
+    @property
+    def tasks(self) -> list[TaskChange]:
+        """Of the models whose tasks were scored."""
+        return self.tasks_and_notes[0]
+
+    @property
+    def task_notes(self) -> list[str]:
+        """A sentence on each model whose scores cannot be read."""
+        return self.tasks_and_notes[1]
+
+    @cached_property
+    def tasks_and_notes(self) -> tuple[list[TaskChange], list[str]]:
+        notes: list[str] = []
+        return [task for arm in self.comparison.arms for task in task_changes(arm, notes)], notes
 
     @property
     def is_measured(self) -> bool:
@@ -228,11 +240,11 @@ def percent(share: float) -> str:
 def quantized(comparison: Comparison) -> Quantized:
     """What the files of a comparison's runs say about quantizing them."""
     left_out: list[str] = []
-    arms, tasks = {}, []
-    for arm in comparison.arms:
-        arms[arm.name] = configurations(arm.name, [facts.run for facts in arm.runs], left_out)
-        tasks += task_changes(arm, left_out)
-    return Quantized(comparison, arms, tuple(tasks), tuple(left_out))
+    arms = {
+        arm.name: configurations(arm.name, [facts.run for facts in arm.runs], left_out)
+        for arm in comparison.arms
+    }
+    return Quantized(comparison, arms, tuple(left_out))
 
 
 def configurations(
@@ -312,8 +324,12 @@ def number_in(cell: str, start: str) -> float:
     return value
 
 
-def task_changes(arm: Arm, left_out: list[str]) -> list[TaskChange]:
-    """Those of an arm's runs whose quantized models answered the same questions in the same way."""
+def task_changes(arm: Arm, notes: list[str]) -> list[TaskChange]:
+    """Those of an arm's runs whose quantized models answered the same questions in the same way.
+
+    Args:
+        notes: a sentence on each model whose scores cannot be read is added.
+    """
     found: dict[tuple[Any, ...], list[tuple[dict[str, Any], list[float], list[float]]]] = {}
     for facts in arm.runs:
         for folder in sorted(facts.run.path.glob("quantized/*/")):
@@ -325,7 +341,7 @@ def task_changes(arm: Arm, left_out: list[str]) -> list[TaskChange]:
                     key = (tables.name, *(row[name] for name in TASK_KEYS))
                     found.setdefault(key, []).append((row, before, after))
             except (UserError, OSError, ValueError, KeyError) as error:
-                left_out.append(f"The tasks of {facts.name}+{tables.name} are left out: {error}")
+                notes.append(f"The tasks of {facts.name}+{tables.name} are left out: {error}")
     changes = []
     for (name, *_), runs in found.items():
         before, after = (
@@ -356,15 +372,13 @@ def common_items(
         return []
     both = facts.tasks.merge(scores, on=TASK_KEYS, suffixes=("_before", ""))
     found = []
-    for row in both.to_dict("records"):
-        n, fingerprint, metric = row["n"], str(row["fingerprint"]), str(row["metric"])
-        before = recorded_items(facts.run, str(row["items_before"]), n, fingerprint)
-        after = recorded_items(tables, str(row["items"]), n, fingerprint)
-        found.append(
-            (
-                {str(key): value for key, value in row.items()},
-                [score.value(metric) for score in before],
-                [score.value(metric) for score in after],
-            )
-        )
+    for _, rows in both.groupby(["items_before", "items", "n"], sort=False):
+        # All but the metric is the same.
+        same = {str(key): cell for key, cell in rows.to_dict("records")[0].items()}
+        n, fingerprint = same["n"], str(same["fingerprint"])
+        before = recorded_items(facts.run, same["items_before"], n, fingerprint)
+        after = recorded_items(tables, same["items"], n, fingerprint)
+        for metric in rows["metric"]:
+            old, new = ([s.value(metric) for s in scores] for scores in (before, after))
+            found.append((same | {"metric": metric}, old, new))
     return found

@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from smolctl.facts import mean_and_spread
 from smolctl.plots import GREY, key, save, styled, titled
@@ -16,6 +17,7 @@ from smolctl.words import listed
 
 # A mark a configuration; with more of them than marks they begin again.
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8")
+RUNS, DOCUMENTS = "standard deviation over runs", "standard error over documents"
 RATIOS = {"decode_ratio": "decoding", "compiled_decode_ratio": "decoding, compiled"}
 
 # Eager is full, compiled hollow.
@@ -24,7 +26,8 @@ HOLLOW: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white", "markered
 
 
 def quantization_figure(found: Quantized, path: Path) -> Path:
-    """Write what `quantization_of` draws."""
+    """Write what `quantization_of` draws; the folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     return save(quantization_of(found), path)
 
 
@@ -35,9 +38,9 @@ def quantization_of(found: Quantized) -> Figure:
     names = found.names
     marks = {name: MARKS[i % len(MARKS)] for i, name in enumerate(names)}
     is_timed = any(
-        one.values(column)
-        for by_name in found.arms.values()
-        for one in by_name.values()
+        found.configuration(arm, name).values(column)
+        for arm in found.arms
+        for name in names
         for column in RATIOS
     )
     figure = titled(headline(found), height=max(3.9, 1.9 + 0.3 * len(names)))
@@ -59,7 +62,7 @@ def quantization_of(found: Quantized) -> Figure:
 
 def draw_losses(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
     """Change of the loss with its error against MB on disk; bf16 is a dash at no change."""
-    runs = 1
+    bars = []
     for arm, colour in colours(found):
         for one in found.arms[arm].values():
             size, values = one.mean("disk_bytes") / 1e6, one.values(LOSS_DELTA)
@@ -69,23 +72,28 @@ def draw_losses(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
             if one.name == BF16:
                 axes.plot([size], [0], marker="|", markersize=14, color=colour, linestyle="")
                 continue
-            runs = max(runs, len(values))
             error = one.mean("loss_delta_stderr") if spread is None else spread
+            bars.append(DOCUMENTS if spread is None else RUNS)
             axes.errorbar(
                 [size],
                 [change],
                 yerr=None if math.isnan(error) else [error],
                 marker=marks[one.name],
+                markersize=5,
                 color=colour,
                 elinewidth=1,
                 capsize=2,
             )
     axes.axhline(0, color="black", linewidth=0.8)
-    bars = "standard deviation over runs" if runs > 1 else "standard error over documents"
-    axes.set_xlabel("MB on disk (the dashes at 0 are bf16)")
-    axes.set_ylabel(f"change of the loss, nats a token\n(bars: {bars})")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+    axes.set_xlabel("MB on disk (log scale; the dashes at 0 are bf16)")
+    axes.set_ylabel("change of the loss, nats a token")
     axes.margins(0.07)
-    axes.set_title("Loss against bytes", loc="left")
+    if bars:
+        axes.set_title(f"Bars: {' or '.join(dict.fromkeys(bars))}", loc="left")
 
 
 def draw_speeds(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
@@ -125,12 +133,9 @@ def headline(found: Quantized) -> str:
             f"Quantized at {found.comparison.scale} scale, from which nothing carries over to full "
             "size"
         )
-    verdicts: dict[str, list[str]] = {}
-    for pair in found.pairs:
-        if pair.difference:
-            verdicts.setdefault(f"{pair.arm} {pair.difference.verdict}", []).append(pair.name)
-    if verdicts:
-        parts = [f"{who} at {where(found, names)}" for who, names in verdicts.items()]
+    arms = [arm for arm in found.arms if any(p.arm == arm and p.difference for p in found.pairs)]
+    if arms:
+        parts = [f"{arm} {verdicts_of(found, arm)}" for arm in arms]
         return f"Quantized, against {found.comparison.base.name}: {'; '.join(parts)}"
     measured = [
         one
@@ -143,11 +148,17 @@ def headline(found: Quantized) -> str:
     return f"Quantizing changes the loss by {span(measured)}"
 
 
-def where(found: Quantized, names: list[str]) -> str:
-    """The names, or how many where they are many."""
-    if len(names) > 3:
-        return f"{len(names)} of {len(found.names)} configurations"
-    return listed(names)
+def verdicts_of(found: Quantized, arm: str) -> str:
+    """`better at int4-g64, unresolved at 9 of 10 configurations`."""
+    compared = [pair for pair in found.pairs if pair.arm == arm and pair.difference]
+    parts = []
+    for verdict in ("better", "worse", "unresolved"):
+        names = [p.name for p in compared if p.difference and p.difference.verdict == verdict]
+        if len(names) > 2:
+            parts.append(f"{verdict} at {len(names)} of {len(compared)} configurations")
+        elif names:
+            parts.append(f"{verdict} at {listed(names)}")
+    return ", ".join(parts)
 
 
 def span(measured: list[Configuration]) -> str:

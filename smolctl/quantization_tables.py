@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from smolctl.facts import LOSS, mean_and_spread
-from smolctl.quantization import LOSS_DELTA, Configuration, Quantized, percent
+from smolctl.quantization import BF16, LOSS_DELTA, Configuration, Quantized, percent
 from smolctl.tables import Table, interval_text, number
 from smollm2.config import ModelConfig
 from smollm2.quantize.dimensions import (
@@ -31,7 +31,7 @@ def configurations_table(arm: str, configurations: dict[str, Configuration]) -> 
             megabytes(one, "memory_bytes"),
             number(one.mean("loss"), LOSS),
             change_text(one),
-            number(one.mean("loss_delta_stderr"), LOSS),
+            "–" if one.name == BF16 else number(one.mean("loss_delta_stderr"), LOSS),
             ratio_text(one, "decode_ratio"),
             ratio_text(one, "compiled_decode_ratio"),
         )
@@ -88,7 +88,14 @@ def pairs_table(found: Quantized) -> Table:
         f"Change of the loss less that of {base}'s. Bytes are those on disk a parameter without "
         f"the embedding, decoding is relative to bf16; each of the arm, then of {base}",
         (
-            *("arm", "configuration", "verdict", "difference", "interval", "error over documents"),
+            *(
+                "arm",
+                "configuration",
+                "verdict",
+                "difference",
+                "interval",
+                "document error ≤",
+            ),
             *("bytes", "decoding", "compiled"),
         ),
         rows,
@@ -196,7 +203,7 @@ def megabytes(one: Configuration, column: str) -> str:
 def change_text(one: Configuration) -> str:
     """`+0.0123 ± 0.0004`, without a spread for one run."""
     values = one.values(LOSS_DELTA)
-    if not values:
+    if not values or one.name == BF16:
         return "–"
     mean, spread = mean_and_spread(values)
     return number(mean, LOSS, signed=True) + ("" if spread is None else f" ± {spread:.4f}")

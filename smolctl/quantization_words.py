@@ -24,10 +24,10 @@ def quantization_conclusion(found: Quantized) -> list[str]:
     for arm in found.comparison.others:
         pairs = [pair for pair in found.pairs if pair.arm == arm.name]
         sentences += [*losses(found, pairs), *sizes(found, pairs), *speeds(found, pairs)]
-    decided = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
-    if len(decided) > 1:
+    tested = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
+    if len(tested) > 1:
         sentences.append(
-            f"The {len(decided)} verdicts on quantization hold together (Holm over every "
+            f"The {len(tested)} verdicts on quantization hold together (Holm over every "
             "configuration of every arm): if quantizing harmed all arms alike, the chance of any "
             "false one would be at most 5 %."
         )
@@ -160,8 +160,8 @@ def speeds(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
             timed.append(f"{second:.2f} times as fast at {pair.name} ({base} {first:.2f})")
         if timed:
             sentences.append(
-                f"Beside its own bf16 {pairs[0].arm} {how} {listed(timed)}: medians of one "
-                "machine's timings, without an interval."
+                f"Beside its own bf16 {pairs[0].arm} {how} {listed(timed)}: each is the "
+                "median of a few timings, without an interval."
             )
         if unlike:
             sentences.append(
@@ -188,6 +188,7 @@ def dimension_sentences(configs: dict[str, ModelConfig]) -> list[str]:
         fits = ", and ".join(odd) if odd else "every group size divides the inputs of every matrix"
         padding = padding_share(config, TILE_PACKED.k_multiple, TILE_PACKED.n_multiple)
         sentences.append(
-            f"{name}: {fits}. Padding to the tiles of {TILE_PACKED.name}, adds {percent(padding)}."
+            f"{name}: {fits}. Padding to the tiles of {TILE_PACKED.name}, adds {percent(padding)} "
+            "to its matrices."
         )
     return sentences

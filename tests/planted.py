@@ -58,6 +58,7 @@ def plant_quantized(run: Run, **configurations: dict[str, Any]) -> None:
             "bits": 8 if "int8" in name else 4,
             "backend": "bitsandbytes" if name.startswith(("nf4", "llm")) else "torchao",
             "method": "rtn",
+            "group_size": name.partition("_g")[2],
             "embedding_bits": 8,
             "quantized_share": 1.0,
             "loss_delta_stderr": 0.0005,

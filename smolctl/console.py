@@ -4,13 +4,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 30.0
 # That a bar's speed and ETA look back, at most 1000 updates: a step may take minutes.
 SPEED_SECONDS = 3600.0
+LEAST_WORDS = 16  # characters of a column of words where there is no room for more
 
 
 class Talk(Console):
@@ -78,19 +80,67 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 def table(
     title: str, header: Sequence[str], rows: Iterable[Sequence[str]], n_words: int = 1
 ) -> None:
-    """Print a table to stdout; the first `n_words` columns left, the others right."""
-    view = Table(title=title, title_justify="left", title_style="bold")
+    """Print a table to stdout; the first `n_words` columns left, the others right.
+
+    What is too wide goes on below with the columns that tell the rows apart: neither a name in
+    the first column nor a number is broken.
+    """
     rows = list(rows)
     if any(len(row) != len(header) for row in rows):
         raise ValueError(f"A row of {title!r} has not the {len(header)} cells of its header.")
-    for index, name in enumerate(header):
-        view.add_column(name, justify="left" if index < n_words else "right", overflow="fold")
-    for row in rows:
-        view.add_row(*row)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120  # of a file or a pipe rich would think 80
-    console.print(view, markup=False)
+    for part in parts(header, rows, n_words, console.width):
+        view = Table(title=title, title_justify="left", title_style="bold")
+        for index, width in part.items():
+            justify: JustifyMethod = "left" if index < n_words else "right"
+            view.add_column(header[index], justify=justify, overflow="fold", width=width)
+        for row in rows:
+            view.add_row(*(row[index] for index in part))
+        console.print(view, markup=False)
+        title = ""
+
+
+def parts(
+    header: Sequence[str], rows: Sequence[Sequence[str]], n_words: int, width: int
+) -> list[dict[int, int]]:
+    """The columns of the tables, none wider than `width`, into which one is divided: the width of
+    each by its index. Every table begins with the fewest columns in which no two rows agree, at
+    most those of words."""
+    longest = [max(map(cell_len, column)) for column in zip(header, *rows, strict=True)]
+    least = list(longest)
+    for index, name in enumerate(header):
+        cells = [row[index] for row in rows]
+        if index == 0:  # names have no spaces
+            cells = [word for cell in cells for word in cell.split()]
+        if 0 < index < n_words:
+            least[index] = min(longest[index], LEAST_WORDS)
+        else:
+            least[index] = max(map(cell_len, [*name.split(), *cells]), default=0)
+    n_keys = 1
+    while n_keys < n_words and len({tuple(row[:n_keys]) for row in rows}) < len(rows):
+        n_keys += 1
+    keys, found = list(range(n_keys)), [list(range(n_keys))]
+    for index in range(n_keys, len(header)):
+        columns = [*found[-1], index]
+        if room(columns, least, width) >= 0 or found[-1] == keys:
+            found[-1] = columns
+        else:
+            found.append([*keys, index])
+    divided = []
+    for columns in found:
+        left, widths = room(columns, least, width), {}
+        for index in columns:
+            more = max(0, min(longest[index] - least[index], left))
+            widths[index], left = least[index] + more, left - more
+        divided.append(widths)
+    return divided
+
+
+def room(columns: Sequence[int], widths: Sequence[int], width: int) -> int:
+    """What a table of these columns leaves of `width`; a border and two spaces go with each."""
+    return width - sum(widths[index] + 3 for index in columns) - 1
 
 
 def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:

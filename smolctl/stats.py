@@ -98,6 +98,12 @@ def family(
     pairs with two runs on either side and k is the first rank that fails: it excludes 0 exactly
     where the verdict is better or worse.
 
+    Coverage is claimed for each comparison by itself: an interval holds the true difference with a
+    chance of at least 1 - alpha, as it is never narrower than Welch's own. That all of a family do
+    at once is not claimed, since Holm's steps depend on the data; of simulated studies with four
+    arms and 2 to 5 runs each (equal arms, arms apart by 3 and by 50 spreads) in 94.8 % or more all
+    four did.
+
     `resolvable` takes the arm's level as alpha / m, Holm's first step, and the arms as equally
     noisy.
 

@@ -94,7 +94,8 @@ class Session:
         """The step times that the study began with; None if it has not begun here.
 
         Raises:
-            UserError: they cannot be read, or are of another machine, protocol or set of arms.
+            UserError: they are gone, cannot be read, or are of another machine, protocol or set of
+                arms: on another machine the seconds would be others, so it does not go on there.
         """
         import json
 
@@ -102,9 +103,14 @@ class Session:
         from smollm2.runs import list_runs
 
         # Without a run nothing follows from the record yet: the times are measured anew.
-        if not self.record.exists() or not any(list_runs(self.results, self.study.name)):
+        if not any(list_runs(self.results, self.study.name)):
             return None
         remedy = "restore it, or give the study file another name."
+        if not self.record.exists():
+            raise UserError(
+                f"The runs of study {self.study.name!r} follow from step times in {self.record}, "
+                f"which is gone; {remedy}"
+            )
         try:
             record = json.loads(self.record.read_text("utf-8"))
             known = {arm: float(seconds) for arm, seconds in record["step_seconds"].items()}

@@ -115,6 +115,18 @@ def test_the_interval_covers_the_true_difference(base_runs, arm_runs):
     assert 0.95 - margin(0.95) < covered < 0.99
 
 
+@pytest.mark.parametrize("shift", [0, 3, 50])
+@pytest.mark.parametrize(("base_runs", "arm_runs"), [(3, 3), (5, 5), (5, 3)])
+def test_the_intervals_of_four_arms_cover_each_and_nearly_all_together(base_runs, arm_runs, shift):
+    """With equal arms, with some of which a verdict is given, and with all."""
+    families = studies(gaussian(1, shift=shift), base_runs, arm_runs, 4)
+    covered = np.array(
+        [[d.interval[0] <= shift <= d.interval[1] for d in family.values()] for family in families]
+    )
+    assert covered.mean(axis=0).min() > 0.95  # with room: an arm has more than Welch's 95 %
+    assert covered.all(axis=1).mean() > 0.95 - margin(0.95)
+
+
 def of_spread_one(runs):
     """Runs whose estimated standard deviation is 1."""
     numbers = np.arange(runs, dtype=float)

@@ -395,6 +395,13 @@ def test_a_record_of_step_times_that_will_not_do_is_a_sentence(capsys, workdir, 
         path.write_text(bad if isinstance(bad, str) else json.dumps(bad))
         code, _, err = run_main(capsys, "study", str(study_file))
         assert (code, sentence in err) == (2, True), (case, err)
+    # Runs that were copied without it do not go on by times measured elsewhere.
+    path.unlink()
+    before = sorted(workdir.rglob("*"))
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 2
+    assert "study.json, which is gone; restore it, or give the study file another name" in err
+    assert sorted(workdir.rglob("*")) == before
     # Nothing follows from it as long as there is no run.
     for run in runs_of(workdir).values():
         shutil.rmtree(run.path)

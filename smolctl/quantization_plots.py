@@ -46,7 +46,11 @@ def quantization_of(found: Quantized) -> Figure:
     figure = titled(headline(found), height=max(3.9, 1.9 + 0.3 * len(names)))
     panels = figure.subplots(1, 2, width_ratios=(3, 2)) if is_timed else [figure.subplots()]
     draw_losses(panels[0], found, marks)
-    handles = [Line2D([], [], color=c, linewidth=3, label=arm) for arm, c in colours(found)]
+    handles = [
+        Line2D([], [], color=colour, linewidth=3, label=arm)
+        for arm, colour in colours(found)
+        if found.arms[arm]
+    ]
     if is_timed:
         draw_speeds(panels[1], found, marks)
         for label, look in zip(RATIOS.values(), (FULL, HOLLOW), strict=True):

@@ -4,16 +4,19 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from planted import COUNTS, plant_quantized, planted
 from stories import stories, write_jsonl
 
 from smolctl.cli import main
 from smollm2.data import TokenData, prepare, train_tokenizer
 from smollm2.protocol import Request
+from smollm2.runs import Run
 
 # A test's time says more about the machine's other work than about the code.
 settings.register_profile("smolctl", deadline=None)
@@ -165,6 +168,22 @@ def template(tmp_path_factory, tiny) -> Path:
     with pytest.raises(SystemExit, match="0"):
         main([*tiny, *options])
     return folder / "runs/run"
+
+
+@pytest.fixture
+def plant(workdir, template) -> Callable[..., Run]:
+    """Makes a run of an arm of study `s` that was quantized: see `plant_quantized`."""
+
+    def make(arm: str, seed: int, **configurations) -> Run:
+        scale = configurations.pop("scale", "full")
+        variant = configurations.pop("variant", arm)
+        manifest = {"parameters": COUNTS, "created_at": f"2026-01-0{'op'.find(arm[0]) + 1}"}
+        run = planted(template, arm, seed, 5.0, manifest=manifest, scale=scale, variant=variant)
+        if configurations:
+            plant_quantized(run, **configurations)
+        return run
+
+    return make
 
 
 @pytest.fixture

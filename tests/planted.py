@@ -5,8 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from smolctl.card import study_comparison
+from smolctl.quantization import Quantized, quantized
 from smollm2.files import write_json
-from smollm2.runs import Run
+from smollm2.runs import Run, list_runs
+
+# Parameters of a model that is quantized.
+COUNTS = {"total": 1000, "active": 1000, "embedding": 200}
 
 
 def planted(template: Path, name: str, seed: int, loss: float, *, study="s", **changes) -> Run:
@@ -65,3 +70,13 @@ def plant_quantized(run: Run, **configurations: dict[str, Any]) -> None:
         }
         rows.append(row | usual | bytes_of(0.625) | cells)
     run.replace("quantize", rows)
+
+
+def delta(value: float, **cells: Any) -> dict[str, Any]:
+    """A configuration that changes the loss by `value`."""
+    return {"loss_delta": value} | cells
+
+
+def found() -> Quantized:
+    """What was quantized in study `s`."""
+    return quantized(study_comparison("s", list_runs(Path("results"), "s")[0]))

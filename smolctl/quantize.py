@@ -207,7 +207,7 @@ def show(runs: "list[Run]", results: Path, study: str) -> None:
     for run in runs:
         arms.setdefault(run.arm, []).append(run)
     found = quantized(compare_arms(study, arms))
-    for sentence in (*found.comparison.left_out, *found.left_out):
+    for sentence in (*found.comparison.left_out, *found.left_out, *found.task_notes):
         warn(sentence)
     tables = [configurations_table(arm, configs) for arm, configs in found.arms.items()]
     tables += [notes_table(found.arms), pairs_table(found), quantized_tasks_table(found)]

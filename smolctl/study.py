@@ -442,8 +442,10 @@ def show_plan(session: Session, as_json: bool) -> None:
             for row in rows
         ),
     )
-    tasks = " and, not counted here, the evaluation" if session.questions else ""
-    say(f"About {duration(total)} of training and validation on this machine{tasks}.")
+    rest = ["the evaluation"] * bool(session.questions)
+    rest += ["quantizing"] * (session.study.quantization is not None)
+    more = f" and, not counted here, {' and '.join(rest)}" if rest else ""
+    say(f"About {duration(total)} of training and validation on this machine{more}.")
 
 
 def show_result(session: Session, as_json: bool) -> None:

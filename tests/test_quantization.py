@@ -187,6 +187,7 @@ def test_nano_scale_concludes_nothing(plant):
     assert pairs_table(result).rows == []
     assert configurations_table("orig", result.arms["orig"]).rows  # shown all the same
     assert claim(result)[2] == "open"
+    assert "The widths of nano scale say nothing about those of the full size" in card()
 
 
 def test_speed_is_told_beside_the_own_bf16_on_one_machine_only(plant):

@@ -10,6 +10,7 @@ from smolctl.tables import Table, interval_text, mean_text, number
 from smolctl.words import listed
 
 NOT_MEASURED = "not measured"
+NO_INTERVAL = "without an interval, for an arm has one run"
 
 
 def dense_against_moe(comparison: Comparison) -> Comparison | None:
@@ -63,12 +64,11 @@ def speed_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, st
     if difference is None:
         return claim, f"{NOT_MEASURED}: the runs are too short to be timed", "open"
     change = difference.mean / mean_and_spread(pair.base.values(TOKENS_PER_SECOND))[0]
-    return (
-        claim,
-        f"{100 * change:+.1f} % tokens per second against {pair.base.name}, "
-        f"{interval_text(difference, TOKENS_PER_SECOND)} tokens per second",
-        "secondary: see the interval",
-    )
+    text = f"{100 * change:+.1f} % tokens per second against {pair.base.name}, "
+    if difference.interval is None:
+        return claim, f"{text}{NO_INTERVAL}", "open"
+    interval = interval_text(difference, TOKENS_PER_SECOND)
+    return claim, f"{text}{interval} tokens per second", "secondary: see the interval"
 
 
 def loss_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str, str]:
@@ -84,15 +84,17 @@ def accuracy_claim(pair: Comparison | None, pow2: Arm | None) -> tuple[str, str,
     if pair is None or pow2 is None:
         return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
     difference = pair.secondary(ACCURACY)[pow2.name]
-    return claim, both(pair, pow2, ACCURACY, difference), "secondary: see the interval"
+    verdict = "secondary: see the interval" if difference.interval else "open"
+    return claim, both(pair, pow2, ACCURACY, difference), verdict
 
 
 def both(pair: Comparison, arm: Arm, metric: Metric, difference: Difference) -> str:
     """The values of two arms and their difference."""
+    interval = interval_text(difference, metric) if difference.interval else NO_INTERVAL
     return (
         f"{metric.label}: {mean_text(pair.base.values(metric), metric)} ({pair.base.name}) and "
         f"{mean_text(arm.values(metric), metric)} ({arm.name}), {pair.scale} scale; difference "
-        f"{number(difference.mean, metric, signed=True)}, {interval_text(difference, metric)}"
+        f"{number(difference.mean, metric, signed=True)}, {interval}"
     )
 
 

@@ -133,7 +133,7 @@ def read_prompt(prompt: str | None) -> str:
     try:
         if prompt is None and sys.stdin.isatty():
             raise UserError('There is nothing to continue; give --prompt "Once upon a time".')
-        text = sys.stdin.read().removesuffix("\n") if prompt is None else prompt
+        text = sys.stdin.read().removesuffix("\n").removesuffix("\r") if prompt is None else prompt
         text.encode()
     except UnicodeError:
         raise UserError("The prompt is not UTF-8 text; convert it first.") from None

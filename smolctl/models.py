@@ -54,8 +54,10 @@ class Model:
             from smollm2.runs import load_model
 
             return load_model(self.run, device, dtype, self.final)
+        from smolctl.console import hush
         from smollm2.quantize.store import load_quantized
 
+        hush()
         return load_quantized(self.quantized, device, dtype)
 
 
@@ -89,14 +91,19 @@ def load_one(
 
 
 def models_of(target: str, results: Path, study: str) -> list[Model]:
-    """The models that `target` names: RUN, a variant or a path, each also with +NAME.
+    """The models that `target` names: RUN, a variant or a path, each also with +NAME, or the path
+    of a quantized model.
 
     Raises:
         UserError: there is none, or its files are missing or damaged.
     """
     from smollm2.runs import final_weights
 
-    base, plus, name = target.partition("+")
+    folder, slash, last = target.rpartition("/")  # which may itself have a + in its name
+    last, plus, name = last.partition("+")
+    base = folder + slash + last
+    if (path := Path(target)).joinpath("model.json").exists():  # RUN/quantized/NAME
+        base, plus, name = str(path.resolve().parents[1]), "+", path.name
     runs = runs_of(base, results, study)
     if not plus:
         return [Model(run, final_weights(run)) for run in runs]

@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from smollm2.runs import Run
 
 BF16 = "bf16"  # the row of the model as it was trained
-WORDS = ("name", "backend", "method", "skipped", "dtype", "device", "fingerprint", "reason")
+WORDS = (
+    *("name", "backend", "method", "skipped", "dtype", "device", "device_name", "fingerprint"),
+    "reason",
+)
 NUMBERS = tuple(column for column in TABLES["quantize"] if column not in WORDS)
 # The change of a loss depends on these, and a speed on those.
 SAME_LOSS = ("n", "fingerprint", "dtype", "device")
-SAME_SPEED = ("dtype", "device", "threads")
+SAME_SPEED = ("dtype", "device_name", "threads")
 # Where the quantized shares of two arms differ by more, they are not quantized alike.
 SAME_SHARE = 0.01
 LOSS_DELTA = "loss_delta"
@@ -343,7 +346,7 @@ def task_changes(arm: Arm, notes: list[str]) -> list[TaskChange]:
             except (UserError, OSError, ValueError, KeyError) as error:
                 notes.append(f"The tasks of {facts.name}+{tables.name} are left out: {error}")
     changes = []
-    for (name, *_), runs in found.items():
+    for (name, *_), runs in most_shared(found).items():
         before, after = (
             [fmean(values) for values in zip(*(run[side] for run in runs), strict=True)]
             for side in (1, 2)
@@ -353,6 +356,19 @@ def task_changes(arm: Arm, notes: list[str]) -> list[TaskChange]:
             TaskChange(arm.name, name, runs[0][0], len(runs), fmean(before), fmean(after), change)
         )
     return changes
+
+
+def most_shared(found: dict[tuple[Any, ...], list[Any]]) -> dict[tuple[Any, ...], list[Any]]:
+    """Of the sets of questions of a task and metric the one that most runs share, of such the
+    largest; the keys are a name and `TASK_KEYS`."""
+    best: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for key in found:
+        name, task, metric, protocol, n, *_ = key
+        same = (name, task, metric, protocol)
+        rank = (len(found[key]), n)
+        if same not in best or rank > (len(found[best[same]]), best[same][4]):
+            best[same] = key
+    return {key: found[key] for key in best.values()}
 
 
 def common_items(

@@ -32,20 +32,24 @@ def configurations_table(arm: str, configurations: dict[str, Configuration]) -> 
             number(one.mean("loss"), LOSS),
             change_text(one),
             "–" if one.name == BF16 else number(one.mean("loss_delta_stderr"), LOSS),
+            sample_text(one),
+            ratio_text(one, "prefill_ratio"),
             ratio_text(one, "decode_ratio"),
             ratio_text(one, "compiled_decode_ratio"),
         )
         for one in configurations.values()
     ]
     return Table(
-        f"{arm} quantized: mean ± standard deviation over runs; bytes in brackets are without the "
-        "embedding, decoding is relative to bf16",
+        f"{arm} quantized: mean ± standard deviation over runs. Bytes in brackets are without the "
+        "embedding, the loss is on windows spread over the validation split, speeds are relative "
+        "to bf16",
         (
             *("configuration", "runs", "quantized", "MB on disk", "MB in memory", "loss"),
-            *("loss change", "error over documents", "decoding", "compiled"),
+            *("loss change", "error over documents", "tokens (documents)"),
+            *("prefill", "decoding", "compiled"),
         ),
         rows,
-    )
+    ).without_empty_columns()
 
 
 def notes_table(arms: dict[str, dict[str, Configuration]]) -> Table:
@@ -100,7 +104,7 @@ def pairs_table(found: Quantized) -> Table:
         ),
         rows,
         n_words=3,
-    )
+    ).without_empty_columns()
 
 
 def quantized_tasks_table(found: Quantized) -> Table:
@@ -207,6 +211,13 @@ def change_text(one: Configuration) -> str:
         return "–"
     mean, spread = mean_and_spread(values)
     return number(mean, LOSS, signed=True) + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def sample_text(one: Configuration) -> str:
+    """`16,384 (5)`: of the runs, when they differ, each."""
+    found = zip(one.values("n"), one.values("clusters"), strict=True)
+    texts = dict.fromkeys(f"{n:,.0f} ({documents:.0f})" for n, documents in found)
+    return " and ".join(texts) or "–"
 
 
 def ratio_text(one: Configuration, column: str) -> str:

@@ -160,8 +160,8 @@ def speeds(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
             timed.append(f"{second:.2f} times as fast at {pair.name} ({base} {first:.2f})")
         if timed:
             sentences.append(
-                f"Beside its own bf16 {pairs[0].arm} {how} {listed(timed)}: each is the "
-                "median of a few timings, without an interval."
+                f"Beside its own bf16 {pairs[0].arm} {how} {listed(timed)}: each is of a few "
+                "timings, without an interval."
             )
         if unlike:
             sentences.append(

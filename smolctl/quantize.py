@@ -41,7 +41,11 @@ def quantize(
         ),
     ] = None,
     embedding: Annotated[
-        str, typer.Option(help="The embedding, which is the head too: 8, 4 or none.")
+        str,
+        typer.Option(
+            help="The embedding, which is the head too: 8 (by row), 4 (in groups as the "
+            "rest, at --bits 8 of 64) or none."
+        ),
     ] = "8",
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Both backends, 8 bits and 4, every group size.")
@@ -56,7 +60,8 @@ def quantize(
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Validation tokens that the loss is measured on; default 16,384.",
+            help="Validation tokens that the loss is measured on; default those of the rows that "
+            "the run has, else 16,384.",
             show_default=False,
         ),
     ] = None,
@@ -92,26 +97,29 @@ def quantize(
     from smolctl.models import Model
     from smolctl.quantizing import Quantizer, What, one_line
     from smolctl.scoring import questions
-    from smollm2.quantize.config import VALIDATION_TOKENS
     from smollm2.runs import final_weights
 
     config = configuration(bits, backend, method, group_size, embedding)
     if sweep and (group_size is not None or (bits, backend) != (4, "torchao")):
         raise UserError("--sweep tries every --bits, --backend and --group-size; leave them out.")
     if dimensions:
+        if sweep or group_size is not None or tokens is not None or tasks is not None:
+            raise UserError("--dimensions measures nothing; give variants and --scale alone.")
         show_dimensions(targets, scale, as_json)
         return
-    if tokens is None:
-        tokens = VALIDATION_TOKENS
-    if tokens < 1:
+    if scale != "full":
+        raise UserError("--scale is for --dimensions; a run has its own.")
+    if tokens is not None and tokens < 1:
         raise UserError(f"--tokens must be at least 1, not {tokens}.")
     if tasks is None and (data_dir is not None or limit is not None):
         raise UserError("--data-dir and --limit are for tasks; name some with --tasks.")
     runs = chosen(targets or [], results, study)
     configs = config.grid() if sweep else [config]
-    for run in runs:
-        require_fit(run, configs)
+    if not sweep:
+        require_fit(runs, config)
     asked = () if tasks is None else tuple(questions(tasks, data_dir, limit))
+    if tasks is not None and not asked:
+        raise UserError("--tasks takes multiple-choice tasks here: --tasks arc_easy, for example.")
     what = What(tokens, asked, speed, compiled)
     models = [Model(run, final_weights(run)) for run in runs]  # all of them before hours of work
     rows: list[dict[str, Any]] = []
@@ -153,34 +161,50 @@ def configuration(
 
 def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
     """The runs that are meant; without targets the latest finished run of each arm."""
+    from smolctl.console import say
     from smolctl.targets import finished_runs, runs_of
 
     if not targets:
         runs = sorted(
             finished_runs(results, study), key=lambda run: str(run.manifest["finished_at"])
         )
-        return list({run.arm: run for run in runs}.values())
+        latest = {run.arm: run for run in runs}
+        if len(latest) < len(runs):
+            names = ", ".join(run.name for run in latest.values())
+            say(f"The latest run of each arm: {names}; for all {len(runs)} name the arms.")
+        return list(latest.values())
     if already := [target for target in targets if "+" in target]:
+        where = "" if study == STUDY else f" --study {study}"
         raise UserError(
             f"{already[0]} is quantized already; give the run that it was made of: "
-            f"smolctl quantize {already[0].partition('+')[0]}"
+            f"smolctl quantize {already[0].partition('+')[0]}{where}"
         )
     found = {run.path.resolve(): run for t in targets for run in runs_of(t, results, study)}
     return list(found.values())
 
 
-def require_fit(run: "Run", configs: "list[QuantConfig]") -> None:
-    """Raise `UserError` if the one configuration that is asked for fits no layer of the run."""
+def require_fit(runs: "list[Run]", config: "QuantConfig") -> None:
+    """Raise `UserError` if the configuration's backend is not installed or it fits no layer of any
+    run."""
+    from importlib.util import find_spec
+
     from smollm2.quantize.dimensions import GROUP_SIZES, weights
 
-    widths = {weight.n_in for weight in weights(run.protocol.model)}
-    size = configs[0].group_size
-    if len(configs) > 1 or size is None or any(width % size == 0 for width in widths):
+    if find_spec(config.backend) is None:
+        raise UserError(
+            f"{config.backend} is not installed: pip install {config.backend}, or choose another "
+            "--backend."
+        )
+    size = config.group_size
+    widths = {weight.n_in for run in runs for weight in weights(run.protocol.model)}
+    if size is None or any(width % size == 0 for width in widths):
         return
+    names = ", ".join(run.name for run in runs)
     fits = [str(size) for size in GROUP_SIZES if any(width % size == 0 for width in widths)]
+    remedy = f"give --group-size {' or '.join(fits)}" if fits else "no group size does: --bits 8"
     raise UserError(
-        f"Groups of {size} divide no layer of run {run.name!r} (widths "
-        f"{', '.join(map(str, sorted(widths)))}); give --group-size {' or '.join(fits)}."
+        f"Groups of {size} divide no layer of {names} (widths "
+        f"{', '.join(map(str, sorted(widths)))}); {remedy}."
     )
 
 
@@ -201,6 +225,7 @@ def show(runs: "list[Run]", results: Path, study: str) -> None:
     from smolctl.selection import compare_arms
     from smollm2.evaluate import FEW_DOCUMENTS
     from smollm2.protocol import plain_name
+    from smollm2.quantize.store import quantized_names
     from smollm2.runs import LONGEST_NAME
 
     arms: dict[str, list[Run]] = {}
@@ -222,17 +247,10 @@ def show(runs: "list[Run]", results: Path, study: str) -> None:
     name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
     path = results / study / "figures" / name / "quantization.png"
     say(f"Figure: {quantization_figure(found, path)}")
-    for run in runs[:1]:
-        say(f"Next: smolctl report --study {study}, or a model by its name: {usage(run)}")
-
-
-def usage(run: "Run") -> str:
-    """A command that uses a quantized model of a run."""
-    from smollm2.quantize.store import quantized_names
-
-    name = f"{run.name}+{quantized_names(run)[-1]}"
-    where = "" if run.study == STUDY else f" --study {run.study}"
-    return f'smolctl generate {name} --prompt "Once upon a time"{where}'
+    where = "" if study == STUDY else f" --study {study}"
+    say(f"Next: smolctl report{where} > MODEL_CARD.md")
+    for name in quantized_names(runs[0])[:1]:
+        say(f'      smolctl generate {runs[0].name}+{name} --prompt "Once upon a time"{where}')
 
 
 def show_dimensions(variants: list[str] | None, scale: str, as_json: bool) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from smollm2.errors import RunError, UserError
+
 if TYPE_CHECKING:
     from smolctl.models import Model
     from smolctl.scoring import Scorer
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 # What the libraries raise where a kernel cannot run, in torch, torchao and bitsandbytes.
 CANNOT_RUN = (RuntimeError, ValueError, NotImplementedError, AssertionError, ImportError)
+SPEEDS = (
+    *("prefill_tokens_per_second", "decode_tokens_per_second", "prefill_ratio", "decode_ratio"),
+    *("compiled_decode_tokens_per_second", "compiled_decode_ratio"),
+)
 N_TIMED = 64  # tokens of prompt, and new ones, unless the model's context is shorter
 
 
@@ -25,13 +31,14 @@ class What:
     """What is measured of each configuration.
 
     Args:
-        n_tokens: of the validation split, in windows at even distances.
+        n_tokens: of the validation split, in windows at even distances; None is as many as the
+            run's quantize.csv holds, else `VALIDATION_TOKENS`.
         asked: the questions of the tasks that are scored.
         speed: whether decoding is timed. It is not at nano scale, which says nothing about it.
         compiled: whether it is also timed compiled.
     """
 
-    n_tokens: int
+    n_tokens: int | None = None
     asked: "tuple[TaskItems, ...]" = ()
     speed: bool = True
     compiled: bool = True
@@ -44,7 +51,7 @@ class Quantizer:
         device, source: as of `Scorer`. All is computed in bf16.
 
     Raises:
-        UserError: as `Scorer`.
+        UserError: as `Scorer`; or the run's quantize.csv is of another number of tokens.
     """
 
     def __init__(
@@ -57,11 +64,31 @@ class Quantizer:
     ) -> None:
         from smolctl.scoring import Scorer
 
-        hush()
         self.run, self.what = model.run, what
         self.scorer = Scorer(model, device=device, dtype="bf16", with_text=True, source=source)
         self.is_timed = what.speed and self.run.manifest["request"]["scale"] == "full"
+        self.n_tokens = self.sample()
         self.decoders: dict[bool, Decoder] = {}  # of the original, eager and compiled
+
+    def sample(self) -> int:
+        """How many validation tokens there are in the windows that are scored: the same for every
+        row of quantize.csv, for else neither losses nor changes could be compared."""
+        from smollm2.data import window_count
+        from smollm2.quantize.config import VALIDATION_TOKENS
+
+        rows = self.run.rows("quantize")
+        kept = {row["n"] for row in rows if row.get("n")}
+        wanted = self.what.n_tokens or int(next(iter(kept), VALIDATION_TOKENS))
+        assert self.scorer.data is not None
+        seq_len = self.run.protocol.seq_len
+        n_tokens = window_count(self.scorer.data.validation, seq_len, wanted) * seq_len
+        if kept - {str(n_tokens)}:
+            raise UserError(
+                f"Run {self.run.name!r} has been quantized on {' and '.join(kept)} validation "
+                f"tokens, not {n_tokens}, and the changes would not compare; leave --tokens out, "
+                "or remove its quantize.csv to begin anew."
+            )
+        return n_tokens
 
     def measure(self, configs: "list[QuantConfig]") -> Iterator[dict[str, Any]]:
         """The rows of quantize.csv, first that of the original; each is written as it comes."""
@@ -76,33 +103,39 @@ class Quantizer:
 
     def quantized(self, config: "QuantConfig") -> dict[str, Any]:
         """Quantize, save, load what was saved, and measure that."""
+        import torch
+
         from smolctl.models import Model
-        from smollm2.quantize.convert import quantize, quantized_share
+        from smollm2.quantize.convert import assemble, quantize, quantized_share
         from smollm2.quantize.measure import sizes
         from smollm2.quantize.store import save
 
         row: dict[str, Any] = {"name": config.name, **dataclasses.asdict(config)}
-        final = self.scorer.model.final
+        original, final = self.original.model, self.scorer.model.final
         try:
-            plain = quantize(self.original.model, config)
-            saved = save(self.run, final.sha256, config, plain)
-            scorer = self.scorer.of(Model(self.run, final, saved))
-            subject = scorer.load()
-            loss = self.score(scorer, subject)
+            plain = quantize(original, config)
+            with torch.inference_mode():  # whether its kernels run here
+                tried = assemble(original.config, config, plain, original.dtype)
+                tried(torch.zeros(1, 1, dtype=torch.long, device=original.device))
+        except (UserError, RunError):
+            raise
         except CANNOT_RUN as error:
             return row | {"reason": in_words(error)}
+        saved = save(self.run, final.sha256, config, plain)
+        scorer = self.scorer.of(Model(self.run, final, saved))
+        subject = scorer.load()
         row |= {
             "quantized_share": quantized_share(subject.model),
             "skipped": plain.summary,
             **sizes(subject.model, plain, saved.path / "model.safetensors"),
-            **self.losses(subject, loss),
+            **self.losses(subject, self.score(scorer, subject)),
         }
         return row | self.speeds(subject.model)
 
     def score(self, scorer: "Scorer", subject: "Subject") -> dict[str, Any]:
         """Score the tasks and the validation text; its row of eval.csv."""
-        asked, n_tokens = list(self.what.asked), self.what.n_tokens
-        rows = list(scorer.score(subject, ["validation"], asked, n_tokens, spread=True))
+        asked = list(self.what.asked)
+        rows = list(scorer.score(subject, ["validation"], asked, self.n_tokens, spread=True))
         return next(row for row in rows[0] if row["metric"] == "loss")
 
     def losses(self, subject: "Subject", loss: dict[str, Any]) -> dict[str, Any]:
@@ -144,21 +177,35 @@ class Quantizer:
             except CANNOT_RUN as error:
                 reasons.append(f"{'compiled' if compiled else 'eager'}: {in_words(error)}")
                 continue
-            for name in ("prefill", "decode"):
+            # Reading a prompt is never compiled.
+            for name in ("decode",) if compiled else ("prefill", "decode"):
                 cells[f"{prefix}{name}_tokens_per_second"] = getattr(
                     speed, f"{name}_tokens_per_second"
                 )
-                cells[f"{prefix}{name}_ratio"] = getattr(ratio, f"{name}_tokens_per_second")
+                beside = getattr(ratio, f"{name}_tokens_per_second")
+                cells[f"{prefix}{name}_ratio"] = 1.0 if model is None else beside
         return cells | {"reason": "; ".join(reasons)}
 
     def put(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Add a row to quantize.csv, in the place of one of the same name."""
+        """Add a row to quantize.csv, in the place of one of the same name; a speed that is not
+        measured this time stays if it was measured on the same machine."""
         import torch
 
+        from smollm2.device import device_name
+
         device, dtype = self.scorer.machine
-        row |= {"device": device, "dtype": dtype, "threads": torch.get_num_threads()}
+        machine = {
+            "device": device,
+            "device_name": device_name(device),
+            "threads": torch.get_num_threads(),
+        }
+        row |= {"dtype": dtype, **machine}
         with self.run.writing():
-            others = [old for old in self.run.rows("quantize") if old["name"] != row["name"]]
+            rows = self.run.rows("quantize")
+            for old in (old for old in rows if old["name"] == row["name"] and "loss" in row):
+                if all(old.get(name) == str(value) for name, value in machine.items()):
+                    row = {name: float(old[name]) for name in SPEEDS if old.get(name)} | row
+            others = [old for old in rows if old["name"] != row["name"]]
             self.run.replace("quantize", [*others, row])
         return row
 
@@ -169,33 +216,29 @@ def in_words(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def missing(run: "Run", configs: "Sequence[QuantConfig]", n_tokens: int) -> "list[QuantConfig]":
-    """Those that quantize.csv has no row of: measured, or with the reason why it could not be."""
+def missing(run: "Run", configs: "Sequence[QuantConfig]") -> "list[QuantConfig]":
+    """Those whose loss quantize.csv does not have, but for those that fit no layer."""
+    from smollm2.quantize.convert import NO_LAYER
+
     rows = run.rows("quantize")
-    done = {row["name"] for row in rows if row["n"] == str(n_tokens) or row["reason"]}
+    done = {row["name"] for row in rows if row["loss"] or row["reason"].startswith(NO_LAYER)}
     return [config for config in configs if config.name not in done]
 
 
 def one_line(run: "Run", row: dict[str, Any]) -> str:
-    """`pow2-s0 int4-g64: 96.1 MB on disk, loss +0.0123 ± 0.0004, decoding 1.40 × bf16`."""
+    """`pow2-s0 int4-g64: 99.9% quantized, 96.1 MB on disk, loss +0.0123 ± 0.0004, ...`."""
     words = []
     if "loss" in row:
         words.append(f"{row['disk_bytes'] / 1e6:.1f} MB on disk")
         if row["name"] != "bf16":
+            words.insert(0, f"{row['quantized_share']:.1%} quantized")
             spread = row["loss_delta_stderr"]
             words.append(f"loss {row['loss_delta']:+.4f}" + (f" ± {spread:.4f}" if spread else ""))
     for prefix, how in (("", "decoding"), ("compiled_", "compiled")):
         if speed := row.get(f"{prefix}decode_tokens_per_second"):
-            ratio = row[f"{prefix}decode_ratio"]
-            words.append(f"{how} {speed:.1f} tokens/s, {ratio:.2f} × bf16")
+            words.append(f"{how} {speed:.1f} tokens/s")
+            if row["name"] != "bf16":
+                words[-1] += f" ({row[f'{prefix}decode_ratio']:.2f} × bf16)"
     if row.get("reason"):
         words.append(row["reason"])
     return f"{run.name} {row['name']}: {', '.join(words)}"
-
-
-def hush() -> None:
-    """Keep what the libraries log on import, of kernels for other machines, from the terminal."""
-    import logging
-
-    for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)

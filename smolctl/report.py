@@ -61,7 +61,7 @@ def report(
     if check is not None:
         for name in ("figures", "out", "html", "study", "results"):
             if is_given(context, name):
-                raise UserError(f"--check takes that from the card; leave --{name} out.")
+                raise UserError(f"The card says its own {name}; with --check leave --{name} out.")
         check_card(check)
         return
     comparison, card = make_card(study, results, figures, out)

@@ -361,7 +361,7 @@ class Session:
         plan, run = self.study.quantization, self.existing(planned)
         if plan is None or planned.role != "final" or run is None or not run.is_finished:
             return
-        if not (todo := missing(run, plan.models, plan.tokens)):
+        if not (todo := missing(run, plan.models)):
             return
         try:
             quantizer = Quantizer(Model(run, final_weights(run)), What(plan.tokens))
@@ -476,6 +476,7 @@ def show_result(session: Session, as_json: bool) -> None:
     where = "" if session.results == RESULTS else f" --results {session.results}"
     say(f"{done} of {len(runs)} runs are finished in {session.results / session.study.name}.")
     say(f"Next: smolctl compare {arms} --study {session.study.name}{where}")
+    say(f"      smolctl report --study {session.study.name}{where} > MODEL_CARD.md")
     lost = [
         planned.name for planned, run in runs if planned.role == "sweep" and not is_finished(run)
     ]

@@ -17,6 +17,16 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     n_words: int = 1
 
+    def without_empty_columns(self) -> "Table":
+        """Without the columns of numbers in which there is none."""
+        kept = [
+            i
+            for i in range(len(self.header))
+            if i < self.n_words or any(row[i].strip("–, ") for row in self.rows)
+        ]
+        rows = [tuple(row[i] for i in kept) for row in self.rows]
+        return Table(self.title, tuple(self.header[i] for i in kept), rows, self.n_words)
+
 
 def arms_table(comparison: Comparison) -> Table:
     """A column an arm: what it is, and every metric as mean ± standard deviation over runs."""

@@ -104,9 +104,11 @@ def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
             f"{folder} has no finished runs, only {', '.join(run.name for run in open_runs)}. Go "
             f"on with one: {resume_command(open_runs[0])}"
         )
+    where = "" if study == STUDY else f" --study {study}"
+    missing = "" if results.exists() else f" (there is no directory {results} here)"
     return UserError(
-        f"{folder} has no finished runs. Train one: "
-        "smolctl train --variant pow2 --scale nano --steps 300"
+        f"{folder} has no finished runs{missing}. Train one: "
+        f"smolctl train --variant pow2 --scale nano --steps 300{where}"
     )
 
 

@@ -157,8 +157,9 @@ def speed(comparison: Comparison, arm: Arm) -> str:
     seconds = arm.mean_of("seconds") / base.mean_of("seconds")
     device, threads = comparison.machines[0]
     text = (
-        f"On {device} with {threads} threads {arm.name} trained at {ratio:.2f} times the tokens "
-        f"per second of {base.name} and took {seconds:.2f} times its {SECONDS.label}"
+        f"On {device} with {threads} thread{'' if threads == 1 else 's'} {arm.name} trained at "
+        f"{ratio:.2f} times the tokens per second of {base.name} and took {seconds:.2f} times its "
+        f"{SECONDS.label}"
     )
     if difference.interval is None:
         return f"{text}; the runs are too few for an interval."

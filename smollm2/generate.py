@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from smollm2.errors import RunError, UserError
 from smollm2.model import KVCache, SmolLM2, rope_tables
+from smollm2.moe import MoE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -131,6 +132,10 @@ class Decoder:
 
         if self.model.config.is_moe and self.model.dtype != torch.bfloat16:
             raise RunError("torch compiles a mixture of experts in bf16 only.")
+        if any(
+            isinstance(block.mlp, MoE) and block.mlp.is_quantized for block in self.model.blocks
+        ):
+            raise RunError("Quantized experts are not compiled: each token takes others of them.")
         self._step_layer = torch.compile(run_layer, dynamic=False)
         self.prefill([0])
         self.length = 0

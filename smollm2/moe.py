@@ -35,6 +35,11 @@ class MoE(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(X, 2 * F_, D))
         self.down = nn.Parameter(torch.empty(X, D, F_))
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether modules of codes are in the place of the experts' matrices."""
+        return isinstance(self.gate_up, nn.Module)
+
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Routing]:
         x_ND = x_BTD.flatten(0, 1)
         probs_NX = self.router(x_ND).float().softmax(dim=-1)

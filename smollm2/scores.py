@@ -241,7 +241,10 @@ class ScoreFile(Generic[Score]):
                     scores[score.key] = score
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
             here = " or ".join(p.name for p in (self.path, self.growing) if p.exists())
-            run = self.path.resolve().parents[1].name
+            folder = self.path.resolve().parents[1]
+            run = folder.name
+            if folder.parent.name == "quantized":
+                run = f"{folder.parents[1].name}+{run}"
             raise UserError(
                 f"items/{here} of run {run!r} is damaged ({error}); remove it, and the items are "
                 "scored again."

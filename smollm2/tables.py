@@ -34,9 +34,8 @@ TABLES: dict[str, tuple[str, ...]] = {
         "skipped", "memory_bytes", "disk_bytes", "memory_bytes_without_embedding",
         "disk_bytes_without_embedding", "loss", "loss_delta", "loss_delta_stderr", "n", "clusters",
         "prefill_tokens_per_second", "decode_tokens_per_second", "prefill_ratio", "decode_ratio",
-        "compiled_prefill_tokens_per_second", "compiled_decode_tokens_per_second",
-        "compiled_prefill_ratio", "compiled_decode_ratio", "dtype", "device", "threads",
-        "fingerprint", "reason",
+        "compiled_decode_tokens_per_second", "compiled_decode_ratio", "dtype", "device",
+        "device_name", "threads", "fingerprint", "reason",
     ),
 }  # fmt: skip
 

@@ -45,7 +45,8 @@ def plant_quantized(run: Run, **configurations: dict[str, Any]) -> None:
     """quantize.csv of `run`: bf16 and `configurations`, `int4_g64={"loss_delta": 0.01}` say; what
     is not given is as usual at about 5 bits a parameter."""
     total, embedding = (run.manifest["parameters"][name] for name in ("total", "embedding"))
-    usual = {"n": 8192, "clusters": 5, "dtype": "bfloat16", "device": "cpu", "threads": 2}
+    usual = {"n": 8192, "clusters": 5, "dtype": "bfloat16", "device": "cpu"}
+    usual |= {"device_name": "a CPU", "threads": 2}
     usual |= {"fingerprint": "71c1416dbe7b3d39", "loss": 5.0}
 
     def bytes_of(each: float) -> dict[str, float]:

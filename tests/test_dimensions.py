@@ -78,7 +78,7 @@ def test_kernels_take_what_divides_their_tiles():
     query, down = kind(ORIG, "query, output"), kind(ORIG, "down")
     assert CPU.groups(query) == (32, 64)
     assert CPU.groups(kind(POW2, "down")) == GROUP_SIZES
-    assert CPU.groups(kind(MOE, "router")) == ()  # 8 outputs
+    assert NF4.groups(kind(MOE, "router")) == ()  # 8 outputs
     assert MARLIN.groups(query) == ()
     assert MARLIN.groups(down) == (128,)
     assert MARLIN.groups(Weight("narrow", 96, 512, 1)) == ()
@@ -88,7 +88,7 @@ def test_kernels_take_what_divides_their_tiles():
     assert taken_share(POW2, MARLIN) == taken_share(POW2, CPU) == taken_share(ORIG, CPU) == 1
     assert taken_share(ORIG, MARLIN) == divisible_share(ORIG, 128)
     router = kind(MOE, "router").parameters / sum(w.parameters for w in weights(MOE))
-    assert taken_share(MOE, CPU) == pytest.approx(1 - router)
+    assert taken_share(MOE, NF4) == pytest.approx(1 - router)
 
 
 def test_alignment_is_of_both_widths():

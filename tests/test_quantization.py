@@ -214,7 +214,7 @@ def test_the_table_has_the_numbers(plant):
     assert bf16[:5] == ("bf16", "2", "0.0 %", "0.0 (0.0)", "0.0 (0.0)")
     assert row == (
         *("int4-g64", "2", "100.0 %", "0.0 (0.0)", "0.0 (0.0)", "5.0000"),
-        *("+0.0110 ± 0.0014", "0.0005", "1.50 ± 0.14 ×", "–"),
+        *("+0.0110 ± 0.0014", "0.0005", "8,192 (5)", "1.50 ± 0.14 ×"),
     )
     assert notes_table(result.arms).rows == [("orig", "int4-g64", "compiled: raises")]
 
@@ -223,7 +223,7 @@ BROKEN = {
     "a missing column": (lambda text: text.replace("loss_delta,", "", 1), "lacks the column"),
     "a cut-off line": (lambda text: text[:-20], "ends in the middle of a line"),
     "a line cut off in the middle": (
-        lambda text: text.replace(",bfloat16,cpu,2,71c1416dbe7b3d39,\nint8", "\nint8"),
+        lambda text: text.replace(",bfloat16,cpu,a CPU,2,71c1416dbe7b3d39,\nint8", "\nint8"),
         "a line of another length",
     ),
     "a longer line": (lambda text: text[:-1] + ",1,2\n", "quantize.csv"),

@@ -245,9 +245,10 @@ def test_a_saved_model_is_read_back_to_the_same_logits_bit_for_bit(run, config):
 
     made = assemble(model.config, config, plain, torch.bfloat16)
     read = load_quantized(open_quantized(run, config.name), "cpu", "bfloat16")
-    tokens = torch.arange(32).view(1, 32)
-    with torch.inference_mode():
-        assert torch.equal(made(tokens), read(tokens))
+    for n in (5, 32):  # in the kernel, and anew
+        tokens = torch.arange(n).view(1, n)
+        with torch.inference_mode():
+            assert torch.equal(made(tokens), read(tokens))
 
 
 def test_a_quantized_model_that_is_not_what_was_saved_is_refused(run):
@@ -277,13 +278,32 @@ def test_a_quantized_model_that_is_not_what_was_saved_is_refused(run):
         open_quantized(run, "int8")
 
 
-def test_quantizing_again_drops_the_scores_of_the_model_before(run):
+def test_the_same_model_again_keeps_its_scores_and_another_does_not(run):
     final = final_weights(run)
-    plain = quantize(load_model(run, "cpu", "bfloat16", final), INT8)
-    saved = save(run, final.sha256, INT8, plain)
+    model = load_model(run, "cpu", "bfloat16", final)
+    saved = save(run, final.sha256, INT8, quantize(model, INT8))
     saved.tables.append("eval", {"task": "arc_easy"})
-    save(run, final.sha256, INT8, plain)
+    save(run, final.sha256, INT8, quantize(model, INT8))
+    assert len(saved.tables.rows("eval")) == 1
+    with torch.no_grad():
+        model.embed.weight *= 2
+    save(run, final.sha256, INT8, quantize(model, INT8))
     assert saved.tables.rows("eval") == []
+    assert [path.name for path in run.path.glob("quantized/*")] == ["int8"]
+
+
+@pytest.mark.parametrize("offset", [0, 8, 16, 24])
+def test_int8_codes_compute_wherever_a_file_has_them(offset):
+    """The kernel dies on codes that are not aligned, with some numbers of rows."""
+    plain = Int8.choose(weight(64, 192), None, "rtn")
+    memory = torch.empty(64 * 192 + 64, dtype=torch.int8)
+    start = (-memory.data_ptr()) % 64 + offset
+    codes = memory[start : start + 64 * 192].view(64, 192).copy_(plain["codes"])
+    matrix = Int8({"codes": codes, "scales": plain["scales"]}, torch.bfloat16)
+    for n in (1, 5, 31, 40):
+        x = inputs(n, 192)
+        exact = F.linear(x.float(), matrix.weight().float())
+        assert relative_error(matrix(x), exact) < 8e-3
 
 
 def test_the_loss_change_is_paired_over_documents():

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import run_main
 
+from smolctl.quantizing import missing
 from smollm2.errors import UserError
+from smollm2.quantize.config import QuantConfig
 from smollm2.quantize.store import quantized_names
 from smollm2.runs import Run
 from smollm2.study import study_of, to_toml
@@ -50,7 +53,7 @@ def test_a_run_is_quantized_measured_and_saved(capsys, run):
 
 def test_the_same_again_replaces_its_rows_and_others_stay(capsys, run):
     quantized(capsys)
-    run_main(capsys, "quantize", "run", "--bits", "8", "--tokens", "256", "--no-speed")
+    run_main(capsys, "quantize", "run", "--bits", "8", "--no-speed")
     quantized(capsys)
     assert list(run.table("quantize")["name"]) == ["int8", "bf16", "int4-g32"]
 
@@ -96,7 +99,7 @@ def test_a_sweep_measures_what_runs_and_says_why_the_rest_does_not(capsys, run):
     assert code == 0, err
     rows = {row["name"]: row for row in json.loads(out)}
     assert len(rows) == 11
-    assert rows["int4-g128"]["reason"].startswith("No layer can be quantized: groups of 128")
+    assert rows["int4-g128"]["reason"].startswith("No layer can be quantized: 2 × blocks.N.attn")
     assert "loss" not in rows["int4-g128"]
     assert rows["int4-g64"]["skipped"].startswith("2 × blocks.N.attn.qkv.weight: groups of 64")
     assert rows["int8"]["loss"] > 0
@@ -107,7 +110,7 @@ BAD = {
     "three bits": (("--bits", "3"), "--bits takes 8 or 4, not 3"),
     "a group size that divides nothing": (
         ("--group-size", "256"),
-        "Groups of 256 divide no layer of run 'run'",
+        "Groups of 256 divide no layer of run (widths 32, 64); give --group-size 32 or 64",
     ),
     "an unknown backend": (("--backend", "bitsandbites"), "Did you mean 'bitsandbytes'"),
     "an unknown method": (("--method", "gptq"), "Unknown method"),
@@ -115,6 +118,9 @@ BAD = {
     "a quantized target": (("run+int8",), "is quantized already; give the run"),
     "a sweep of one": (("--sweep", "--group-size", "32"), "leave them out"),
     "no tokens": (("--tokens", "0"), "--tokens must be at least 1"),
+    "a scale for a run": (("--scale", "nano"), "--scale is for --dimensions"),
+    "a split as a task": (("--tasks", "test"), "--tasks takes multiple-choice tasks here"),
+    "dimensions and a measurement": (("--dimensions", "--sweep"), "--dimensions measures nothing"),
     "questions without a task": (("--limit", "5"), "name some with --tasks"),
     "an unknown target": (("rnu",), "is no run or variant"),
 }
@@ -136,17 +142,59 @@ def test_a_run_without_weights_is_refused(capsys, run):
     assert "has no weights" in err
 
 
-def test_a_backend_that_is_not_installed_is_a_row_and_an_error(capsys, run, monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", None)
+def test_a_backend_that_is_not_installed_is_refused_and_in_a_sweep_a_row(capsys, run, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "bitsandbytes"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    code, out, err = run_main(
-        capsys, "quantize", "run", "--backend", "bitsandbytes", *ARGUMENTS, "--json"
-    )
-    assert code == 1
-    assert "No configuration could be measured" in err
-    assert "bitsandbytes" in json.loads(out)[1]["reason"]
+    code, out, err = run_main(capsys, "quantize", "run", "--backend", "bitsandbytes", *ARGUMENTS)
+    assert (code, out) == (2, "")
+    assert "bitsandbytes is not installed: pip install bitsandbytes" in err
+    assert not (run.path / "quantize.csv").exists()
+
+    arguments = ("quantize", "run", "--sweep", "--tokens", "256", "--no-speed", "--json")
+    code, out, _ = run_main(capsys, *arguments)
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert "bitsandbytes" in rows["nf4-g32"]["reason"]
+    assert missing(run, [QuantConfig.of("nf4-g32"), QuantConfig.of("int4-g128")]) == [
+        QuantConfig.of("nf4-g32")  # it may be installed; no layer will ever fit the other
+    ]
+
+
+def test_rows_on_another_number_of_tokens_do_not_mix(capsys, run):
+    quantized(capsys, "--no-speed")
+    code, _, err = run_main(capsys, "quantize", "run", "--bits", "8", "--tokens", "128")
+    assert code == 2
+    assert "has been quantized on 256 validation tokens, not 128" in err
+    code, out, _ = run_main(capsys, "quantize", "run", "--bits", "8", "--no-speed", "--json")
+    assert [row["n"] for row in json.loads(out)] == [256, 256]
+
+
+def test_what_is_not_measured_again_is_kept(capsys, run):
+    decode = quantized(capsys)[1]["decode_ratio"]
+    run_main(capsys, "eval", "run+int4-g32", "--tasks", "test")
+    path = run.path / "quantized/int4-g32/eval.csv"
+    scores = set(path.read_text().splitlines())
+    quantized(capsys, "--no-speed")
+    assert set(path.read_text().splitlines()) == scores
+    assert run.table("quantize").set_index("name").loc["int4-g32", "decode_ratio"] == decode
+
+
+def test_a_held_lock_is_an_error_and_no_reason(capsys, run):
+    quantized(capsys, "--no-speed")
+    before = (run.path / "quantize.csv").read_bytes()
+    with run.writing():
+        code, _, err = run_main(capsys, "quantize", "run", *ARGUMENTS, "--no-speed")
+    assert code == 2
+    assert "Another process is writing run 'run'" in err
+    assert (run.path / "quantize.csv").read_bytes() == before
+    assert not list(run.path.glob(".quantized*"))
+
+
+def test_a_quantized_model_can_be_named_by_its_folder(capsys, run):
+    quantized(capsys, "--no-speed")
+    arguments = ("results/runs/run/quantized/int4-g32", "--prompt", "abc", "--max-new-tokens", "2")
+    assert run_main(capsys, "generate", *arguments)[0] == 0
 
 
 def test_a_name_that_is_no_quantized_model_lists_those_that_are(capsys, run):

@@ -67,8 +67,8 @@ class NF4(QuantizedMatrix):
 
 
 class LLMInt8(QuantizedMatrix):
-    """Eight bits by row, multiplied with activations that are themselves rounded to eight bits by
-    token (Dettmers et al. 2022, arXiv:2208.07339), here without outliers.
+    """Eight bits by row, multiplied with activations that are themselves rounded, to fp16 and then
+    to eight bits by token (Dettmers et al. 2022, arXiv:2208.07339), here without outliers.
 
     Plain: `codes` (n_out, n_in) int8, `scales` (n_out,) fp32; a weight is code · scale / 127.
     """

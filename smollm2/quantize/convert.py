@@ -33,6 +33,7 @@ KINDS: dict[tuple[str, int], type[QuantizedMatrix]] = {
 }
 TABLES: dict[int, type[TableMatrix]] = {8: Int8, 4: Int4}  # for the embedding
 EMBEDDING_GROUP = 64  # at 4 bits, where the other matrices have no groups
+NO_LAYER = "No layer can be quantized"
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ def quantize(model: SmolLM2, config: QuantConfig) -> Plain:
             kept[parameter_name] = weight
             if weight.ndim > 1:
                 skipped[parameter_name] = str(error)
+    plain = Plain(quantized, kept, skipped)
     if not quantized.keys() - {"embed"}:
-        raise Unfit(f"No layer can be quantized: {next(iter(skipped.values()))}.")
-    return Plain(quantized, kept, skipped)
+        raise Unfit(f"{NO_LAYER}: {plain.summary}.")
+    return plain
 
 
 def kind_of(

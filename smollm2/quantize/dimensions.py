@@ -86,8 +86,9 @@ class Kernel:
 
 TILE_PACKED = Kernel("torchao int4, CUDA", GROUP_SIZES, k_multiple=1024, n_multiple=8, pads=True)
 KERNELS = (
-    # torch's `_weight_int4pack_mm_for_cpu`, which torchao calls, packs 16 rows at a time.
-    Kernel("torchao int4, CPU", GROUP_SIZES, n_multiple=16),
+    # torch's `_weight_int4pack_mm_for_cpu`, which torchao calls; rows are padded to its blocks of
+    # 32 or 64, which adds nothing to widths such as these.
+    Kernel("torchao int4, CPU", GROUP_SIZES),
     # torchao 0.18, `Int4TilePackedTo4dTensor.from_hp`: pads K to 1024 and N to 8.
     TILE_PACKED,
     # Groups of 128 in Frantar et al. 2024 (MARLIN, arXiv:2408.11743); the smallest tiles are those

@@ -9,6 +9,7 @@ results/STUDY/RUN/quantized/NAME/
 
 import dataclasses
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,24 +52,24 @@ class Quantized:
 def save(run: Run, weights: str, config: QuantConfig, plain: Plain) -> Quantized:
     """Write a quantized model beside its run, in the place of one of the same name.
 
-    Scores of the one before are removed, for they may be of other weights.
+    The same model again leaves the one before with its scores; those of another one go with it.
 
     Args:
         weights: the checksum of the final weights that it was made of.
 
     Raises:
+        UserError: another process is writing the run.
         RunError: the disk is full or cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = run.path / "quantized" / config.name
-    path = folder / "model.safetensors"
+    made = run.path / f".quantized-{config.name}.{os.getpid()}.tmp"  # and moved, whole
+    path = made / "model.safetensors"
     tensors = {name: tensor.cpu().contiguous() for name, tensor in plain.tensors().items()}
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        made.mkdir()
         save_file(tensors, path)
         path.chmod(0o644)  # its own is for one user only
         sync_file(path)
@@ -80,10 +81,25 @@ def save(run: Run, weights: str, config: QuantConfig, plain: Plain) -> Quantized
             "skipped": plain.skipped,
             "sha256": quantized.sha256,
         }
-        write_json(folder / "model.json", facts)  # last: without it the file does not count
+        write_json(made / "model.json", facts)
+        with run.writing():
+            if not is_saved(quantized):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.parent.mkdir(exist_ok=True)
+                made.rename(folder)
     except (OSError, SafetensorError) as error:
         raise RunError(f"Could not write {run.name}+{config.name}: {error}.") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return quantized
+
+
+def is_saved(quantized: Quantized) -> bool:
+    """Whether the same model, undamaged, is there already."""
+    try:
+        return open_quantized(quantized.run, quantized.config.name) == quantized
+    except UserError:
+        return False
 
 
 def quantized_names(run: Run) -> list[str]:
@@ -135,7 +151,16 @@ def read_plain(quantized: Quantized, device: str) -> Plain:
 
 
 def load_quantized(quantized: Quantized, device: str, dtype: str) -> SmolLM2:
-    """The model, packed for the kernels of `device`, computing in `dtype`."""
+    """The model, packed for the kernels of `device`, computing in `dtype`.
+
+    Raises:
+        UserError: it cannot compute on `device`.
+    """
+    if device != "cpu" and quantized.config.embedding_bits == 4:
+        raise UserError(
+            f"{quantized.label} has an embedding of 4 bits, whose rows only a CPU looks up; give "
+            "--device cpu, or quantize with --embedding 8."
+        )
     plain = read_plain(quantized, device)
     config = quantized.run.protocol.model
     return assemble(config, quantized.config, plain, DTYPES[dtype])

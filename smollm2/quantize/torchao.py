@@ -46,8 +46,10 @@ class Int8(TableMatrix):
         self.n_out, self.n_in = plain["codes"].shape
         self.codes: Tensor
         self.scales: Tensor
-        self.register_buffer("codes", plain["codes"])
-        self.register_buffer("scales", plain["scales"].to(dtype))
+        # Copied, for the kernel reads codes as if they were aligned and dies where they are not,
+        # which in a file is a matter of luck.
+        self.register_buffer("codes", plain["codes"].clone())
+        self.register_buffer("scales", plain["scales"].to(dtype, copy=True))
 
     def rows(self, numbers: Tensor) -> Tensor:
         return self.codes[numbers] * self.scales[numbers, None]

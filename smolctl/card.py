@@ -39,6 +39,7 @@ from smolctl.tables import (
 from smolctl.words import conclusion
 from smollm2.config import ModelConfig, read_toml
 from smollm2.errors import UserError
+from smollm2.quantize.config import QuantConfig
 from smollm2.runs import Run
 
 
@@ -143,7 +144,7 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
         dimension_sentences=dimension_sentences(models),
         claims=claims_table(comparison, found),
         study_file=file,
-        commands=commands(comparison, file),
+        commands=[*commands(comparison, file), *quantize_commands(found, file)],
         environment=environment_table(comparison),
         files=files_table(comparison),
     )
@@ -301,6 +302,19 @@ def commands(comparison: Comparison, study: str | None) -> list[str]:
         for facts in arm.runs:
             if (arm.name, facts.run.protocol.seed) not in planned:
                 lines.append(train_command(facts.run))
+    return lines
+
+
+def quantize_commands(found: Quantized, study: str | None) -> list[str]:
+    """What to type for every configuration that is not in the study file."""
+    planned = tomllib.loads(study or "").get("quantize", {}).get("models", [])
+    lines = []
+    for name in (name for name in found.names if name not in planned):
+        measured = [arm[name] for arm in found.arms.values() if name in arm]
+        runs = " ".join(run for one in measured for run in one.rows["run"])
+        tokens = next((f" --tokens {n:.0f}" for one in measured for n in one.values("n")), "")
+        options = QuantConfig.of(name).options + tokens
+        lines.append(f"smolctl quantize {runs} {options} --study {found.comparison.study}")
     return lines
 
 

@@ -21,6 +21,7 @@ from smolctl.scoring import SPLITS
 from smolctl.stats import Difference, Interval, family, paired
 from smolctl.task_scores import TASK_KEYS
 from smollm2.errors import UserError
+from smollm2.quantize.config import QuantConfig
 from smollm2.tables import TABLES, Tables
 
 if TYPE_CHECKING:
@@ -308,6 +309,8 @@ def read_rows(run: Tables) -> pd.DataFrame | None:
             row[column] = number_in(row[column], f"{run.name}/quantize.csv has a {column}")
         if not row["name"] or math.isnan(row["bits"]):
             raise UserError(f"{run.name}/quantize.csv has a row without a name or bits.")
+        if row["name"] != BF16:
+            QuantConfig.of(row["name"])
     names = [row["name"] for row in rows]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{run.name}/quantize.csv has two rows of {twice}.")

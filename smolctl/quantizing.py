@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from smollm2.generate import Decoder
     from smollm2.model import SmolLM2
     from smollm2.quantize.config import QuantConfig
+    from smollm2.quantize.convert import Plain
     from smollm2.runs import Run
     from smollm2.scores import Subject
     from smollm2.tasks import TaskItems
@@ -103,20 +104,16 @@ class Quantizer:
 
     def quantized(self, config: "QuantConfig") -> dict[str, Any]:
         """Quantize, save, load what was saved, and measure that."""
-        import torch
-
         from smolctl.models import Model
-        from smollm2.quantize.convert import assemble, quantize, quantized_share
+        from smollm2.quantize.convert import quantize, quantized_share
         from smollm2.quantize.measure import sizes
         from smollm2.quantize.store import save
 
         row: dict[str, Any] = {"name": config.name, **dataclasses.asdict(config)}
-        original, final = self.original.model, self.scorer.model.final
+        final = self.scorer.model.final
         try:
-            plain = quantize(original, config)
-            with torch.inference_mode():  # whether its kernels run here
-                tried = assemble(original.config, config, plain, original.dtype)
-                tried(torch.zeros(1, 1, dtype=torch.long, device=original.device))
+            plain = quantize(self.original.model, config)
+            self.require_kernels(config, plain)
         except (UserError, RunError):
             raise
         except CANNOT_RUN as error:
@@ -131,6 +128,17 @@ class Quantizer:
             **self.losses(subject, self.score(scorer, subject)),
         }
         return row | self.speeds(subject.model)
+
+    def require_kernels(self, config: "QuantConfig", plain: "Plain") -> None:
+        """Raise what the libraries raise if the model cannot compute here."""
+        import torch
+
+        from smollm2.quantize.convert import assemble
+
+        original = self.original.model
+        with torch.inference_mode():
+            model = assemble(original.config, config, plain, original.dtype)
+            model(torch.zeros(1, 1, dtype=torch.long, device=original.device))
 
     def score(self, scorer: "Scorer", subject: "Subject") -> dict[str, Any]:
         """Score the tasks and the validation text; its row of eval.csv."""

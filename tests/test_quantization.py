@@ -233,6 +233,7 @@ BROKEN = {
     "twice": (lambda text: text + text.splitlines()[-1] + "\n", "two rows of"),
     "no name": (lambda text: text.replace("int4-g64", ""), "without a name"),
     "empty": (lambda text: "", "ends in the middle"),
+    "an unknown name": (lambda text: text.replace("int4-g64", "int3"), "'int3' is no quantization"),
     "a blank line": (lambda text: "\n", "cannot be read"),
     "bytes": (lambda text: "\x00\x01\n", "lacks the column"),
 }

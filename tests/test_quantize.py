@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smolctl.quantize import configuration
 from smollm2 import SmolLM2, variant
 from smollm2.errors import UserError
 from smollm2.evaluate import TextScore
@@ -350,3 +351,18 @@ def test_names_leave_out_what_is_usual():
     ]
     assert QuantConfig(4, method="hqq", embedding_bits=4).name == "int4-g64-hqq-emb4"
     assert QuantConfig(4, embedding_bits=None).name == "int4-g64-emb16"
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, *INT4.grid()], ids=lambda config: config.name)
+def test_name_and_options_say_the_whole_configuration(config):
+    assert QuantConfig.of(config.name) == config
+    words = iter(config.options.split())
+    options = dict(zip(words, words, strict=True))
+    found = configuration(
+        int(options.pop("--bits")),
+        options.pop("--backend", "torchao"),
+        options.pop("--method", "rtn"),
+        int(size) if (size := options.pop("--group-size", None)) else None,
+        options.pop("--embedding", "8"),
+    )
+    assert (found, options) == (config, {})

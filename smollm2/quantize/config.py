@@ -71,6 +71,20 @@ class QuantConfig:
             parts.append(f"emb{self.embedding_bits or 16}")
         return "-".join(parts)
 
+    @property
+    def options(self) -> str:
+        """Of the `smolctl quantize` command that makes it."""
+        words = [f"--bits {self.bits}"]
+        if self.backend != "torchao":
+            words.append(f"--backend {self.backend}")
+        if self.group_size is not None:
+            words.append(f"--group-size {self.group_size}")
+        if self.method != "rtn":
+            words.append(f"--method {self.method}")
+        if self.embedding_bits != 8:
+            words.append(f"--embedding {self.embedding_bits or 'none'}")
+        return " ".join(words)
+
     @classmethod
     def of(cls, name: str) -> "QuantConfig":
         """The configuration that has this `name`.

@@ -63,8 +63,10 @@ class Quantizer:
         device: str | None = None,
         source: str | None = None,
     ) -> None:
+        from smolctl.console import hush
         from smolctl.scoring import Scorer
 
+        hush()
         self.run, self.what = model.run, what
         self.scorer = Scorer(model, device=device, dtype="bf16", with_text=True, source=source)
         self.is_timed = what.speed and self.run.manifest["request"]["scale"] == "full"

@@ -52,7 +52,7 @@ class Quantizer:
         device, source: as of `Scorer`. All is computed in bf16.
 
     Raises:
-        UserError: as `Scorer`; or the run's quantize.csv is of another number of tokens.
+        UserError: as `Scorer`; or the run's quantize.csv is broken or of another number of tokens.
     """
 
     def __init__(
@@ -76,19 +76,20 @@ class Quantizer:
     def sample(self) -> int:
         """How many validation tokens there are in the windows that are scored: the same for every
         row of quantize.csv, for else neither losses nor changes could be compared."""
+        from smolctl.quantization import read_rows
         from smollm2.data import window_count
         from smollm2.quantize.config import VALIDATION_TOKENS
 
-        rows = self.run.rows("quantize")
-        kept = {row["n"] for row in rows if row.get("n")}
-        wanted = self.what.n_tokens or int(next(iter(kept), VALIDATION_TOKENS))
+        rows = read_rows(self.run)
+        kept = set() if rows is None else set(rows["n"].dropna().astype(int))
+        wanted = self.what.n_tokens or next(iter(kept), VALIDATION_TOKENS)
         assert self.scorer.data is not None
         seq_len = self.run.protocol.seq_len
         n_tokens = window_count(self.scorer.data.validation, seq_len, wanted) * seq_len
-        if kept - {str(n_tokens)}:
+        if kept - {n_tokens}:
             raise UserError(
-                f"Run {self.run.name!r} has been quantized on {' and '.join(kept)} validation "
-                f"tokens, not {n_tokens}, and the changes would not compare; leave --tokens out, "
+                f"Run {self.run.name!r} has been quantized on {min(kept)} validation tokens, not "
+                f"{n_tokens}, and the changes would not compare; leave --tokens out, "
                 "or remove its quantize.csv to begin anew."
             )
         return n_tokens
@@ -228,10 +229,14 @@ def in_words(error: BaseException) -> str:
 
 def missing(run: "Run", configs: "Sequence[QuantConfig]") -> "list[QuantConfig]":
     """Those whose loss quantize.csv does not have, but for those that fit no layer."""
+    from smolctl.quantization import read_rows
     from smollm2.quantize.convert import NO_LAYER
 
-    rows = run.rows("quantize")
-    done = {row["name"] for row in rows if row["loss"] or row["reason"].startswith(NO_LAYER)}
+    rows = read_rows(run)
+    if rows is None:
+        return list(configs)
+    is_done = rows["loss"].notna() | rows["reason"].str.startswith(NO_LAYER)
+    done = set(rows["name"][is_done])
     return [config for config in configs if config.name not in done]
 
 

@@ -361,9 +361,9 @@ class Session:
         plan, run = self.study.quantization, self.existing(planned)
         if plan is None or planned.role != "final" or run is None or not run.is_finished:
             return
-        if not (todo := missing(run, plan.models)):
-            return
         try:
+            if not (todo := missing(run, plan.models)):
+                return
             quantizer = Quantizer(Model(run, final_weights(run)), What(plan.tokens))
             for row in quantizer.measure(todo):
                 say(one_line(run, row))

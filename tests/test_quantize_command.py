@@ -170,6 +170,15 @@ def test_rows_on_another_number_of_tokens_do_not_mix(capsys, run):
     assert [row["n"] for row in json.loads(out)] == [256, 256]
 
 
+def test_a_broken_table_is_a_sentence(capsys, run):
+    quantized(capsys, "--no-speed")
+    path = run.path / "quantize.csv"
+    path.write_text(path.read_text().replace("name,", "nmae,", 1))
+    code, out, err = run_main(capsys, "quantize", "run", *ARGUMENTS)
+    assert (code, out) == (2, "")
+    assert "run/quantize.csv lacks the column 'name'" in err
+
+
 def test_what_is_not_measured_again_is_kept(capsys, run):
     decode = quantized(capsys)[1]["decode_ratio"]
     run_main(capsys, "eval", "run+int4-g32", "--tasks", "test")

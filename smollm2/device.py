@@ -1,6 +1,7 @@
 """The machine: which device and dtype to use, how fast its matrix products are, what it is."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import subprocess
@@ -82,6 +83,8 @@ def reset_peak_memory(device: str) -> None:
     """Have `peak_memory_mb` begin anew; where the system does not allow it, nothing happens."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)  # what an earlier model left to the allocator is not of this one's peak
     with contextlib.suppress(OSError):  # only Linux has it, and not in every container
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -15,8 +15,8 @@ from smolctl import compare, evaluate, generate, prepare, quantize, report, stud
 from smollm2._version import __version__
 from smollm2.errors import RunError, UserError
 
-# Compiled products that torch and oneDNN keep for shapes seen before, by default a thousand. The rows
-# of an expert are others at every step: nano `moe-160m` took 1.4 GB instead of 0.6, no faster.
+# Compiled products that torch and oneDNN keep for shapes seen before, by default a thousand; rows
+# of an expert are others at every step, and nano `moe-160m` took 1.4 GB instead of 0.6, no faster.
 KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 
 app = typer.Typer(

@@ -84,7 +84,7 @@ def summary(run: "Run") -> dict[str, Any]:
     if state == "finished":
         step = protocol.steps
     elif state == "running" and (rows := run.rows("train")):
-        step = int(rows[-1]["step"])
+        step = int(number(rows[-1].get("step")) or step)
     return {
         "study": run.study,
         "run": run.name,
@@ -166,7 +166,11 @@ def show(
         more = {"weights_bytes": weights, "scores": scores, "manifest": run.manifest}
         print_json(summary(run) | more)
         return
-    facts(f"{run.name}, of study {run.study}", in_words(run))
+    try:
+        pairs = in_words(run)
+    except KeyError as error:
+        raise UserError(f"{name}/run.json lacks {error}; --json shows what it has.") from None
+    facts(f"{run.name}, of study {run.study}", pairs)
     if scores:
         header = ("task", "protocol", "metric", "value", "stderr", "scored", "of")
         table("Scores", header, map(score_cells, scores), n_words=3)

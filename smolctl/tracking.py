@@ -39,9 +39,7 @@ class TensorBoard:
     def __init__(self, run: "Run") -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.open = lambda step: SummaryWriter(
-            str(run.path / "tensorboard"), purge_step=step, flush_secs=30
-        )
+        self.open = lambda step: SummaryWriter(str(run.path / "tensorboard"), purge_step=step)
         self.writer: Any = None
 
     def log(self, table: str, step: int, values: dict[str, float]) -> None:
@@ -50,6 +48,7 @@ class TensorBoard:
             self.writer = self.open(step if table == "train" else step + 1)
         for name, value in values.items():
             self.writer.add_scalar(f"{table}/{name}", value, step)
+        self.writer.flush()  # a kill must not lose what the tables have kept
 
     def close(self) -> None:
         if self.writer is not None:
@@ -96,8 +95,8 @@ class WandB:
 
 
 class Trackio:
-    """Trackio's own folder on this machine, or the space that its environment variables name. Steps
-    that are made anew after a kill are there twice."""
+    """Trackio's own folder on this machine, or the space that its environment variables name. After
+    a kill it lacks the rows of the last moment, and has those that are made anew twice."""
 
     def __init__(self, run: "Run") -> None:
         import trackio

@@ -19,6 +19,8 @@ from smolctl.options import (
     Study,
     Tokenizer,
     Track,
+    complete_run,
+    complete_variant,
     is_given,
     is_typed,
 )
@@ -40,6 +42,8 @@ EXAMPLES = """
 
 - `smolctl train --resume pow2-nano-300-s0`
 
+- `smolctl train --variant pow2 --steps 5000 --track tensorboard`
+
 - `smolctl train --variant pow2 --steps 4000 --from pow2-5000-s0@3200`
 """
 
@@ -54,6 +58,7 @@ def train(
             help="orig, orig-174m, pow2, pow2-135m, moe-160m, a short form such as "
             "pow2:n_kv_heads=8, or a TOML file.",
             rich_help_panel="Model",
+            autocompletion=complete_variant,
         ),
     ] = None,
     scale: Annotated[
@@ -169,7 +174,12 @@ def train(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Continue an unfinished run.", rich_help_panel="Where"),
+        typer.Option(
+            metavar="RUN",
+            help="Continue an unfinished run.",
+            rich_help_panel="Where",
+            autocompletion=complete_run,
+        ),
     ] = None,
     from_: Annotated[
         str | None,

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.options import Json
+from smolctl.options import Json, complete_variant
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def variants(
         typer.Argument(
             metavar="[VARIANT]...",
             help="Variants, short forms such as pow2:n_kv_heads=8, or TOML files; default all.",
+            autocompletion=complete_variant,
         ),
     ] = None,
     scale: Annotated[

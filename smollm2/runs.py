@@ -86,6 +86,8 @@ class Run(Tables):
         try:
             with self.writing():
                 return False
+        except PermissionError:  # another user's, who alone can tell
+            return False
         except UserError:
             return True
 

@@ -211,6 +211,8 @@ def train(
     if resume is not None:
         if any(is_typed(context, option) for option in ("from_", "name", "dry_run")):
             raise UserError("--resume goes with neither --from, --name nor --dry-run.")
+        if not is_typed(context, "keep_step"):
+            keep = frozenset()  # in a file of defaults it is for new runs; this one has its own
         asked = asked_of(context, is_typed)
         run, tokens_of_run = reopen(results, study, resume, asked)
         last, saved = run.protocol.steps, run.checkpoints.steps()

@@ -317,7 +317,7 @@ def test_every_help_has_examples(capsys, command):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["trian"], ["train", "--steps", "x"], ["eval"], ["runs", "shw"], ["doctor", "--nothing"], []],
+    [["trian"], ["train", "--steps", "x"], ["eval"], ["runs", "shw"], ["doctor", "--nothing"]],
 )
 def test_a_command_line_that_makes_no_sense_exits_with_2(capsys, workdir, arguments):
     code, _, err = run_main(capsys, *arguments)

@@ -117,7 +117,7 @@ def test_a_resumed_run_keeps_its_configuration_whatever_the_defaults(capsys, tin
     process.kill()
     process.communicate()
     changed = tiny_defaults.replace("seq-len = 32", "seq-len = 16") + "steps = 7\ndevice = 'mps'\n"
-    write(changed + "dry_run = true\nname = 'other'\n")
+    write(changed + "dry_run = true\nname = 'other'\nkeep_step = [1, 999]\n")
     code, _, err = run_main(capsys, "train", "--resume", "r")
     assert code == 0, err
     run = Run(Path("results/runs/r"))

@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from smolctl import compare, evaluate, generate, prepare, quantize, report, study, train
+from smolctl import (
+    compare,
+    doctor,
+    evaluate,
+    generate,
+    prepare,
+    quantize,
+    report,
+    runs,
+    study,
+    train,
+    variants,
+)
+from smolctl.defaults import CommandsWithDefaults
 from smollm2._version import __version__
 from smollm2.errors import RunError, UserError
 
@@ -20,6 +33,7 @@ from smollm2.errors import RunError, UserError
 KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 
 app = typer.Typer(
+    cls=CommandsWithDefaults,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -52,6 +66,9 @@ app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command(epilog=report.EXAMPLES)(report.report)
+app.add_typer(runs.app, name="runs")
+app.command(epilog=variants.EXAMPLES)(variants.variants)
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,6 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
         if "--debug" in arguments:
             raise
         typer.echo(f"Error: {error}", err=True)
+        for note in getattr(error, "__notes__", ()):
+            typer.echo(note, err=True)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except Exception as error:
         if "--debug" in arguments:
@@ -77,4 +96,16 @@ def main(arguments: list[str] | None = None) -> None:
             "Run again with `smolctl --debug ...` and report what it prints.",
             err=True,
         )
+        sys.exit(1)
+    finally:
+        flush()
+
+
+def flush() -> None:
+    """Write out what stdout holds while it can be said that nobody reads it any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

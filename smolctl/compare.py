@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Json, Results, Study
+from smolctl.options import RESULTS, STUDY, Json, Results, Study, complete_target
 from smollm2.errors import UserError
 
 EXAMPLES = """
@@ -21,7 +21,10 @@ EXAMPLES = """
 
 def compare(
     arms: Annotated[
-        list[str], typer.Argument(help="Arms, variants or runs; the first is the base.")
+        list[str],
+        typer.Argument(
+            help="Arms, variants or runs; the first is the base.", autocompletion=complete_target
+        ),
     ],
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Every run's numbers as well.")

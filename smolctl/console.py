@@ -1,8 +1,11 @@
 """Talking to people: stdout is for data, everything here but `table` goes to stderr."""
 
 import contextlib
+import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
@@ -153,12 +156,26 @@ def facts(title: str, pairs: Iterable[tuple[str, str]]) -> None:
     stdout.print(view, markup=False)
 
 
+def print_json(value: Any) -> None:
+    """Print a value to stdout as one line of JSON."""
+    json.dump(value, sys.stdout)
+    sys.stdout.write("\n")
+
+
 def count(n: float) -> str:
     """12,345 as `12.3k`, 151,028,224 as `151.0M`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if n >= size:
             return f"{n / size:.1f}{unit}"
     return f"{n:.0f}"
+
+
+def size(n_bytes: float) -> str:
+    """`640 B`, `12.3 kB`, `1.5 GB`: units of 1000."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes:.0f} B"
 
 
 def duration(seconds: float) -> str:

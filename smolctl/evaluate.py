@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study
+from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study, complete_target, is_typed
 from smolctl.scoring import SPLITS
 from smollm2.errors import RunError, UserError
 
@@ -24,9 +24,13 @@ TEXT_METRICS = ("loss", "accuracy", "perplexity", "bits_per_byte")
 
 
 def evaluate(
+    context: typer.Context,
     targets: Annotated[
         list[str],
-        typer.Argument(help="Runs, variants, run directories, or RUN+NAME for a quantized one."),
+        typer.Argument(
+            help="Runs, variants, run directories, or RUN+NAME for a quantized one.",
+            autocompletion=complete_target,
+        ),
     ],
     tasks: Annotated[
         str | None,
@@ -86,8 +90,8 @@ def evaluate(
             raise UserError(f"{option} must be at least 1, not {value}.")
     names = task_names(tasks or ("test" if data_dir is None else "all"))
     splits = [name for name in names if name in SPLITS]
-    refuse_idle({"--tokens": tokens, "--data": data}, "held-out text", bool(splits))
-    refuse_idle({"--limit": limit, "--data-dir": data_dir}, "tasks", len(splits) < len(names))
+    refuse_idle(context, ("tokens", "data"), "held-out text", bool(splits))
+    refuse_idle(context, ("limit", "data_dir"), "tasks", len(splits) < len(names))
     models = {
         model.tables.path.resolve(): model
         for target in targets
@@ -125,10 +129,13 @@ def evaluate(
             show(rows)
 
 
-def refuse_idle(options: dict[str, Any], what: str, is_scored: bool) -> None:
-    """Raise `UserError` if one of `options` is given and what it is for is not scored."""
-    for option, value in options.items():
-        if value is not None and not is_scored:
+def refuse_idle(
+    context: typer.Context, options: tuple[str, ...], what: str, is_scored: bool
+) -> None:
+    """Raise `UserError` if one of `options` is typed and what it is for is not scored."""
+    for name in options:
+        if is_typed(context, name) and not is_scored:
+            option = "--" + name.replace("_", "-")
             raise UserError(f"{option} is for {what}, of which --tasks names none.")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Json, Results, Study
+from smolctl.options import RESULTS, STUDY, Json, Results, Study, complete_target, is_typed
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ EXAMPLES = """
 
 
 def generate(
+    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
             help="A run, a variant with one finished run, a run's directory, or RUN+NAME for a "
-            "quantized one."
+            "quantized one.",
+            autocompletion=complete_target,
         ),
     ],
     prompt: Annotated[
@@ -78,7 +80,7 @@ def generate(
     from smollm2.generate import generate as decode
 
     sampling = Sampling(temperature, top_p, top_k, seed)
-    if temperature == 0 and sampling != Sampling():
+    if temperature == 0 and any(is_typed(context, name) for name in ("top_p", "top_k", "seed")):
         warn("--top-p, --top-k and --seed do nothing at --temperature 0.")
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens must be at least 1, not {max_new_tokens}.")

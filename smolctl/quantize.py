@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study
+from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study, complete_target, is_typed
 from smollm2.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -26,9 +26,13 @@ EXAMPLES = """
 
 
 def quantize(
+    context: typer.Context,
     targets: Annotated[
         list[str] | None,
-        typer.Argument(help="Runs or variants; default the latest finished run of each variant."),
+        typer.Argument(
+            help="Runs or variants; default the latest finished run of each variant.",
+            autocompletion=complete_target,
+        ),
     ] = None,
     bits: Annotated[int, typer.Option(help="8 or 4.")] = 4,
     backend: Annotated[str, typer.Option(help="torchao or bitsandbytes.")] = "torchao",
@@ -99,20 +103,27 @@ def quantize(
     from smolctl.scoring import questions
     from smollm2.runs import final_weights
 
-    config = configuration(bits, backend, method, group_size, embedding)
-    if sweep and (group_size is not None or (bits, backend) != (4, "torchao")):
+    def typed(*options: str) -> bool:
+        return any(is_typed(context, option) for option in options)
+
+    if sweep and typed("bits", "backend", "group_size"):
         raise UserError("--sweep tries every --bits, --backend and --group-size; leave them out.")
     if dimensions:
-        if sweep or group_size is not None or tokens is not None or tasks is not None:
+        if sweep or typed("group_size", "tokens", "tasks"):
             raise UserError("--dimensions measures nothing; give variants and --scale alone.")
         show_dimensions(targets, scale, as_json)
         return
-    if scale != "full":
+    if typed("scale") and scale != "full":
         raise UserError("--scale is for --dimensions; a run has its own.")
     if tokens is not None and tokens < 1:
         raise UserError(f"--tokens must be at least 1, not {tokens}.")
-    if tasks is None and (data_dir is not None or limit is not None):
+    if tasks is None and typed("data_dir", "limit"):
         raise UserError("--data-dir and --limit are for tasks; name some with --tasks.")
+    if sweep:
+        bits, backend, group_size = 4, "torchao", None
+    elif bits == 8 and not typed("group_size"):
+        group_size = None  # in a file of defaults it is for 4 bits
+    config = configuration(bits, backend, method, group_size, embedding)
     runs = chosen(targets or [], results, study)
     configs = config.grid() if sweep else [config]
     if not sweep:

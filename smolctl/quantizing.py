@@ -116,7 +116,7 @@ class Quantizer:
         final = self.scorer.model.final
         try:
             plain = quantize(self.original.model, config)
-            self.require_kernels(config, plain)
+            require_kernels(self.original.model, config, plain)
         except (UserError, RunError):
             raise
         except CANNOT_RUN as error:
@@ -131,17 +131,6 @@ class Quantizer:
             **self.losses(subject, self.score(scorer, subject)),
         }
         return row | self.speeds(subject.model)
-
-    def require_kernels(self, config: "QuantConfig", plain: "Plain") -> None:
-        """Raise what the libraries raise if the model cannot compute here."""
-        import torch
-
-        from smollm2.quantize.convert import assemble
-
-        original = self.original.model
-        with torch.inference_mode():
-            model = assemble(original.config, config, plain, original.dtype)
-            model(torch.zeros(1, 1, dtype=torch.long, device=original.device))
 
     def score(self, scorer: "Scorer", subject: "Subject") -> dict[str, Any]:
         """Score the tasks and the validation text; its row of eval.csv."""
@@ -219,6 +208,17 @@ class Quantizer:
             others = [old for old in rows if old["name"] != row["name"]]
             self.run.replace("quantize", [*others, row])
         return row
+
+
+def require_kernels(original: "SmolLM2", config: "QuantConfig", plain: "Plain") -> None:
+    """Raise what the libraries raise if what `original` has become cannot compute here."""
+    import torch
+
+    from smollm2.quantize.convert import assemble
+
+    with torch.inference_mode():
+        model = assemble(original.config, config, plain, original.dtype)
+        model(torch.zeros(1, 1, dtype=torch.long, device=original.device))
 
 
 def in_words(error: BaseException) -> str:

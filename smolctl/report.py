@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Results, Study, is_given
+from smolctl.options import RESULTS, STUDY, Json, Results, Study, is_typed
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def report(
     ] = None,
     study: Study = STUDY,
     results: Results = RESULTS,
+    as_json: Json = False,
 ) -> None:
     """Write the model card of a study on stdout; what was not measured is said to be so.
 
@@ -60,10 +61,12 @@ def report(
 
     if check is not None:
         for name in ("figures", "out", "html", "study", "results"):
-            if is_given(context, name):
+            if is_typed(context, name):
                 raise UserError(f"The card says its own {name}; with --check leave --{name} out.")
-        check_card(check)
+        check_card(check, as_json)
         return
+    if is_typed(context, "as_json"):
+        raise UserError("--json is for --check; without that the card itself is on stdout.")
     comparison, card = make_card(study, results, figures, out)
     for sentence in comparison.notes:
         warn(sentence)
@@ -140,9 +143,9 @@ def options_of(path: Path, card: str) -> dict[str, str]:
     return options
 
 
-def check_card(path: Path) -> None:
+def check_card(path: Path, as_json: bool) -> None:
     """Raise `typer.Exit(1)`, having printed the lines that differ, if the card is not true."""
-    from smolctl.console import say
+    from smolctl.console import print_json, say
 
     try:
         card = path.read_bytes().decode().replace("\r\n", "\n")
@@ -156,17 +159,24 @@ def check_card(path: Path) -> None:
         folders.get("--figures"),
         folders.get("--out"),
     )
-    if card == expected:
+    follows = card == expected
+    lines = list(
+        difflib.unified_diff(
+            card.splitlines(keepends=True),
+            expected.splitlines(keepends=True),
+            str(path),
+            "the files",
+            n=0,
+        )
+    )
+    if as_json:
+        found = {"card": str(path), "study": options["--study"], "follows": follows}
+        print_json(found | {"difference": "".join(lines)})
+    else:
+        put("".join(lines))
+    if follows:
         say(f"{path} follows from the files of study {options['--study']}.")
         return
-    lines = difflib.unified_diff(
-        card.splitlines(keepends=True),
-        expected.splitlines(keepends=True),
-        str(path),
-        "the files",
-        n=0,
-    )
-    put("".join(lines))
     command = shlex.join(
         ["smolctl", "report", *(word for pair in options.items() for word in pair)]
     )

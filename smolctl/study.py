@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.options import RESULTS, Json, Results
+from smolctl.options import RESULTS, Json, Results, Track
 from smollm2.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def study(
         typer.Option("--dry-run", help="Print the runs and the time they take on this machine."),
     ] = False,
     results: Results = RESULTS,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Run a study: every arm with every seed, interleaved, then its evaluations.
@@ -52,7 +53,7 @@ def study(
     from smollm2.study import read_study
 
     plan = read_study(file)
-    session = Session(plan, results)
+    session = Session(plan, results, track)
     if dry_run:
         show_plan(session, as_json)
         return
@@ -63,13 +64,13 @@ def study(
 class Session:
     """One process's work on a study: what is planned, what of it is done, and doing the rest."""
 
-    def __init__(self, study: "Study", results: Path) -> None:
+    def __init__(self, study: "Study", results: Path, track: str | None = None) -> None:
         from smolctl.scoring import questions
         from smolctl.tokens import prepared
         from smollm2.protocol import resolve
         from smollm2.study import horizons
 
-        self.study, self.results = study, results
+        self.study, self.results, self.track = study, results, track
         first = study.arms[0].request
         sizes = [resolve(plan.request).model.vocab_size for plan in study.arms]
         self.data: TokenData = prepared(
@@ -279,6 +280,7 @@ class Session:
         """Train one run to its end, from where it stands."""
         from smolctl.console import say, warn
         from smolctl.progress import TrainingProgress
+        from smolctl.tracking import tracked
         from smollm2.protocol import resolve
         from smollm2.runs import create_run
         from smollm2.train import Stopped, train
@@ -302,9 +304,9 @@ class Session:
             )
         say(self.heading(planned))
         done, started = max(run.checkpoints.steps(), default=0), time.monotonic()
-        with TrainingProgress(run) as progress:
+        with TrainingProgress(run) as progress, tracked(progress, run, self.track) as observer:
             try:
-                train(run, self.data, progress)
+                train(run, self.data, observer)
             except Stopped:
                 progress.close()
                 say("Stopped and saved. The same command goes on with the study.")

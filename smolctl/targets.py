@@ -30,18 +30,30 @@ def resume_command(run: "Run") -> str:
     return f"smolctl train --resume {run.name}{where}"
 
 
+def state_of(run: "Run") -> str:
+    """`finished`, `running` (a process is at it), `stopped`, `failed` or `interrupted`."""
+    if run.is_finished:
+        return "finished"
+    if run.is_being_written:
+        return "running"
+    state = str(run.manifest["state"])
+    return state if state in ("stopped", "failed") else "interrupted"  # a killed one says `running`
+
+
+def saved_step(run: "Run") -> int:
+    """The step that an unfinished run goes on from."""
+    return max(run.checkpoints.steps(), default=0)
+
+
 def unfinished(run: "Run") -> str:
     """How an unfinished run stands and how to go on, as the end of a sentence after its name:
     `stopped (saved: step 120 of 300): continue it with smolctl train --resume RUN`."""
-    saved = f"(saved: step {max(run.checkpoints.steps(), default=0)} of {run.protocol.steps})"
-    try:
-        with run.writing():
-            pass
-    except UserError:  # its lock is held
+    saved = f"(saved: step {saved_step(run)} of {run.protocol.steps})"
+    state = state_of(run)
+    if state == "running":
         return f"is running in another process {saved}: wait for it"
-    # What a killed process leaves says `running`.
-    state = {"stopped": "stopped", "failed": "failed"}.get(run.manifest["state"], "was interrupted")
-    return f"{state} {saved}: continue it with {resume_command(run)}"
+    said = "was interrupted" if state == "interrupted" else state
+    return f"{said} {saved}: continue it with {resume_command(run)}"
 
 
 def require_new(path: Path) -> None:

@@ -4,12 +4,26 @@ import dataclasses
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study, Tokenizer, is_given
+from smolctl.options import (
+    RESULTS,
+    STUDY,
+    Data,
+    Json,
+    Results,
+    Study,
+    Tokenizer,
+    Track,
+    complete_run,
+    complete_variant,
+    is_given,
+    is_typed,
+)
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,8 +42,12 @@ EXAMPLES = """
 
 - `smolctl train --resume pow2-nano-300-s0`
 
+- `smolctl train --variant pow2 --steps 5000 --track tensorboard`
+
 - `smolctl train --variant pow2 --steps 4000 --from pow2-5000-s0@3200`
 """
+
+HORIZONS = ("steps", "tokens", "flops")
 
 
 def train(
@@ -40,6 +58,7 @@ def train(
             help="orig, orig-174m, pow2, pow2-135m, moe-160m, a short form such as "
             "pow2:n_kv_heads=8, or a TOML file.",
             rich_help_panel="Model",
+            autocompletion=complete_variant,
         ),
     ] = None,
     scale: Annotated[
@@ -155,7 +174,12 @@ def train(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Continue an unfinished run.", rich_help_panel="Where"),
+        typer.Option(
+            metavar="RUN",
+            help="Continue an unfinished run.",
+            rich_help_panel="Where",
+            autocompletion=complete_run,
+        ),
     ] = None,
     from_: Annotated[
         str | None,
@@ -167,6 +191,7 @@ def train(
             rich_help_panel="Where",
         ),
     ] = None,
+    track: Track = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, measured on this machine; train not.")
     ] = False,
@@ -182,29 +207,58 @@ def train(
 
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"--checkpoint-every must be at least 1, not {checkpoint_every}.")
-    asked = {
-        field.name: context.params[field.name]
-        for field in dataclasses.fields(Request)
-        if field.name in context.params and is_given(context, field.name)
-    }
-    if set_:
-        asked["settings"] = tuple(set_)
     keep = frozenset(keep_step or ())
     if resume is not None:
-        if from_ is not None or name is not None or dry_run:
+        if any(is_typed(context, option) for option in ("from_", "name", "dry_run")):
             raise UserError("--resume goes with neither --from, --name nor --dry-run.")
+        if not is_typed(context, "keep_step"):
+            keep = frozenset()  # in a file of defaults it is for new runs; this one has its own
+        asked = asked_of(context, is_typed)
         run, tokens_of_run = reopen(results, study, resume, asked)
         last, saved = run.protocol.steps, run.checkpoints.steps()
         check_keep_steps(keep - set(saved), max(saved, default=0), last)
     else:
         if variant is None:
             raise UserError("Say which model to train: --variant pow2, for example.")
-        request = Request(**asked)
+        request = Request(**without_displaced(context, asked_of(context, is_given)))
         prepared = prepare_run(request, results, study, name, from_, keep, dry_run, as_json)
         if prepared is None:  # a dry run
             return
         run, tokens_of_run = prepared
-    execute(run, tokens_of_run, checkpoint_every, keep, as_json)
+    execute(run, tokens_of_run, checkpoint_every, keep, track, as_json)
+
+
+def asked_of(
+    context: typer.Context, is_asked: Callable[[typer.Context, str], bool]
+) -> dict[str, Any]:
+    """The fields of a `Request` whose options are asked for.
+
+    Args:
+        is_asked: `is_given`, or `is_typed` for a run that is resumed: it keeps its configuration,
+            of which the user's defaults say nothing.
+    """
+    from smollm2.protocol import Request
+
+    names = [field.name for field in dataclasses.fields(Request) if field.name in context.params]
+    asked = {name: context.params[name] for name in names if is_asked(context, name)}
+    if is_asked(context, "set_"):
+        asked["settings"] = tuple(context.params["set_"])
+    return asked
+
+
+def without_displaced(context: typer.Context, asked: dict[str, Any]) -> dict[str, Any]:
+    """`asked` without the defaults of a file that say something else of what is typed: another
+    horizon, or a field by its option and by --set."""
+    from smollm2.config import split_setting
+
+    typed = asked_of(context, is_typed)
+    displaced = {split_setting(text)[0] for text in typed.get("settings", ())}
+    if not typed.keys().isdisjoint(HORIZONS):
+        displaced.update(HORIZONS)
+    kept = {name: asked[name] for name in asked if name in typed or name not in displaced}
+    if "settings" in kept and "settings" not in typed:
+        kept["settings"] = tuple(s for s in kept["settings"] if split_setting(s)[0] not in typed)
+    return kept
 
 
 def check_keep_steps(keep_steps: frozenset[int], first: int, last: int) -> None:
@@ -269,20 +323,23 @@ def execute(
     data: "TokenData",
     checkpoint_every: int | None,
     keep_steps: frozenset[int],
+    track: str | None,
     as_json: bool,
 ) -> None:
     """Train to the end under signal handlers, then print what came out."""
     from smolctl.console import say
     from smolctl.progress import TrainingProgress
     from smolctl.targets import resume_command
+    from smolctl.tracking import tracked
     from smollm2.train import Stopped, train
 
-    with TrainingProgress(run) as progress:
+    with TrainingProgress(run) as progress, tracked(progress, run, track) as observer:
         try:
-            train(run, data, progress, checkpoint_every=checkpoint_every, keep_steps=keep_steps)
+            train(run, data, observer, checkpoint_every=checkpoint_every, keep_steps=keep_steps)
         except Stopped:
             progress.close()
-            say(f"Stopped and saved. Continue with: {resume_command(run)}")
+            and_track = "" if track is None else f" --track {track}"
+            say(f"Stopped and saved. Continue with: {resume_command(run)}{and_track}")
             raise typer.Exit(128 + (progress.signal or signal.SIGINT)) from None
     show_result(run, as_json)
 

@@ -70,6 +70,12 @@ class Checkpoints:
         numbers = (path.stem.removeprefix("step-") for path in self.folder.glob("step-*.json"))
         return sorted(int(number) for number in numbers if number.isdecimal())
 
+    def files(self) -> list[Path]:
+        """Of the weights that count, verified or not: those of `steps`, then the final ones."""
+        names = [*(f"step-{step}" for step in self.steps()), "final"]
+        paths = (self.folder / f"{name}.safetensors" for name in names)
+        return [path for path in paths if path.exists()]
+
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of one of `steps`.
 

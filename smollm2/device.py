@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from smollm2._version import __version__
 from smollm2.errors import UserError
 
+DEVICES = ("cpu", "cuda", "mps")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -24,18 +26,20 @@ def resolve_device(name: str | None) -> str:
     Raises:
         UserError: an unknown device, or one that this machine does not have.
     """
+    available = devices()
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
+        return "cuda" if "cuda" in available else "cpu"
+    if name not in DEVICES:
+        raise UserError(f"Unknown device {name!r}; choose {', '.join(DEVICES)}.")
     if name not in available:
-        raise UserError(f"Unknown device {name!r}; choose {', '.join(available)}.")
-    if not available[name]:
         raise UserError(f"This machine has no {name} device; leave --device out or use cpu.")
     return name
+
+
+def devices() -> list[str]:
+    """Those of `DEVICES` that this machine has."""
+    is_here = (True, torch.cuda.is_available(), torch.backends.mps.is_available())
+    return [name for name, here in zip(DEVICES, is_here, strict=True) if here]
 
 
 def resolve_dtype(name: str | None, device: str) -> str:
@@ -94,14 +98,28 @@ def matmul_flops_per_second(device: str, dtype: str) -> float:
     n = 8192 if device == "cuda" else 1024
     a = torch.randn(n, n, device=device).to(DTYPES[dtype])
     b = torch.randn(n, n, device=device).to(DTYPES[dtype])
+    return float(2 * n**3 / best_seconds(lambda: a @ b, device))
+
+
+def memory_bytes_per_second(device: str) -> float:
+    """Rate of copying 256 MB, what is read and what is written counted: the best of five, in B/s.
+
+    No cache holds that much but those of the largest servers."""
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+    return float(2 * source.nbytes / best_seconds(lambda: target.copy_(source), device))
+
+
+def best_seconds(work: Callable[[], object], device: str) -> float:
+    """The shortest of five times that `work` takes, after a first one to warm up."""
     seconds = []
     for _ in range(6):
         synchronize(device)
         start = time.perf_counter()
-        a @ b
+        work()
         synchronize(device)
         seconds.append(time.perf_counter() - start)
-    return float(2 * n**3 / min(seconds[1:]))
+    return min(seconds[1:])
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -290,8 +290,7 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     recipe, model_settings = resolve_recipe(request)
     model = model or variant(request.variant, request.scale, model_settings)
     batch_size = request.batch_size if request.batch_size is not None else 4
-    default_seq_len = 2048 if request.scale == "full" else 256
-    seq_len = request.seq_len if request.seq_len is not None else default_seq_len
+    seq_len = request.seq_len if request.seq_len is not None else default_seq_len(request.scale)
     for name, value in (("--batch-size", batch_size), ("--seq-len", seq_len)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}.")
@@ -335,6 +334,11 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
         dtype=resolve_dtype(request.dtype, device),
         compile=device == "cuda" if request.compile is None else request.compile,
     )
+
+
+def default_seq_len(scale: str) -> int:
+    """Tokens in a sequence unless others are asked for."""
+    return 2048 if scale == "full" else 256
 
 
 def resolve_recipe(request: Request) -> tuple[Recipe, list[str]]:

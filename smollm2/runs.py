@@ -78,6 +78,32 @@ class Run(Tables):
     def is_finished(self) -> bool:
         return bool(self.manifest["state"] == "finished")
 
+    @property
+    def is_being_written(self) -> bool:
+        """Whether a process holds the run's lock."""
+        if not (self.path / "run.lock").exists():
+            return False
+        try:
+            with self.writing():
+                return False
+        except PermissionError:  # another user's, who alone can tell
+            return False
+        except UserError:
+            return True
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all of its files."""
+        return folder_bytes(self.path)
+
+    def weights_bytes(self) -> dict[str, int]:
+        """Bytes on disk of what it keeps: `step-N` with the optimizer's moments, `final`, and each
+        quantized model as `+NAME`."""
+        kept = {path.stem: path.stat().st_size for path in self.checkpoints.files()}
+        for path in sorted(self.path.glob("quantized/*/model.json")):
+            kept[f"+{path.parent.name}"] = folder_bytes(path.parent)
+        return kept
+
     def read(self) -> None:
         """Read the manifest again."""
         self.manifest = read_manifest(self.path)
@@ -99,6 +125,28 @@ class Run(Tables):
             raise UserError(
                 f"Another process is writing run {self.name!r}; wait until it is done."
             ) from None
+
+    def remove(self) -> int:
+        """Delete the directory; returns the bytes freed.
+
+        Raises:
+            UserError: another process is writing the run, or it is a link, whose files are
+                somewhere else.
+            RunError: it cannot be deleted.
+        """
+        path = absolute(self.path)
+        if path.is_symlink() or path.parent.is_symlink():
+            raise UserError(f"Run {self.name!r} lies behind a link; remove it where it really is.")
+        freed = self.disk_bytes
+        # Moved first, so that no half of a run ever stands there; the lock moves with it.
+        doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with self.writing():
+                path.rename(doomed)
+            shutil.rmtree(doomed)
+        except OSError as error:
+            raise RunError(f"Cannot remove run {self.name!r}: {error}.") from error
+        return freed
 
     def test_scores(self) -> "pd.Series":
         """The test scores at the end of training by metric: loss, accuracy, ...
@@ -320,6 +368,16 @@ def list_runs(results: Path, study: str) -> tuple[list[Run], list[str]]:
         except UserError as error:
             broken.append(str(error))
     return runs, broken
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files in a folder and in those in it; links are not followed."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a running run drops checkpoints
+                total += os.lstat(os.path.join(parent, name)).st_size
+    return total
 
 
 def absolute(path: Path) -> Path:

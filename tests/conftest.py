@@ -40,6 +40,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["SMOLCTL_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.pop("SMOLCTL_RESULTS", None)
     return folder
 
 

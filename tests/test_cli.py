@@ -303,12 +303,77 @@ def test_a_typo_is_refused_before_torch_is_imported(workdir):
     assert done.stderr.count("Error: ") == len(typos)
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "eval", "compare", "quantize", "report"])
+HELPFUL = ["train", "prepare", "study", "eval", "compare", "generate", "quantize", "report", "runs"]
+HELPFUL += ["variants", "doctor", "runs show", "runs remove"]
+
+
+@pytest.mark.parametrize("command", HELPFUL)
 def test_every_help_has_examples(capsys, command):
-    code, out, _ = run_main(capsys, command, "--help")
+    code, out, _ = run_main(capsys, *command.split(), "--help")
     assert code == 0
     assert "Examples" in out
     assert f"smolctl {command}" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["trian"], ["train", "--steps", "x"], ["eval"], ["runs", "shw"], ["doctor", "--nothing"]],
+)
+def test_a_command_line_that_makes_no_sense_exits_with_2(capsys, workdir, arguments):
+    code, _, err = run_main(capsys, *arguments)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["variants"], ["variants", "--json"], ["runs", "--json"], ["--help"]]
+)
+def test_a_reader_who_goes_away_sees_no_traceback(workdir, arguments):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, "-m", "smolctl", *arguments]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(theirs)
+    assert done.returncode == 1
+    assert "Broken" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def completions(words: list[str], folder: Path) -> list[str]:
+    """What bash would offer for the last of the words, torch and the like out of reach."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'pandas', 'numpy', 'tokenizers'): sys.modules[name] = None\n"
+        "sys.argv = ['smolctl']\n"
+        "from smolctl.cli import main\n"
+        "main()\n"
+    )
+    asked = {
+        "_SMOLCTL_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | asked,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_runs_and_variants(workdir):
+    for run in ("results/runs/pow2-nano", "results/runs/other", "results/gqa/power"):
+        (workdir / run).mkdir(parents=True)
+        (workdir / run / "run.json").write_text("{}")
+    assert completions(["smolctl", "var"], workdir) == ["variants"]
+    assert completions(["smolctl", "runs", "rem"], workdir) == ["remove"]
+    assert completions(["smolctl", "runs", "show", "p"], workdir) == ["pow2-nano"]
+    found = completions(["smolctl", "eval", "po"], workdir)
+    assert found == ["pow2-nano", "pow2", "pow2-135m"]
+    assert completions(["smolctl", "eval", "--study", "gqa", "pow"], workdir)[0] == "power"
 
 
 def test_unexpected_errors_are_sentences_without_debug(capsys, monkeypatch, workdir):

@@ -125,6 +125,18 @@ def test_check_tells_whether_a_card_is_still_true(capsys, study):
     assert "-| pow2-s0 | pow2 | 0 | 5.1000" in out
     assert "+| pow2-s0 | pow2 | 0 | 4.0000" in out
     assert "smolctl report --study s" in err
+    code, told, _ = run_main(capsys, "report", "--check", "MODEL_CARD.md", "--json")
+    assert code == 1
+    assert json.loads(told) == {
+        "card": "MODEL_CARD.md",
+        "study": "s",
+        "follows": False,
+        "difference": out,
+    }
+    Path("MODEL_CARD.md").write_text(card(capsys))
+    code, told, _ = run_main(capsys, "report", "--check", "MODEL_CARD.md", "--json")
+    assert code == 0
+    assert json.loads(told)["follows"]
 
 
 def test_check_of_no_card_is_a_sentence(capsys, study):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from smolctl import compare, evaluate, generate, prepare, quantize, report, study, train
+from smolctl import compare, evaluate, export, generate, prepare, quantize, report, study, train
 from smollm2._version import __version__
 from smollm2.errors import RunError, UserError
 
@@ -47,6 +47,7 @@ app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=export.EXAMPLES)(export.export)
 
 
 def main(arguments: list[str] | None = None) -> None:

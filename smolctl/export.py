@@ -62,6 +62,7 @@ def export(
     import json
     import sys
 
+    from smolctl.console import say
     from smolctl.models import one_model
 
     if to not in TARGETS:
@@ -79,6 +80,8 @@ def export(
         json.dump({"study": model.run.study, "run": model.run.name, "to": to} | record, sys.stdout)
         sys.stdout.write("\n")
         return
+    if to == "hf" and dtype is None and record["dtype"] != "float32":
+        say(f"Weights in {record['dtype']}, as the run is scored; --dtype fp32 rounds nothing.")
     show(model, path, to, record)
 
 

@@ -13,7 +13,8 @@ from smolctl.card import (
     training_column,
     write_figures,
 )
-from smolctl.facts import siblings
+from smolctl.comparison import Comparison
+from smolctl.facts import read_facts, siblings
 from smolctl.tables import Table
 from smollm2.cost import parameters
 from smollm2.errors import UserError
@@ -32,31 +33,34 @@ def write_card(run: Run, folder: Path) -> str:
         UserError: a table of the run cannot be read.
     """
     try:
-        card, what = study_card(run, folder), f"of study {run.study}"
+        comparison = comparison_with(run)
+        card = render(
+            comparison, Figures(folder / "figures", folder), f"--study {run.study}", exported=run
+        )
     except UserError as error:
         card, what = short_card(run), f"a short one: {error}"
+    else:
+        write_figures(comparison, folder / "figures")
+        what = f"of study {run.study}"
     (folder / "README.md").write_bytes(card.encode())
     return what
 
 
-def study_card(run: Run, folder: Path) -> str:
-    """The card of the runs of its study that `run` can be compared with; its figures are written
-    to `folder`/figures.
+def comparison_with(run: Run) -> Comparison:
+    """The runs of its study that `run` can be compared with, itself among them.
 
     Raises:
-        UserError: that card does not show the run, or cannot be made.
+        UserError: it is no run that is compared, or left out.
     """
     role = run.manifest["role"]
     if role != "final":
         raise UserError(f"no card shows a run whose role is {role!r}.")
-    runs = [one for one in siblings(run) if one.is_finished and one.manifest["role"] == "final"]
+    read_facts(run)  # what is wrong with it, and not with the others, is said
+    runs = [one for one in siblings(run) if one.is_finished and one.manifest["role"] == role]
     comparison = study_comparison(run.study, runs, like=run.name)
     if run.name not in {facts.name for arm in comparison.arms for facts in arm.runs}:
-        left_out = (note for note in comparison.left_out if note.startswith(f"{run.name} "))
-        raise UserError(next(left_out, f"{run.name} is left out of its study's card."))
-    figures = folder / "figures"
-    write_figures(comparison, figures)
-    return render(comparison, Figures(figures, folder), f"--study {run.study}", exported=run)
+        raise UserError(" ".join(note for note in comparison.left_out if run.name in note))
+    return comparison
 
 
 def short_card(run: Run) -> str:

@@ -53,11 +53,11 @@ def trained(workdir, template) -> Run:
 
 
 def export(capsys, *arguments) -> str:
-    """What a command that works says on stdout."""
+    """What a command that works says."""
     code, out, err = run_main(capsys, "export", *map(str, arguments))
     assert code == 0, err
-    assert err.startswith("Next: ")
-    return out
+    assert "Next: " in err
+    return out + err
 
 
 # For transformers
@@ -97,7 +97,9 @@ def test_weights_have_the_dtype_of_the_run_unless_another_is_asked_for(
         ("exact", ["--dtype", "fp32"], "float32"),
         ("half", ["--dtype", "bf16"], "bfloat16"),
     ):
-        assert dtype in export(capsys, "r", "--to", "hf", name, *options)
+        said = export(capsys, "r", "--to", "hf", name, *options)
+        assert f"dtype                   {dtype} " in said
+        assert ("--dtype fp32 rounds nothing" in said) == (name == "default" and own != "float32")
         assert json.loads(Path(name, "config.json").read_text())["torch_dtype"] == dtype
         found = load_file(f"{name}/model.safetensors")
         expected = to_hf(load_model(run, "cpu", dtype).state_dict(), DENSE)
@@ -135,7 +137,15 @@ def test_the_usage_of_the_card_runs(capsys, trained, monkeypatch):
     assert capsys.readouterr().out.startswith("Once upon a time")
 
 
-def test_a_run_on_no_card_has_a_short_one(capsys, trained):
+def test_a_run_that_a_newer_one_of_its_seed_stands_for_has_a_short_card(capsys, trained):
+    shutil.copytree(trained.path, "results/runs/second")
+    Run(Path("results/runs/second")).update(finished_at="2999-01-01")
+    said = export(capsys, "run", "--to", "hf", "out")
+    assert "a short one: run has the seed of second" in " ".join(said.split())
+    assert not Path("out/figures").exists()
+
+
+def test_a_short_card_says_what_the_run_s_files_do(capsys, trained):
     trained.update(role="sweep")
     assert "a short one" in export(capsys, "run", "--to", "hf", "out")
     card = Path("out/README.md").read_text()

@@ -67,7 +67,8 @@ def export(
 
     if to not in TARGETS:
         raise UserError(f"Unknown --to {to!r}.{did_you_mean(to, TARGETS)} Choose hf or gguf.")
-    require_new(path, to)
+    with writing(path):
+        require_new(path, to)
     model = one_model(target, results, study)
     if model.quantized is not None:
         raise UserError(

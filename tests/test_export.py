@@ -2,15 +2,18 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import run_main
+from gguf import GGUFReader
 from planted import plant_weights, planted
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -179,6 +182,34 @@ def test_an_empty_folder_is_filled(capsys, trained):
     }
 
 
+# For llama.cpp
+
+
+def test_a_gguf_file_holds_the_run(capsys, run):
+    said = export(capsys, "r", "--to", "gguf", "m.gguf")
+    assert "dtype       f16 " in said
+    assert f"m.gguf      {Path('m.gguf').stat().st_size:,} bytes" in said
+    assert "Next: llama-completion -m m.gguf -p 'Once upon a time'" in said
+    reader = GGUFReader("m.gguf")
+    assert reader.fields["general.name"].contents() == "r"
+    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    state = load_model(run, "cpu", "float32").state_dict()
+    assert np.array_equal(found["token_embd.weight"], state["embed.weight"].half().numpy())
+    assert np.array_equal(found["output_norm.weight"], state["norm.weight"].numpy())
+
+    options = ["export", "r", "--to", "gguf", "q.gguf", "--dtype", "q8_0", "--json"]
+    record = json.loads(run_main(capsys, *options)[1])
+    assert record == {
+        "study": "runs",
+        "run": "r",
+        "to": "gguf",
+        "path": "q.gguf",
+        "dtype": "q8_0",
+        "parameters": sum(tensor.numel() for tensor in state.values()),
+        "files": {"q.gguf": Path("q.gguf").stat().st_size},
+    }
+
+
 # What cannot be
 
 
@@ -197,6 +228,8 @@ def test_an_empty_folder_is_filled(capsys, trained):
         (["run", "--to", "gguf", "full"], "full exists already"),
         (["run", "--to", "gguf", "missing/new"], "There is no folder missing; make it first"),
         (["run", "--to", "hf", "full/file/new"], "There is no folder full/file"),
+        (["run", "--to", "gguf", "x" * 300], "File name too long"),
+        (["run", "--to", "hf", "x" * 250], "File name too long"),
         (["tiny", "--to", "hf", "new"], "names 2 runs; choose one of run, second"),
         (["rum", "--to", "gguf", "new"], "Did you mean 'run'?"),
         (["run+int8", "--to", "gguf", "new"], "There is no quantized model 'run+int8'"),
@@ -219,6 +252,15 @@ def test_what_cannot_be_is_refused(capsys, trained, tokenizer, arguments, said):
     assert said in err
     assert sorted(Path().rglob("*")) == before
     assert Path("full/file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_a_folder_without_permission_is_refused(capsys, trained, to):
+    Path("locked").mkdir(mode=0o500)
+    code, out, err = run_main(capsys, "export", "run", "--to", to, "locked/new")
+    assert (code, out) == (2, "")
+    assert err == "Error: Cannot write locked/new: Permission denied.\n"
 
 
 def test_the_folder_one_is_in_is_not_replaced(capsys, trained, monkeypatch):

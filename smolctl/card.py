@@ -11,10 +11,11 @@ import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
-from smolctl.comparison import Arm, Comparison
+from smolctl.comparison import Comparison
 from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread, siblings
 from smolctl.quantization import Quantized, quantized
 from smolctl.quantization_tables import (
@@ -39,8 +40,12 @@ from smolctl.tables import (
 from smolctl.words import conclusion
 from smollm2.config import ModelConfig, read_toml
 from smollm2.errors import UserError
+from smollm2.protocol import Protocol
 from smollm2.quantize.config import QuantConfig
 from smollm2.runs import Run
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 @dataclass(frozen=True)
@@ -74,43 +79,38 @@ def relative(path: Path, start: Path = Path()) -> str:
     return Path(os.path.relpath(whole, begin)).as_posix()
 
 
-def study_comparison(study: str, runs: list[Run]) -> Comparison:
-    """Every arm of a study that has the protocol of its newest run; the first arm is the one that
-    began first.
+def study_comparison(study: str, runs: list[Run], like: str | None = None) -> Comparison:
+    """Every arm of a study that has the protocol of the run `like`, by default of the newest; the
+    first arm is the one that began first.
 
     Raises:
-        UserError: no run can be read.
+        UserError: no run can be read, or not that one.
     """
     left_out: list[str] = []
     facts = readable(runs, left_out)
-    if not facts:
+    wanted = [found for found in facts if like in (found.name, None)]
+    if not wanted:
         raise UserError(f"{' '.join(left_out)} Nothing is left of study {study!r}.")
-    newest = max(facts, key=finished_at)
+    base = max(wanted, key=finished_at)
     arms: dict[str, list[Run]] = {}
     for found in sorted(facts, key=lambda found: str(found.run.manifest["created_at"])):
-        if not noted(mismatch(newest, found), found, left_out):
+        if not noted(mismatch(base, found), found, left_out):
             arms.setdefault(found.run.arm, []).append(found.run)
     comparison = compare_arms(study, arms, left_out)
     broken = quantized(comparison).left_out
     return dataclasses.replace(comparison, left_out=(*comparison.left_out, *broken))
 
 
-def render(comparison: Comparison, figures: Figures, options: str) -> str:
+def render(
+    comparison: Comparison, figures: Figures, options: str, exported: Run | None = None
+) -> str:
     """The card as Markdown.
 
     Args:
         options: of the `smolctl report` command that makes it.
+        exported: the run whose weights lie beside the card in the layout of transformers.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("smolctl", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["markdown"] = markdown
+    environment = templates()
     environment.filters["conclusion"] = conclusion
     environment.filters["power_of_two_table"] = power_of_two_table
     file, found = study_file(comparison), quantized(comparison)
@@ -118,12 +118,13 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
     return environment.get_template("model_card.md.jinja").render(
         versions=versions(comparison),
         options=options,
-        front_matter=front_matter(comparison),
+        front_matter=front_matter(comparison, exported),
+        exported=exported,
         study=comparison.study,
         comparison=comparison,
         base=comparison.base,
         figures=figures,
-        architecture=architecture_table(comparison),
+        architecture=architecture_table(models),
         training=training_table(comparison),
         secondary=secondary_table(comparison),
         sweep=sweep_table(comparison),
@@ -150,6 +151,21 @@ def render(comparison: Comparison, figures: Figures, options: str) -> str:
     )
 
 
+def templates() -> "jinja2.Environment":
+    """Those of the package, which write tables by the filter `markdown`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("smolctl", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = markdown
+    return environment
+
+
 def markdown(table: Table) -> str:
     """A table in Markdown, its title aside; `|` in a cell is escaped."""
     sides = (":--" if i < table.n_words else "--:" for i in range(len(table.header)))
@@ -158,7 +174,7 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def front_matter(comparison: Comparison) -> str:
+def front_matter(comparison: Comparison, exported: Run | None) -> str:
     """YAML for the Hugging Face hub, with the scores of every arm as its model-index."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -195,6 +211,7 @@ def front_matter(comparison: Comparison) -> str:
         model_name=f"smolctl-{comparison.study}",
         eval_results=results,
         license="apache-2.0",
+        library_name="transformers" if exported else None,
         pipeline_tag="text-generation",
         tags=["smolctl", "small-language-model"],
     )
@@ -207,9 +224,8 @@ def test_documents(facts: RunFacts) -> int:
     return int(table[table["protocol"] == facts.protocol.final_test]["clusters"].iloc[0])
 
 
-def architecture_table(comparison: Comparison) -> Table:
-    """A column an arm, the dimensions as rows; those of experts only where an arm has some."""
-    configs = [arm.protocol.model for arm in comparison.arms]
+def architecture_table(models: dict[str, ModelConfig]) -> Table:
+    """A column a model, the dimensions as rows; those of experts only where one has some."""
     fields = {
         "layers": "n_layers",
         "hidden dimension (`d_model`)": "d_model",
@@ -229,40 +245,47 @@ def architecture_table(comparison: Comparison) -> Table:
         return "–" if is_idle else f"{getattr(config, field):.10g}"
 
     rows = [
-        (label, *(cell(config, field) for config in configs)) for label, field in fields.items()
+        (label, *(cell(config, field) for config in models.values()))
+        for label, field in fields.items()
     ]
     rows = [row for row in rows if set(row[1:]) != {"–"}]
-    return Table("Architecture", ("", *(arm.name for arm in comparison.arms)), rows)
+    return Table("Architecture", ("", *models), rows)
 
 
 def training_table(comparison: Comparison) -> Table:
     """How each arm was trained, a column an arm."""
+    columns = [
+        training_column(arm.protocol, ", ".join(map(str, arm.seeds))) for arm in comparison.arms
+    ]
+    rows = list(zip(TRAINING, *columns, strict=True))
+    return Table("Training", ("", *(arm.name for arm in comparison.arms)), rows)
+
+
+TRAINING = (
+    *("corpus", "trained on", "steps", "sequence length", "optimizer and schedule"),
+    *("peak learning rate", "precision", "seeds", "test loss on"),
+)
+
+
+def training_column(protocol: Protocol, seeds: str) -> list[str]:
+    """What `TRAINING` names, of runs with this protocol."""
     from smollm2.data import epochs
 
-    def column(arm: Arm) -> list[str]:
-        protocol, recipe, data = arm.protocol, arm.protocol.recipe, arm.protocol.data
-        assert data is not None
-        tokens = arm.runs[0].tokens
-        repeats = epochs(data.train_tokens, protocol.seq_len, tokens)
-        return [
-            f"{data.source}, {data.train_tokens:,} training tokens",
-            f"{tokens:,}, {repeats:.3g} times the corpus",
-            f"{protocol.steps:,} of {protocol.tokens_per_step:,} tokens",
-            str(protocol.seq_len),
-            f"{recipe.optimizer}, {recipe.schedule}",
-            " and ".join(f"{rate:g}" for rate in arm.rates),
-            protocol.dtype,
-            ", ".join(map(str, arm.seeds)),
-            f"{protocol.test_tokens:,} held-out tokens",
-        ]
-
-    names = (
-        *("corpus", "trained on", "steps", "sequence length", "optimizer and schedule"),
-        *("peak learning rate", "precision", "seeds", "test loss on"),
-    )
-    columns = [column(arm) for arm in comparison.arms]
-    rows = list(zip(names, *columns, strict=True))
-    return Table("Training", ("", *(arm.name for arm in comparison.arms)), rows)
+    recipe, data = protocol.recipe, protocol.data
+    assert data is not None
+    tokens = protocol.steps * protocol.tokens_per_step
+    repeats = epochs(data.train_tokens, protocol.seq_len, tokens)
+    return [
+        f"{data.source}, {data.train_tokens:,} training tokens",
+        f"{tokens:,}, {repeats:.3g} times the corpus",
+        f"{protocol.steps:,} of {protocol.tokens_per_step:,} tokens",
+        str(protocol.seq_len),
+        f"{recipe.optimizer}, {recipe.schedule}",
+        " and ".join(f"{rate:g}" for rate in recipe.rates),
+        protocol.dtype,
+        seeds,
+        f"{protocol.test_tokens:,} held-out tokens",
+    ]
 
 
 def has_tradeoff(comparison: Comparison) -> bool:

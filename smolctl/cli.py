@@ -15,6 +15,7 @@ from smolctl import (
     compare,
     doctor,
     evaluate,
+    export,
     generate,
     prepare,
     quantize,
@@ -66,6 +67,7 @@ app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=quantize.EXAMPLES)(quantize.quantize)
 app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=export.EXAMPLES)(export.export)
 app.add_typer(runs.app, name="runs")
 app.command(epilog=variants.EXAMPLES)(variants.variants)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)

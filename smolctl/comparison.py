@@ -61,9 +61,7 @@ class Arm:
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The peak learning rate, and Muon's where it is used."""
-        recipe = self.protocol.recipe
-        return (recipe.lr, recipe.muon_lr) if recipe.optimizer == "muon" else (recipe.lr,)
+        return self.protocol.recipe.rates
 
     def values(self, metric: Metric) -> list[float]:
         return [facts.values[metric.name] for facts in self.runs]

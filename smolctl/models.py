@@ -76,18 +76,27 @@ def load_one(
     """The one model that `target` names, by default on the run's own device and in its dtype.
 
     Raises:
-        UserError: as `models_of`, it names several, or the run's tokenizer is missing or damaged.
+        UserError: as `one_model`, or the run's tokenizer is missing or damaged.
     """
     from smolctl.scoring import machine
     from smollm2.runs import load_run_tokenizer
 
+    source = one_model(target, results, study)
+    tokenizer = load_run_tokenizer(source.run)
+    return Loaded(source, source.load(*machine(source.run, device, dtype)), tokenizer)
+
+
+def one_model(target: str, results: Path, study: str) -> Model:
+    """The one model that `target` names.
+
+    Raises:
+        UserError: as `models_of`, or it names several.
+    """
     models = models_of(target, results, study)
     if len(models) > 1:
         names = ", ".join(model.label for model in models)
         raise UserError(f"{target!r} names {len(models)} runs; choose one of {names}.")
-    (source,) = models
-    tokenizer = load_run_tokenizer(source.run)
-    return Loaded(source, source.load(*machine(source.run, device, dtype)), tokenizer)
+    return models[0]
 
 
 def models_of(target: str, results: Path, study: str) -> list[Model]:

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,24 @@ def replace_file(path: Path, content: str | bytes) -> None:
     except BaseException:  # a full disk, for one: what it holds of the file is of no use
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder beside `path`, which then takes its place: there is all of it or
+    nothing.
+
+    Args:
+        path: must not exist, or be an empty folder; the one it lies in must exist.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        write(temporary)
+        temporary.chmod(0o755)  # mkdtemp's own is for one user only
+        if path.is_dir():
+            path.rmdir()  # an empty folder, which Windows would not rename over
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sync_file(path: Path) -> None:

@@ -54,11 +54,14 @@ def save_hf(
     if tokenizer_json is not None:
         content |= save_tokenizer(folder, tokenizer_json, config.max_seq_len)
     write_json(folder / "config.json", content)
-    save_file(to_hf(state, config), folder / "model.safetensors", metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file(to_hf(state, config), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # its own is for one user only
 
 
 def save_tokenizer(folder: Path, tokenizer_json: Path, max_seq_len: int) -> dict[str, int]:
-    """Write the tokenizer's two files; returns what config.json says about its tokens."""
+    """Write the tokenizer's two files and how text is generated with it; returns what config.json
+    says about its tokens."""
     from smollm2.data import end_of_text_id, load_tokenizer
 
     tokenizer = load_tokenizer(str(tokenizer_json))
@@ -69,8 +72,13 @@ def save_tokenizer(folder: Path, tokenizer_json: Path, max_seq_len: int) -> dict
         "eos_token": tokenizer.id_to_token(end),
         "model_max_length": max_seq_len,
         "clean_up_tokenization_spaces": False,
+        # Of version 4's own three, the model does not take `token_type_ids`.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     write_json(folder / "tokenizer_config.json", settings)
+    # What ends a document also stands before the next one: it begins a text without a prompt.
+    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end)
+    write_json(folder / "generation_config.json", tokens)
     return {"eos_token_id": end}
 
 

@@ -77,6 +77,11 @@ class Recipe:
                     needed = wanted if abs(value) < math.inf else "finite"
                     raise UserError(f"{name} must be {needed}, not {value}.")
 
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The peak learning rate, and Muon's where it is used."""
+        return (self.lr, self.muon_lr) if self.optimizer == "muon" else (self.lr,)
+
 
 RECIPES: dict[str, Recipe] = {
     "smollm2": Recipe(),

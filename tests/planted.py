@@ -5,10 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from smolctl.card import study_comparison
 from smolctl.quantization import Quantized, quantized
 from smollm2.files import write_json
-from smollm2.runs import Run, list_runs
+from smollm2.model import SmolLM2
+from smollm2.protocol import Request, resolve
+from smollm2.runs import Run, create_run, list_runs, now
 
 # Parameters of a model that is quantized.
 COUNTS = {"total": 1000, "active": 1000, "embedding": 200}
@@ -38,6 +42,20 @@ def planted(template: Path, name: str, seed: int, loss: float, *, study="s", **c
         if row["metric"] == "loss":
             row["value"] = loss
     run.replace("eval", rows)
+    return run
+
+
+def plant_weights(
+    results: Path, name: str, model: SmolLM2, tokenizer: Tokenizer, dtype: str = "float32"
+) -> Run:
+    """A finished run of the default study that ended with the weights of `model`, of which no data
+    and no losses are known."""
+    seq_len = min(64, model.config.max_seq_len)
+    request = Request("pow2", steps=1, seq_len=seq_len, device="cpu", dtype=dtype)
+    run = create_run(results, "runs", name, request, resolve(request, model.config), tokenizer)
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    run.checkpoints.save(weights, 1, 1.0, is_final=True)
+    run.update(state="finished", finished_at=now())
     return run
 
 

@@ -9,10 +9,11 @@ from itertools import chain
 
 import pytest
 import torch
+from planted import plant_weights
 
+from smolctl.cli import main
 from smollm2.config import ModelConfig
 from smollm2.data import load_tokenizer
-from smollm2.hf import save_hf
 from smollm2.model import SmolLM2
 from smollm2.multiple_choice import score_items, summarize
 from smollm2.tasks import TASKS, load_items
@@ -48,10 +49,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(model, real_data, tmp_path_factory):
-    """The model as transformers reads it."""
-    folder = tmp_path_factory.mktemp("hf")
-    save_hf(folder, model.state_dict(), SMALL, real_data / "tokenizer/tokenizer.json")
-    return str(folder)
+    """What `smolctl export` makes of a run of the model."""
+    path = tmp_path_factory.mktemp("exported")
+    run = plant_weights(path, "r", model, load_tokenizer(str(real_data / "tokenizer")))
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", str(run.path), "--to", "hf", str(path / "hf")])
+    return str(path / "hf")
 
 
 @pytest.fixture

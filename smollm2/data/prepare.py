@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +33,7 @@ from smollm2.data.tokenizer import (
     train_tokenizer,
 )
 from smollm2.errors import RunError, UserError
+from smollm2.files import write_folder
 
 FORMAT = 1
 HUB_TOKENS = 100_000_000  # of a hub source, unless max_tokens says otherwise
@@ -250,7 +250,7 @@ def _written_to(out: Path, write: Callable[[Path], None]) -> TokenData:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{str(out)!r} exists already: name a new or an empty folder with --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_then_rename(out, write)
+    write_folder(out, write)
     return open_prepared(out)
 
 
@@ -264,20 +264,8 @@ def _cached(name: str, write: Callable[[Path], None]) -> TokenData:
             shutil.rmtree(folder / name, ignore_errors=True)
         for left in folder.glob(f".{name}.*"):  # by a process that was killed: we hold the lock
             shutil.rmtree(left, ignore_errors=True)
-        _write_then_rename(folder / name, write)
+        write_folder(folder / name, write)
         return open_prepared(folder / name)
-
-
-def _write_then_rename(path: Path, write: Callable[[Path], None]) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        write(temporary)
-        temporary.chmod(0o755)  # mkdtemp's own is for one user only
-        if path.is_dir():
-            path.rmdir()  # an empty folder, which Windows would not rename over
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _fingerprint(digests: list[bytes]) -> str:

@@ -1,0 +1,216 @@
+"""The same model as a GGUF file, which llama.cpp and what is built on it run."""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from smollm2.config import ModelConfig
+from smollm2.data import end_of_text_id
+from smollm2.errors import UserError, did_you_mean
+from smollm2.hf import to_hf
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+# Of the matrices, f16 first, which loses least of those that llama.cpp computes fast with.
+DTYPES = ("f16", "f32", "bf16", "q8_0", "q4_0")
+BLOCK = 32  # weights of a row that share a scale at q8_0 and q4_0
+# How a text is cut before pairs are merged, with llama.cpp's name for it. Digits are taken one by
+# one or not; ByteLevel cuts words itself or not.
+PRE_TOKENIZERS = {
+    (("Digits", True), ("ByteLevel", True)): "smollm",  # SmolLM2's own and that of `train:N`
+    (("ByteLevel", True),): "gpt-2",
+}
+
+
+def save_gguf(
+    path: Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    dtype: str = "f16",
+    name: str,
+) -> None:
+    """Write a model and its tokenizer as one file in llama.cpp's Llama layout.
+
+    Vectors and routers, which are small, stay in f32. At `q4_0` the embedding, and a head of its
+    own, have 8 bits.
+
+    Args:
+        path: is replaced whole.
+        state: of a `SmolLM2` (`model.state_dict()`), in fp32.
+        dtype: of the matrices; one of `DTYPES`.
+        name: what the file calls the model.
+
+    Raises:
+        UserError: the package gguf is not installed, a dtype that there is not or whose blocks do
+            not divide a width, or a tokenizer that llama.cpp has not got.
+    """
+    require_gguf(config, dtype)
+    from gguf import GGUFWriter, quantize
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = GGUFWriter(temporary, "llama")
+    writer.add_name(name)
+    describe_model(writer, config, dtype)
+    describe_tokenizer(writer, tokenizer, config.vocab_size)
+    for label, tensor in to_gguf(to_hf(state, config), config).items():
+        kind = tensor_type(label, tensor, dtype)
+        writer.add_tensor(label, quantize(tensor.numpy(), kind), raw_dtype=kind)
+    try:
+        with contextlib.closing(writer):
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_gguf(config: ModelConfig, dtype: str) -> None:
+    """Raise `UserError` if a model of this `config` cannot be written in `dtype`."""
+    if find_spec("gguf") is None:
+        raise UserError("GGUF files are written by the package gguf: pip install gguf")
+    if dtype not in DTYPES:
+        raise UserError(
+            f"Unknown dtype {dtype!r} for GGUF.{did_you_mean(dtype, DTYPES)} There are "
+            f"{', '.join(DTYPES)}."
+        )
+    if dtype not in ("q8_0", "q4_0"):
+        return
+    for field in ("d_model", "d_ff"):
+        if (width := getattr(config, field)) % BLOCK:
+            raise UserError(
+                f"{dtype} takes {BLOCK} weights of a row at a time, and the model's {field} of "
+                f"{width} does not divide by that; give --dtype f16."
+            )
+
+
+def describe_model(writer: "GGUFWriter", config: ModelConfig, dtype: str) -> None:
+    """Add the dimensions, under the names of llama.cpp."""
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    writer.add_file_type(LlamaFileType[f"{'ALL' if dtype == 'f32' else 'MOSTLY'}_{dtype.upper()}"])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_seq_len)
+    writer.add_embedding_length(config.d_model)
+    writer.add_block_count(config.n_layers)
+    writer.add_feed_forward_length(config.d_ff)
+    writer.add_head_count(config.n_heads)
+    writer.add_head_count_kv(config.n_kv_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.is_moe:
+        writer.add_expert_count(config.n_experts)
+        writer.add_expert_used_count(config.n_active_experts)
+
+
+def describe_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Add the tokens and merges, and what ends a text.
+
+    Raises:
+        UserError: as `pre_tokenizer`.
+    """
+    from gguf import TokenType
+
+    layout = json.loads(tokenizer.to_str())
+    end = end_of_text_id(tokenizer)
+    vocab = layout["model"]["vocab"]
+    tokens = {number: (token, TokenType.NORMAL) for token, number in vocab.items()}
+    for added in layout["added_tokens"]:
+        kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
+        tokens[added["id"]] = added["content"], kind
+    # There have to be as many as the embedding has rows.
+    unused = ((f"[UNUSED{number}]", TokenType.UNUSED) for number in range(vocab_size))
+    listed = [tokens.get(number, token) for number, token in enumerate(unused)]
+    writer.add_tokenizer_model("gpt2")  # any byte-level BPE
+    writer.add_tokenizer_pre(pre_tokenizer(layout))
+    writer.add_token_list([token for token, _ in listed])
+    writer.add_token_types([kind for _, kind in listed])
+    writer.add_token_merges([" ".join(pair) for pair in layout["model"]["merges"]])
+    writer.add_eos_token_id(end)
+    writer.add_bos_token_id(end)  # without one llama.cpp takes token 11
+    writer.add_add_bos_token(False)
+
+
+def pre_tokenizer(layout: Mapping[str, Any]) -> str:
+    """llama.cpp's name for how a tokenizer cuts a text.
+
+    Args:
+        layout: the content of its tokenizer.json.
+
+    Raises:
+        UserError: it has none, or changes the text or merges in another way.
+    """
+    first, model = layout["pre_tokenizer"] or {}, layout["model"]
+    steps = first.get("pretokenizers", [first])
+    kinds = tuple(
+        (step.get("type"), step.get("individual_digits", step.get("use_regex"))) for step in steps
+    )
+    others = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    is_plain = (
+        model["type"] == "BPE"
+        and layout["normalizer"] is None
+        and not any(model.get(name) for name in others)
+        and not any(step.get("add_prefix_space") for step in steps)
+    )
+    if not is_plain or kinds not in PRE_TOKENIZERS:
+        raise UserError(
+            "The tokenizer is none that this command can describe to llama.cpp: expected "
+            "byte-level BPE as `smollm2` or `train:N`. Export with --to hf, and give that folder "
+            "to llama.cpp's own convert_hf_to_gguf.py."
+        )
+    return PRE_TOKENIZERS[kinds]
+
+
+def to_gguf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Tensors by their names in llama.cpp, a layer's experts stacked (experts, out, in).
+
+    Args:
+        tensors: by published name, as `to_hf` gives them.
+    """
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.n_layers)
+    heads = {"q_proj.weight": config.n_heads, "k_proj.weight": config.n_kv_heads}
+    stacks: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        n_heads = next((heads[end] for end in heads if name.endswith(end)), None)
+        tensor = tensor if n_heads is None else interleaved(tensor, n_heads)
+        stacks.setdefault(re.sub(r"\.experts\.\d+", ".experts", name), []).append(tensor)
+    found = {}
+    for name, stack in stacks.items():
+        label = names.get_name(name, (".weight",))
+        assert label is not None
+        found[label] = torch.stack(stack) if ".experts" in name else stack[0]
+    return found
+
+
+def interleaved(weight: Tensor, n_heads: int) -> Tensor:
+    """The rows of queries or keys (heads · E, D) for rotary positions that turn the pairs
+    (2i, 2i + 1) of a head, not (i, i + E/2)."""
+    halves = weight.unflatten(0, (n_heads, 2, -1))
+    return halves.transpose(1, 2).flatten(0, 2).contiguous()
+
+
+def tensor_type(label: str, tensor: Tensor, dtype: str) -> "GGMLQuantizationType":
+    """What a tensor is written as."""
+    from gguf import GGMLQuantizationType as Type
+
+    if tensor.ndim == 1 or ".ffn_gate_inp." in label:
+        return Type.F32
+    if dtype == "q4_0" and label in ("token_embd.weight", "output.weight"):
+        return Type.Q8_0
+    return Type[dtype.upper()]

@@ -208,7 +208,8 @@ def test_documents(facts: RunFacts) -> int:
 
 
 def architecture_table(comparison: Comparison) -> Table:
-    """A column an arm, the dimensions as rows; those of experts only where an arm has some."""
+    """A column an arm, the dimensions as rows; those of experts, and whether the head is tied, only
+    where an arm has some, or one that is not."""
     configs = [arm.protocol.model for arm in comparison.arms]
     fields = {
         "layers": "n_layers",
@@ -232,6 +233,9 @@ def architecture_table(comparison: Comparison) -> Table:
         (label, *(cell(config, field) for config in configs)) for label, field in fields.items()
     ]
     rows = [row for row in rows if set(row[1:]) != {"–"}]
+    if not all(config.tie_embeddings for config in configs):
+        cells = ("one matrix" if config.tie_embeddings else "two" for config in configs)
+        rows.append(("embedding and head", *cells))
     return Table("Architecture", ("", *(arm.name for arm in comparison.arms)), rows)
 
 
@@ -322,7 +326,11 @@ def train_command(run: Run) -> str:
     """The `smolctl train` command that repeats a run."""
     request = run.manifest["request"]
     words = ["smolctl", "train"]
+    # The model is that of the run or the weights which it started from.
+    implied = {"variant", "scale"} if run.manifest["started_from"] else set()
     for name, value in request.items():
+        if name in implied:
+            continue
         flag = f"--{name.replace('_', '-')}"
         if name == "settings":
             words += [word for setting in value for word in ("--set", setting)]

@@ -290,7 +290,7 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     recipe, model_settings = resolve_recipe(request)
     model = model or variant(request.variant, request.scale, model_settings)
     batch_size = request.batch_size if request.batch_size is not None else 4
-    default_seq_len = 2048 if request.scale == "full" else 256
+    default_seq_len = min(2048 if request.scale == "full" else 256, model.max_seq_len)
     seq_len = request.seq_len if request.seq_len is not None else default_seq_len
     for name, value in (("--batch-size", batch_size), ("--seq-len", seq_len)):
         if value < 1:

@@ -60,7 +60,7 @@ def require_either(target: str) -> None:
 
     if is_path(target) and not (Path(target) / "run.json").exists():
         raise UserError(
-            f"{absolute(Path(target)).name} is neither a run nor a model in the layout of "
+            f"{absolute(Path(target)).name!r} is neither a run nor a model in the layout of "
             "transformers: it has neither run.json nor config.json."
         )
 
@@ -75,7 +75,7 @@ def imported(target: str, results: Path, study: str) -> "Run":
     from smolctl.console import count, say, warn
     from smollm2.hf_import import import_run
     from smollm2.protocol import plain_name
-    from smollm2.runs import LONGEST_NAME, list_runs
+    from smollm2.runs import LONGEST_NAME, list_runs, run_path
 
     with in_words_of(target):
         source = find(target)
@@ -83,7 +83,7 @@ def imported(target: str, results: Path, study: str) -> "Run":
             if run.is_imported and run.manifest["source"]["fingerprint"] == source.fingerprint:
                 return run
         name = plain_name(source.name.rpartition("/")[2])[:LONGEST_NAME]
-        require_free(results / study / name, source)
+        require_free(run_path(results, study, name), source)
         run = import_run(results, study, name, source)
     size = run.manifest["parameters"]["total"]
     dtype = run.manifest["source"]["dtype"]
@@ -125,8 +125,8 @@ def require_free(path: Path, source: "Source") -> None:
 
 
 def added_tokens(run: "Run") -> str:
-    """The tokens that the tokenizer of a run adds around a text where it is let, or an empty
-    string."""
+    """The tokens that the tokenizer of a run adds to a text unless it is told not to; empty for
+    none."""
     from smollm2.runs import load_run_tokenizer
 
     return " ".join(load_run_tokenizer(run).encode("").tokens)

@@ -452,7 +452,7 @@ NORM = "model.layers.1.input_layernorm.weight"
 BAD = {
     "no config": (
         lambda folder: (folder / "config.json").unlink(),
-        "mine is neither a run nor a model",
+        "'mine' is neither a run nor a model",
     ),
     "a broken config": (
         lambda folder: (folder / "config.json").write_text("{"),
@@ -560,10 +560,12 @@ def test_what_cannot_be_imported_is_refused_with_a_sentence(capsys, model, corpu
 @pytest.mark.parametrize("name", ["pow2", "figures", "模型"])
 def test_a_folder_whose_name_no_run_can_have_is_refused(capsys, model, name):
     model.rename(name)
+    Path("results/runs").mkdir(parents=True)
     code, _, err = run_main(capsys, "generate", f"./{name}", "--prompt", "abc")
     assert code == 2
     assert err.startswith(f"Error: ./{name}: ")
-    assert not Path("results").exists()
+    assert "is no name for a run" in err or "means something else" in err
+    assert runs_here() == []
 
 
 def test_a_full_disk_leaves_no_run(capsys, model, monkeypatch):

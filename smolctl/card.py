@@ -225,7 +225,8 @@ def test_documents(facts: RunFacts) -> int:
 
 
 def architecture_table(models: dict[str, ModelConfig]) -> Table:
-    """A column a model, the dimensions as rows; those of experts only where one has some."""
+    """A column a model, the dimensions as rows; those of experts, and whether the head is tied,
+    only where one has some, or one that is not."""
     fields = {
         "layers": "n_layers",
         "hidden dimension (`d_model`)": "d_model",
@@ -249,6 +250,9 @@ def architecture_table(models: dict[str, ModelConfig]) -> Table:
         for label, field in fields.items()
     ]
     rows = [row for row in rows if set(row[1:]) != {"–"}]
+    if not all(config.tie_embeddings for config in models.values()):
+        cells = ("one matrix" if config.tie_embeddings else "two" for config in models.values())
+        rows.append(("embedding and head", *cells))
     return Table("Architecture", ("", *models), rows)
 
 
@@ -345,7 +349,11 @@ def train_command(run: Run) -> str:
     """The `smolctl train` command that repeats a run."""
     request = run.manifest["request"]
     words = ["smolctl", "train"]
+    # The model is that of the run or the weights which it started from.
+    implied = {"variant", "scale"} if run.manifest["started_from"] else set()
     for name, value in request.items():
+        if name in implied:
+            continue
         flag = f"--{name.replace('_', '-')}"
         if name == "settings":
             words += [word for setting in value for word in ("--set", setting)]

@@ -67,7 +67,8 @@ def compare(
 
     if len(set(arms)) < 2:
         raise UserError("Name at least two different arms: smolctl compare orig pow2.")
-    found = compare_arms(study, {arm: runs_of(arm, results, study) for arm in arms})
+    runs = {arm: runs_of(arm, results, study, with_imported=False) for arm in arms}
+    found = compare_arms(study, runs)
     for sentence in found.notes:
         warn(sentence)
     if as_json:

@@ -18,6 +18,8 @@ EXAMPLES = """
 - `smolctl eval orig pow2 --tasks hellaswag,arc_easy --limit 500`
 
 - `smolctl eval pow2-5000-s0 --tasks all --data-dir eval/ --dtype fp32 --json`
+
+- `smolctl eval hf:HuggingFaceTB/SmolLM2-135M ./mine --data novels.jsonl.gz`
 """
 
 TEXT_METRICS = ("loss", "accuracy", "perplexity", "bits_per_byte")
@@ -28,7 +30,8 @@ def evaluate(
     targets: Annotated[
         list[str],
         typer.Argument(
-            help="Runs, variants, run directories, or RUN+NAME for a quantized one.",
+            help="Runs, variants, run directories, RUN+NAME for a quantized one, Hugging Face "
+            "folders (./NAME) or hf:ORG/NAME.",
             autocompletion=complete_target,
         ),
     ],

@@ -94,6 +94,8 @@ def read_facts(run: "Run") -> RunFacts:
 
 def checked_facts(run: "Run") -> RunFacts:
     """See `read_facts`; raises more kinds of errors."""
+    if run.is_imported:
+        raise UserError(f"Run {run.name!r} was imported, so that no training of it is known.")
     protocol = run.protocol
     train, curve, evaluated = (run.table(name) for name in ("train", "val", "eval"))
     for name, table, columns in (
@@ -120,6 +122,16 @@ def checked_facts(run: "Run") -> RunFacts:
     if tasks[["value", *TASK_KEYS]].isna().any(axis=None):
         raise UserError(f"{run.name}/eval.csv has a task with an empty cell.")
     return RunFacts(run, protocol, values, curve, train, tasks)
+
+
+def imported_facts(run: "Run") -> RunFacts:
+    """What little the files of an imported run say: its scores, but nothing of its training.
+
+    Raises:
+        UserError: eval.csv is missing or damaged.
+    """
+    scores, none = run.table("eval"), pd.DataFrame()
+    return RunFacts(run, run.protocol, {}, none, none, scores[~scores["task"].isin(SPLITS)])
 
 
 def siblings(run: "Run") -> "list[Run]":

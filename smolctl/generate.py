@@ -20,6 +20,8 @@ EXAMPLES = """
 - `smolctl generate pow2-5000-s0 --prompt "The sea" --temperature 0.8 --top-p 0.95 --seed 1`
 
 - `smolctl generate pow2-5000-s0 --max-new-tokens 256 --stats < chapter.txt`
+
+- `smolctl generate hf:HuggingFaceTB/SmolLM2-135M --prompt "Once upon a time"`
 """
 
 
@@ -28,8 +30,8 @@ def generate(
     target: Annotated[
         str,
         typer.Argument(
-            help="A run, a variant with one finished run, a run's directory, or RUN+NAME for a "
-            "quantized one.",
+            help="A run, a variant with one finished run, a run's directory, RUN+NAME for a "
+            "quantized one, a Hugging Face folder (./NAME) or hf:ORG/NAME.",
             autocompletion=complete_target,
         ),
     ],
@@ -66,7 +68,7 @@ def generate(
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Continue a text, token by token, with a trained run.
+    """Continue a text, token by token, with a trained run or an imported model.
 
     The continuation alone goes to stdout, as it is made. Without --temperature it is the same each
     time: the most likely token, always.
@@ -171,6 +173,8 @@ def prompt_tokens(text: str, loaded: "Loaded", max_new_tokens: int, truncate: bo
         warn(f"{numbers}: the first {len(tokens) - room} are dropped.")
         tokens = tokens[-room:]
     run = loaded.source.run
+    if run.is_imported:  # how it was trained is not known
+        return tokens
     if len(tokens) + max_new_tokens > (seen := run.protocol.seq_len):
         warn(f"{run.name} was trained on {seen} tokens at a time; beyond them expect less.")
     return tokens

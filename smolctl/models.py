@@ -1,10 +1,11 @@
-"""Models that a target names: what a run ended with, or RUN+NAME, which was quantized from it."""
+"""Models that a target names: what a run ended with, a model from elsewhere, or RUN+NAME, which was
+quantized from one of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smolctl.targets import runs_of
+from smolctl.importing import runs_or_imported
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,21 +101,18 @@ def one_model(target: str, results: Path, study: str) -> Model:
 
 
 def models_of(target: str, results: Path, study: str) -> list[Model]:
-    """The models that `target` names: RUN, a variant or a path, each also with +NAME, or the path
-    of a quantized model.
+    """The models that `target` names: RUN, a variant, a path or hf:ORG/NAME, each also with +NAME,
+    or the path of a quantized model.
 
     Raises:
         UserError: there is none, or its files are missing or damaged.
+        RunError: the disk is full, where one is imported.
     """
     from smollm2.runs import final_weights
 
-    folder, slash, last = target.rpartition("/")  # which may itself have a + in its name
-    last, plus, name = last.partition("+")
-    base = folder + slash + last
-    if (path := Path(target)).joinpath("model.json").exists():  # RUN/quantized/NAME
-        base, plus, name = str(path.resolve().parents[1]), "+", path.name
-    runs = runs_of(base, results, study)
-    if not plus:
+    base, name = split_quantized(target)
+    runs = runs_or_imported(base, results, study)
+    if name is None:
         return [Model(run, final_weights(run)) for run in runs]
     from smollm2.quantize.store import open_quantized, quantized_names
 
@@ -126,3 +124,15 @@ def models_of(target: str, results: Path, study: str) -> list[Model]:
             + (f"There are {', '.join(there)}." if there else f"Make one: smolctl quantize {base}")
         )
     return [Model(run, final_weights(run), open_quantized(run, name)) for run in found]
+
+
+def split_quantized(target: str) -> tuple[str, str | None]:
+    """The run that `target` names and, of its quantized models, which; None for itself."""
+    path = Path(target)
+    if path.joinpath("model.json").exists():  # RUN/quantized/NAME
+        return str(path.resolve().parents[1]), path.name
+    if path.joinpath("config.json").exists():  # of transformers, and may have a + in its name
+        return target, None
+    folder, slash, last = target.rpartition("/")  # as may the folder that a run is in
+    last, plus, name = last.partition("+")
+    return folder + slash + last, name if plus else None

@@ -9,6 +9,7 @@ from smolctl.options import RESULTS, STUDY, Data, Json, Results, Study, complete
 from smollm2.errors import RunError, UserError
 
 if TYPE_CHECKING:
+    from smolctl.comparison import Comparison
     from smollm2.quantize.config import QuantConfig
     from smollm2.runs import Run
 
@@ -22,6 +23,8 @@ EXAMPLES = """
 - `smolctl quantize pow2 --sweep --tasks arc_easy --data-dir eval/`
 
 - `smolctl quantize orig pow2 --dimensions`
+
+- `smolctl quantize hf:HuggingFaceTB/SmolLM2-135M --bits 4 --data novels.jsonl.gz`
 """
 
 
@@ -30,7 +33,8 @@ def quantize(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Runs or variants; default the latest finished run of each variant.",
+            help="Runs, variants, Hugging Face folders (./NAME) or hf:ORG/NAME; default the latest "
+            "finished run of each variant.",
             autocompletion=complete_target,
         ),
     ] = None,
@@ -47,8 +51,8 @@ def quantize(
     embedding: Annotated[
         str,
         typer.Option(
-            help="The embedding, which is the head too: 8 (by row), 4 (in groups as the "
-            "rest, at --bits 8 of 64) or none."
+            help="The embedding and the head, one matrix unless the model has two: 8 (by row), 4 "
+            "(in groups as the rest, at --bits 8 of 64) or none."
         ),
     ] = "8",
     sweep: Annotated[
@@ -173,7 +177,9 @@ def configuration(
 def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
     """The runs that are meant; without targets the latest finished run of each arm."""
     from smolctl.console import say
-    from smolctl.targets import finished_runs, runs_of
+    from smolctl.importing import runs_or_imported
+    from smolctl.models import split_quantized
+    from smolctl.targets import finished_runs
 
     if not targets:
         runs = sorted(
@@ -184,14 +190,14 @@ def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
             names = ", ".join(run.name for run in latest.values())
             say(f"The latest run of each arm: {names}; for all {len(runs)} name the arms.")
         return list(latest.values())
-    if already := [target for target in targets if "+" in target]:
+    if already := [target for target in targets if split_quantized(target)[1] is not None]:
         where = "" if study == STUDY else f" --study {study}"
         raise UserError(
             f"{already[0]} is quantized already; give the run that it was made of: "
-            f"smolctl quantize {already[0].partition('+')[0]}{where}"
+            f"smolctl quantize {split_quantized(already[0])[0]}{where}"
         )
-    found = {run.path.resolve(): run for t in targets for run in runs_of(t, results, study)}
-    return list(found.values())
+    runs = [run for target in targets for run in runs_or_imported(target, results, study)]
+    return list({run.path.resolve(): run for run in runs}.values())
 
 
 def require_fit(runs: "list[Run]", config: "QuantConfig") -> None:
@@ -220,7 +226,29 @@ def require_fit(runs: "list[Run]", config: "QuantConfig") -> None:
 
 
 def show(runs: "list[Run]", results: Path, study: str) -> None:
-    """The tables of what the runs have in quantize.csv, what differs between arms, and a figure."""
+    """The tables of what the runs have in quantize.csv, what differs between arms, and a figure;
+    an imported run is compared with no other."""
+    from smolctl.console import say
+    from smolctl.selection import compare_arms, only
+    from smollm2.quantize.store import quantized_names
+
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.is_imported:
+            arms.setdefault(run.arm, []).append(run)
+    found = [compare_arms(study, arms)] if arms else []
+    for comparison in found + [only(run) for run in runs if run.is_imported]:
+        show_quantized(comparison, results, study)
+    where = "" if study == STUDY else f" --study {study}"
+    if arms:
+        say(f"Next: smolctl report{where} > MODEL_CARD.md")
+    for name in quantized_names(runs[0])[:1]:
+        generate = f'smolctl generate {runs[0].name}+{name} --prompt "Once upon a time"{where}'
+        say(f"{'      ' if arms else 'Next: '}{generate}")
+
+
+def show_quantized(comparison: "Comparison", results: Path, study: str) -> None:
+    """The tables and the figure of the arms of a comparison."""
     import sys
 
     from smolctl.console import say, table, warn
@@ -233,16 +261,11 @@ def show(runs: "list[Run]", results: Path, study: str) -> None:
         quantized_tasks_table,
     )
     from smolctl.quantization_words import quantization_conclusion
-    from smolctl.selection import compare_arms
     from smollm2.evaluate import FEW_DOCUMENTS
     from smollm2.protocol import plain_name
-    from smollm2.quantize.store import quantized_names
     from smollm2.runs import LONGEST_NAME
 
-    arms: dict[str, list[Run]] = {}
-    for run in runs:
-        arms.setdefault(run.arm, []).append(run)
-    found = quantized(compare_arms(study, arms))
+    found = quantized(comparison)
     for sentence in (*found.comparison.left_out, *found.left_out, *found.task_notes):
         warn(sentence)
     tables = [configurations_table(arm, configs) for arm, configs in found.arms.items()]
@@ -253,15 +276,11 @@ def show(runs: "list[Run]", results: Path, study: str) -> None:
     clusters = [one.mean("clusters") for configs in found.arms.values() for one in configs.values()]
     if min(clusters, default=FEW_DOCUMENTS) < FEW_DOCUMENTS:
         say(f"Errors over documents are rough: there are only {min(clusters):.0f}.")
-    for sentence in quantization_conclusion(found) if len(arms) > 1 else ():
+    for sentence in quantization_conclusion(found) if len(found.arms) > 1 else ():
         sys.stdout.write(f"- {sentence}\n")
-    name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
+    name = plain_name("-vs-".join(found.arms))[:LONGEST_NAME]
     path = results / study / "figures" / name / "quantization.png"
     say(f"Figure: {quantization_figure(found, path)}")
-    where = "" if study == STUDY else f" --study {study}"
-    say(f"Next: smolctl report{where} > MODEL_CARD.md")
-    for name in quantized_names(runs[0])[:1]:
-        say(f'      smolctl generate {runs[0].name}+{name} --prompt "Once upon a time"{where}')
 
 
 def show_dimensions(variants: list[str] | None, scale: str, as_json: bool) -> None:

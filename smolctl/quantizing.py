@@ -69,7 +69,7 @@ class Quantizer:
         hush()
         self.run, self.what = model.run, what
         self.scorer = Scorer(model, device=device, dtype="bf16", with_text=True, source=source)
-        self.is_timed = what.speed and self.run.manifest["request"]["scale"] == "full"
+        self.is_timed = what.speed and self.run.protocol.scale == "full"
         self.n_tokens = self.sample()
         self.decoders: dict[bool, Decoder] = {}  # of the original, eager and compiled
 
@@ -84,6 +84,13 @@ class Quantizer:
         kept = set() if rows is None else set(rows["n"].dropna().astype(int))
         wanted = self.what.n_tokens or next(iter(kept), VALIDATION_TOKENS)
         assert self.scorer.data is not None
+        texts = set() if rows is None else set(rows["fingerprint"]) - {""}
+        if texts - {self.scorer.data.fingerprint}:  # only an imported run takes any text
+            raise UserError(
+                f"Run {self.run.name!r} has been quantized on another text than "
+                f"{self.scorer.data.source}, and the changes would not compare; give that --data, "
+                "or remove its quantize.csv to begin anew."
+            )
         seq_len = self.run.protocol.seq_len
         n_tokens = window_count(self.scorer.data.validation, seq_len, wanted) * seq_len
         if kept - {n_tokens}:

@@ -158,5 +158,5 @@ def machine(run: "Run", device: str | None, dtype: str | None) -> tuple[str, str
             device = resolve_device(own.device)
         except UserError:
             device = resolve_device(None)
-            warn(f"{run.name} was trained on {own.device}; here it runs on {device}.")
+            warn(f"{run.name} is a run of {own.device}; here it runs on {device}.")
     return device, resolve_dtype(dtype or own.dtype, device)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from smolctl.comparison import SAME_BUDGET, Arm, Comparison
-from smolctl.facts import RunFacts, read_facts, siblings
+from smolctl.facts import RunFacts, imported_facts, read_facts, siblings
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ def compare_arms(
         failed = unfinished_of(found, arm, reasons)
         kept.append(Arm(arm, tuple(sorted(runs, key=seeds_of)), tuple(failed)))
     return Comparison(study, tuple(kept), tuple(reasons))
+
+
+def only(run: "Run") -> Comparison:
+    """An imported run by itself."""
+    return Comparison(run.study, (Arm(run.name, (imported_facts(run),)),), ())
 
 
 def readable(runs: "list[Run]", left_out: list[str]) -> list[RunFacts]:

@@ -104,7 +104,8 @@ class Session:
         from smollm2.runs import list_runs
 
         # Without a run nothing follows from the record yet: the times are measured anew.
-        if not any(list_runs(self.results, self.study.name)):
+        runs, broken = list_runs(self.results, self.study.name)
+        if not broken and all(run.is_imported for run in runs):
             return None
         remedy = "restore it, or give the study file another name."
         if not self.record.exists():

@@ -1,6 +1,7 @@
 """What a user typed -> runs and checkpoints.
 
 A target is a run's name, a variant (all its finished runs), or a path; RUN@STEP is a checkpoint.
+Models that are no runs yet are the business of `importing`.
 """
 
 import dataclasses
@@ -75,7 +76,8 @@ def require_new(path: Path) -> None:
 
 
 def finished_runs(results: Path, study: str) -> "list[Run]":
-    """Every finished run of a study, a sweep's aside; what is broken is named and left out.
+    """Every finished run that was trained in a study, a sweep's aside; what is broken is named and
+    left out.
 
     Raises:
         UserError: there is none.
@@ -99,8 +101,9 @@ def runs_in(results: Path, study: str) -> "list[Run]":
 
 
 def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
-    """What to say where a study has no finished run, a sweep's aside."""
+    """What to say where a study has no finished run, a sweep's and imported ones aside."""
     folder = results / study
+    runs = [run for run in runs if not run.is_imported]
     others = sorted(path.parents[1].name for path in results.glob("*/*/run.json"))
     others = list(dict.fromkeys(name for name in others if name != study))
     if not runs and others:
@@ -124,34 +127,43 @@ def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
     )
 
 
-def runs_of(target: str, results: Path, study: str) -> "list[Run]":
+def runs_of(target: str, results: Path, study: str, *, with_imported: bool = True) -> "list[Run]":
     """The finished runs that `target` names.
+
+    Args:
+        with_imported: whether it may be an imported run. Where not, its name may be that of an arm
+            that was trained on from it.
 
     Raises:
         UserError: nothing is called so, or what is called so is not finished.
     """
     from smollm2.runs import Run
 
-    if "/" in target or target.startswith("."):
+    if is_path(target):
         run = Run(Path(target))
         if not run.is_finished:
             raise UserError(f"Run {target} {unfinished(run)}")
         return [run]
-    runs = runs_in(results, study)
+    runs = [run for run in runs_in(results, study) if with_imported or not run.is_imported]
     finished = [run for run in runs if run.is_finished]
     if found := called(target, finished):
         return found
     if found := called(target, runs):
         raise UserError("; ".join(f"Run {run.name!r} {unfinished(run)}" for run in found))
-    final = [run for run in finished if run.manifest["role"] == "final"]
-    if not final:
+    if with_imported and (Path(target) / "config.json").exists():
+        raise UserError(f"{target!r} is no run or variant here; for the folder give ./{target}.")
+    if all(run.manifest["role"] == "sweep" for run in finished):
         raise none_finished(runs, results, study)
-    known = list(dict.fromkeys(run.arm for run in final))
+    known = list(dict.fromkeys(run.arm for run in finished if run.manifest["role"] == "final"))
     known += [run.name for run in finished]
     raise UserError(
         f"{target!r} is no run or variant of {results / study}."
         f"{did_you_mean(target, known)} There are {', '.join(known)}."
     )
+
+
+def is_path(target: str) -> bool:
+    return "/" in target or target.startswith(".")
 
 
 def called(target: str, runs: "list[Run]") -> "list[Run]":
@@ -182,18 +194,16 @@ class Start:
     def require_same_tokens(self, data: "TokenData") -> None:
         """Raise `UserError` if the embeddings would stand for other tokens than in `data`, or if a
         run to be continued saw other data."""
-        trained_on = self.run.protocol.data
-        if trained_on is None:
-            return
-        if data.tokenizer_fingerprint != trained_on.tokenizer_fingerprint:
+        own, trained_on = self.run.tokenizer_fingerprint, self.run.protocol.data
+        if own is not None and data.tokenizer_fingerprint != own:
             raise UserError(
                 f"Run {self.run.name!r} has another tokenizer "
-                f"({trained_on.tokenizer_fingerprint}) than {data.source} is to be read with "
+                f"({own}) than {data.source} is to be read with "
                 f"({data.tokenizer_fingerprint}), and its embeddings would stand for other tokens; "
                 f"give --tokenizer {self.tokenizer}, and as --data a text or what is prepared "
                 "with that."
             )
-        if self.is_continued and data.fingerprint != trained_on.fingerprint:
+        if self.is_continued and trained_on and data.fingerprint != trained_on.fingerprint:
             raise UserError(
                 f"{self.label} goes on with the data that its run began with "
                 f"({trained_on.source}, {trained_on.fingerprint}), and this is {data.source} "
@@ -201,22 +211,21 @@ class Start:
             )
 
 
-def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> Start:
-    """What `--from` names: RUN (final weights, at step 0) or RUN@STEP (weights and optimizer).
+def starting_point(run: "Run", step_text: str | None, draft: "Protocol") -> Start:
+    """RUN (final weights, at step 0) or, with a step, RUN@STEP (weights and optimizer).
 
     Raises:
-        UserError: no such run or checkpoint, another architecture, a horizon already passed, or to
-            be continued with another optimizer or batch.
+        UserError: no such checkpoint, another architecture, a horizon already passed, or to be
+            continued with another optimizer or batch.
     """
     from smollm2.protocol import differing
-    from smollm2.runs import Run, open_run
 
-    target, at, step_text = spec.partition("@")
-    is_path = "/" in target
-    run = Run(Path(target)) if is_path else open_run(results, study, target)
     if fields := differing(vars(run.protocol.model), vars(draft.model)):
-        raise UserError(f"Run {run.name!r} is another architecture: {fields}.")
-    if not at:
+        raise UserError(
+            f"Run {run.name!r} is another architecture: {fields}. Leave out "
+            "--variant and the fields of the model, which are those of the run."
+        )
+    if step_text is None:
         final = run.checkpoints.final()
         if final is None:
             raise UserError(
@@ -224,12 +233,14 @@ def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> S
                 f"({checkpoints_of(run)})."
             )
         fresh = dataclasses.replace(final, step=0, seconds=0.0)
-        return Start(run, fresh, run.name, is_continued=False)
+        name = run.manifest["source"]["name"] if run.is_imported else run.name
+        return Start(run, fresh, name, is_continued=False)
     if step_text not in map(str, run.checkpoints.steps()):
         raise UserError(
             f"Run {run.name!r} has no checkpoint at step {step_text!r}; it has "
             f"{checkpoints_of(run)}. A run keeps one for later with --keep-step."
         )
+    label = f"{run.name}@{step_text}"
     if int(step_text) >= draft.steps:
         raise UserError(
             f"The new run ends at step {draft.steps}, and step {step_text} is not before that; "
@@ -237,17 +248,16 @@ def starting_point(results: Path, study: str, spec: str, draft: "Protocol") -> S
         )
     if run.protocol.recipe.optimizer != draft.recipe.optimizer:
         raise UserError(
-            f"{spec} continues {run.protocol.recipe.optimizer}, not {draft.recipe.optimizer}; give "
-            f"--optimizer {run.protocol.recipe.optimizer}, or start from final weights."
+            f"{label} continues {run.protocol.recipe.optimizer}, not {draft.recipe.optimizer}; "
+            f"give --optimizer {run.protocol.recipe.optimizer}, or start from final weights."
         )
     # Tokens and FLOPs are counted from the first run's start, by the step.
     if fields := differing(batch_of(run.protocol), batch_of(draft)):
         raise UserError(
-            f"{spec} continues steps of another size: {fields}. Give the same --seq-len and as "
+            f"{label} continues steps of another size: {fields}. Give the same --seq-len and as "
             "many sequences a step (--batch-size times --grad-accum), or start from final weights."
         )
-    checkpoint = run.checkpoints.at(int(step_text))
-    return Start(run, checkpoint, f"{run.name}@{checkpoint.step}", is_continued=True)
+    return Start(run, run.checkpoints.at(int(step_text)), label, is_continued=True)
 
 
 def batch_of(protocol: "Protocol") -> dict[str, int]:

@@ -59,11 +59,13 @@ def prepared(
 
 
 def tokens_of(run: "Run", source: str | None, tokenizer: str | None) -> "TokenData":
-    """The tokens a run was trained on: from the cache, else prepared again from `source`."""
+    """The tokens a run was trained on: from the cache, else prepared again from `source`. An
+    imported run has none of its own, and `source` is whatever text it is to be scored on."""
     from smollm2.data import find_prepared, open_prepared
 
     wanted = run.protocol.data
-    assert wanted is not None
+    if wanted is None:
+        return foreign_tokens(run, source)
     if source is None:
         cached = find_prepared(wanted.fingerprint)
         if cached is not None:
@@ -79,5 +81,23 @@ def tokens_of(run: "Run", source: str | None, tokenizer: str | None) -> "TokenDa
         raise UserError(
             f"--data {Path(source).name} is not what run {run.name!r} was trained on: its "
             f"fingerprint is {data.fingerprint}, the run's {wanted.fingerprint} ({wanted.source})."
+        )
+    return data
+
+
+def foreign_tokens(run: "Run", source: str | None) -> "TokenData":
+    """The tokens of a text that a run was not trained on here, made with the run's tokenizer."""
+    if source is None:
+        raise UserError(
+            f"Run {run.name!r} was imported, and on what it was trained is not known here: name "
+            "the text to score it on, such as --data mine.jsonl, or have eval score --tasks only."
+        )
+    data = prepared(
+        source, None, str(run.path / "tokenizer.json"), max_vocab=run.protocol.model.vocab_size
+    )
+    if data.tokenizer_fingerprint != run.tokenizer_fingerprint:
+        raise UserError(
+            f"{data.source} is prepared with another tokenizer ({data.tokenizer_fingerprint}) than "
+            f"that of run {run.name!r} ({run.tokenizer_fingerprint}); give the text itself."
         )
     return data

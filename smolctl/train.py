@@ -28,7 +28,7 @@ from smollm2.errors import UserError
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
-    from smollm2.protocol import Request
+    from smollm2.protocol import Protocol, Request
     from smollm2.runs import Run
 
 EXAMPLES = """
@@ -45,6 +45,8 @@ EXAMPLES = """
 - `smolctl train --variant pow2 --steps 5000 --track tensorboard`
 
 - `smolctl train --variant pow2 --steps 4000 --from pow2-5000-s0@3200`
+
+- `smolctl train --from hf:HuggingFaceTB/SmolLM2-135M --data mine.jsonl --steps 100 --lr 3e-4`
 """
 
 HORIZONS = ("steps", "tokens", "flops")
@@ -56,7 +58,7 @@ def train(
         str | None,
         typer.Option(
             help="orig, orig-174m, pow2, pow2-135m, moe-160m, a short form such as "
-            "pow2:n_kv_heads=8, or a TOML file.",
+            "pow2:n_kv_heads=8, or a TOML file; default the model that --from names.",
             rich_help_panel="Model",
             autocompletion=complete_variant,
         ),
@@ -109,7 +111,8 @@ def train(
     seq_len: Annotated[
         int | None,
         typer.Option(
-            help="Tokens in a sequence; default 2048, nano 256.", rich_help_panel="Recipe"
+            help="Tokens in a sequence; default 2048, nano 256, at most the model's context.",
+            rich_help_panel="Recipe",
         ),
     ] = None,
     grad_accum: Annotated[
@@ -186,8 +189,9 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN[@STEP]",
-            help="Start from a run's final weights, or continue the weights, optimizer and step "
-            "of its checkpoint at STEP to another horizon.",
+            help="Start from the final weights of a run, of a Hugging Face folder (./NAME) or of "
+            "hf:ORG/NAME; or continue the weights, optimizer and step of a run's checkpoint at "
+            "STEP to another horizon.",
             rich_help_panel="Where",
         ),
     ] = None,
@@ -197,13 +201,13 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a variant and write its run directory, `results/STUDY/RUN`.
+    """Train a variant, or a trained model further, and write the run's directory,
+    `results/STUDY/RUN`.
 
     Stop it with Ctrl-C whenever you like: it says how to resume, and a resumed run ends with the
     same weights and the same rows as one that was never stopped.
     """
     from smolctl.resume import reopen
-    from smollm2.protocol import Request
 
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"--checkpoint-every must be at least 1, not {checkpoint_every}.")
@@ -218,10 +222,16 @@ def train(
         last, saved = run.protocol.steps, run.checkpoints.steps()
         check_keep_steps(keep - set(saved), max(saved, default=0), last)
     else:
+        if variant is None and from_ is None:
+            raise UserError(
+                "Say which model to train: --variant pow2, for example, or --from a trained one."
+            )
+        asked = without_displaced(context, asked_of(context, is_given))
         if variant is None:
-            raise UserError("Say which model to train: --variant pow2, for example.")
-        request = Request(**without_displaced(context, asked_of(context, is_given)))
-        prepared = prepare_run(request, results, study, name, from_, keep, dry_run, as_json)
+            if is_typed(context, "scale"):
+                raise UserError("--scale is of --variant; the model that --from names has its own.")
+            asked.pop("scale", None)  # in a file of defaults it is for variants
+        prepared = prepare_run(asked, results, study, name, from_, keep, dry_run, as_json)
         if prepared is None:  # a dry run
             return
         run, tokens_of_run = prepared
@@ -271,7 +281,7 @@ def check_keep_steps(keep_steps: frozenset[int], first: int, last: int) -> None:
 
 
 def prepare_run(
-    request: "Request",
+    asked: dict[str, Any],
     results: Path,
     study: str,
     name: str | None,
@@ -280,11 +290,16 @@ def prepare_run(
     dry_run: bool,
     as_json: bool,
 ) -> "tuple[Run, TokenData] | None":
-    """Everything before the first step; nothing is written unless all of it holds."""
+    """Everything before the first step; no run is made unless all of it holds.
+
+    Args:
+        asked: fields of a `Request`; without a variant the model is that of `from_`.
+    """
+    from smolctl.importing import start_of
     from smolctl.plan import show_plan
     from smolctl.targets import require_new, starting_point
     from smolctl.tokens import prepared
-    from smollm2.protocol import default_run_name, has_plain_name, resolve
+    from smollm2.protocol import Request, default_run_name, has_plain_name, resolve
     from smollm2.runs import create_run, run_path
 
     def new(name: str) -> str:
@@ -297,10 +312,15 @@ def prepare_run(
 
     if name is not None:
         new(name)
-    draft = resolve(request)
-    if name is None and from_ is None and has_plain_name(request):
-        name = new(default_run_name(request, draft))
-    start = starting_point(results, study, from_, draft) if from_ is not None else None
+    if from_ is None:
+        request = Request(**asked)
+        draft, start = resolve(request), None
+        if name is None and has_plain_name(request):
+            name = new(default_run_name(request, draft))
+    else:
+        parent, step = start_of(from_, results, study)
+        request, draft = resolve_from(parent, asked)
+        start = starting_point(parent, step, draft)
     check_keep_steps(keep_steps, start.checkpoint.step if start else 0, draft.steps)
     vocab_size = draft.model.vocab_size
     default_tokenizer = start.tokenizer if start else f"train:{vocab_size}"
@@ -316,6 +336,20 @@ def prepare_run(
         return None
     run = create_run(results, study, name, request, protocol, data.tokenizer, checkpoint, label)
     return run, data
+
+
+def resolve_from(parent: "Run", asked: dict[str, Any]) -> "tuple[Request, Protocol]":
+    """What was asked for, resolved; without a variant the model is the parent's."""
+    from smollm2.config import replace_fields, split_setting
+    from smollm2.protocol import Request, resolve, resolve_recipe
+
+    if "variant" in asked:
+        request = Request(**asked)
+        return request, resolve(request)
+    own = parent.protocol
+    request = Request(**asked | {"variant": own.variant, "scale": own.scale})
+    _, fields = resolve_recipe(request)  # those of the model, which may not differ: it is trained
+    return request, resolve(request, replace_fields(own.model, dict(map(split_setting, fields))))
 
 
 def execute(

@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a Llama-style decoder with tied embeddings and no biases.
+    """Shape of a Llama-style decoder without biases.
 
     With `n_experts` above 1 the MLP of every layer is a mixture of experts (Mixtral layout), each
-    expert a SwiGLU of width `d_ff`, of which a token uses `n_active_experts`.
+    expert a SwiGLU of width `d_ff`, of which a token uses `n_active_experts`. With
+    `tie_embeddings` the matrix of the embedding is the head's too.
 
     Raises:
         UserError: from `ModelConfig(...)` itself, if the numbers do not make a model.
@@ -40,11 +41,12 @@ class ModelConfig:
     max_seq_len: int = 2048
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if not 0 < value < math.inf:  # false for nan
+            if field.type is not bool and not 0 < value < math.inf:  # false for nan
                 raise UserError(f"{field.name} must be positive and finite, not {value}.")
         if self.d_model % self.n_heads:
             raise UserError(
@@ -234,6 +236,8 @@ def typed(name: str, value: Any, kind: Any) -> Any:
         return float(value)
     if type(value) is kind:
         return value
+    if kind is bool and value in ("true", "false"):
+        return value == "true"
     if isinstance(value, str) and kind is not bool:
         try:
             return kind(value)

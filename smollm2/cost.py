@@ -7,11 +7,11 @@ from smollm2.config import ModelConfig
 
 @dataclass(frozen=True)
 class Parameters:
-    """Counts of parameters; the tied embedding is counted once.
+    """Counts of parameters; an embedding that is also the head is counted once.
 
     total: all of them.
     active: those that one token uses (less than total only for a mixture of experts).
-    embedding: of these, the token embedding, which is also the head.
+    embedding: of these, the token embedding, and the head where that has a matrix of its own.
     """
 
     total: int
@@ -21,7 +21,8 @@ class Parameters:
 
 def parameters(config: ModelConfig) -> Parameters:
     """Exact parameter counts of `config`."""
-    embedding = config.vocab_size * config.d_model
+    n_copies = 1 if config.tie_embeddings else 2
+    embedding = n_copies * config.vocab_size * config.d_model
     norms = (2 * config.n_layers + 1) * config.d_model
     total = matrix_parameters(config, config.n_experts)
     active = matrix_parameters(config, config.n_active_experts)

@@ -130,7 +130,7 @@ def token_scores(
     device = model.device
     hidden, _ = model.hidden(torch.from_numpy(inputs).to(device))
     flat = torch.from_numpy(targets).flatten().to(device)
-    losses, hits = score_tokens(hidden.flatten(0, 1), model.embed.weight, flat)
+    losses, hits = score_tokens(hidden.flatten(0, 1), model.head.weight, flat)
     losses = losses.cpu().double()  # MPS has no fp64
     return losses.numpy().reshape(targets.shape), hits.cpu().numpy().reshape(targets.shape)
 

@@ -190,7 +190,7 @@ class Decoder:
             cache = KVCache(keys[:, :, :seen], values[:, :, :seen], positions)
             x_1TD = layer(block, x_1TD, rope, mask, cache)
         self.length = end
-        return self.model.embed.logits(self.model.norm(x_1TD[:, -1:]))[0, 0]
+        return self.model.head.logits(self.model.norm(x_1TD[:, -1:]))[0, 0]
 
 
 def run_layer(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from smollm2.config import ModelConfig
@@ -17,6 +18,7 @@ from smollm2.model import SmolLM2, matrices
 PUBLISHED = {
     "embed.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
+    "lm_head.weight": "lm_head.weight",
     "blocks.N.attn_norm.weight": "model.layers.{}.input_layernorm.weight",
     "blocks.N.attn.qkv.weight.q": "model.layers.{}.self_attn.q_proj.weight",
     "blocks.N.attn.qkv.weight.k": "model.layers.{}.self_attn.k_proj.weight",
@@ -101,7 +103,7 @@ def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
         # Version 5 wants rope_parameters, but still reads version 4's name.
         "rope_theta": config.rope_theta,
         "initializer_range": config.init_std,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.tie_embeddings,
         # Left out, these would be the 1 and 2 of Llama's own tokenizer.
         "bos_token_id": None,
         "eos_token_id": None,
@@ -116,7 +118,7 @@ def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
 
 
 def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of model.safetensors: views of `state` by published name, without the tied head.
+    """The tensors of model.safetensors: views of `state` by published name, without a tied head.
 
     Args:
         state: of a `SmolLM2` of this `config`; also gradients by the same names.
@@ -128,29 +130,33 @@ def to_hf(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]
     }
 
 
-def from_hf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """The inverse of `to_hf`: a state in fp32 for `SmolLM2.load_state_dict`.
+def from_hf(
+    tensors: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """The inverse of `to_hf`: a state in `dtype` for `SmolLM2.load_state_dict`.
 
     Raises:
         UserError: a tensor is missing, has another shape than `config` gives it, or no place in it.
     """
-    state = SmolLM2(config).state_dict()
-    places = to_hf(state, config)  # views, through which the state is filled
+    model = SmolLM2(config, seed=None).to(dtype)
+    places = to_hf(model.state_dict(), config)  # without memory yet, for it may be a wrong config
     for name, place in places.items():
         if name not in tensors:
-            raise UserError(f"The checkpoint lacks the tensor {name}; is it of another variant?")
+            raise UserError(f"The checkpoint lacks the tensor {name}; is it of another model?")
         shape = tuple(tensors[name].shape)
         if shape != tuple(place.shape):
             raise UserError(
-                f"The checkpoint's {name} has shape {shape}, where the variant has "
-                f"{tuple(place.shape)}; is it of another variant?"
+                f"The checkpoint's {name} has shape {shape}, where the model has "
+                f"{tuple(place.shape)}; is it of another one?"
             )
-        place.copy_(tensors[name])
     if unexpected := sorted(tensors.keys() - places.keys()):
         raise UserError(
-            f"The checkpoint has a tensor {unexpected[0]}, for which the variant has no place; "
-            "is it of another variant?"
+            f"The checkpoint has a tensor {unexpected[0]}, for which the model has no place; "
+            "is it of another one?"
         )
+    state = model.to_empty(device="cpu").state_dict()
+    for name, view in to_hf(state, config).items():
+        view.copy_(tensors[name])
     return state
 
 

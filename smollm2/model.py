@@ -1,4 +1,4 @@
-"""SmolLM2: a Llama-style decoder (GQA, rotary positions, RMSNorm, SwiGLU, tied head).
+"""SmolLM2: a Llama-style decoder (GQA, rotary positions, RMSNorm, SwiGLU).
 
 Shape suffixes: B batch, T positions, D d_model, H query heads, K key-value heads, E head_dim,
 F d_ff, V vocabulary, N = B·T tokens.
@@ -24,7 +24,7 @@ class Loss(NamedTuple):
 
 
 class Embedding(nn.Embedding):
-    """Token embeddings, whose matrix is the head's too."""
+    """A matrix with a row a token: the embedding's, which is the head's too, or the head's own."""
 
     def logits(self, h: Tensor) -> Tensor:
         """Logits (..., V) of final hidden states (..., D)."""
@@ -144,6 +144,9 @@ class SmolLM2(nn.Module):
             self.embed = Embedding(config.vocab_size, config.d_model)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+            self.lm_head: Embedding | None = None
+            if not config.tie_embeddings:
+                self.lm_head = Embedding(config.vocab_size, config.d_model)
         if seed is not None:
             self.to_empty(device="cpu")
             self.initialize(seed)
@@ -161,6 +164,11 @@ class SmolLM2(nn.Module):
                 writes = name.endswith((".attn.out.weight", ".mlp.down.weight", ".mlp.down"))
                 depth = (2 * self.config.n_layers) ** 0.5 if writes else 1.0
                 parameter.normal_(0.0, std / depth, generator=generator)
+
+    @property
+    def head(self) -> Embedding:
+        """What makes logits: the embedding, unless the model has a matrix of its own for it."""
+        return self.embed if self.lm_head is None else self.lm_head
 
     @property
     def device(self) -> torch.device:
@@ -198,12 +206,12 @@ class SmolLM2(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits (B, T, V) of integer tokens (B, T)."""
         h_BTD, _ = self.hidden(tokens_BT)
-        return self.embed.logits(h_BTD)
+        return self.head.logits(h_BTD)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Loss:
         """Mean next-token loss; at no time do all logits exist."""
         h_BTD, routing = self.hidden(tokens_BT)
-        loss = linear_cross_entropy(h_BTD.flatten(0, 1), self.embed.weight, targets_BT.flatten())
+        loss = linear_cross_entropy(h_BTD.flatten(0, 1), self.head.weight, targets_BT.flatten())
         return Loss(loss, routing)
 
     def compile_blocks(self) -> None:

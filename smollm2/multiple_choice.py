@@ -130,7 +130,7 @@ def score_batch(model: SmolLM2, batch: list[PackedItem], items: Sequence[Item]) 
         hidden, _ = model.hidden(tokens, positions, mask)
         losses, hits = score_tokens(
             hidden.flatten(0, 1)[torch.tensor(places, device=device)],
-            model.embed.weight,
+            model.head.weight,
             torch.tensor(targets, device=device),
         )
     sizes = [size for row in batch for size in row.n_scored]

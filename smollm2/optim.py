@@ -66,7 +66,8 @@ class Optimizer:
         plain: list[Tensor] = []
         orthogonal: list[Tensor] = []
         for name, master in self.masters.items():
-            if recipe.optimizer == "muon" and master.ndim > 1 and name != "embed.weight":
+            is_matrix = master.ndim > 1 and name not in ("embed.weight", "lm_head.weight")
+            if recipe.optimizer == "muon" and is_matrix:
                 leaves = matrices(model.config, name, master)
                 grads = matrices(model.config, name, self.grads[name])
                 group = orthogonal

@@ -295,7 +295,8 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     recipe, model_settings = resolve_recipe(request)
     model = model or variant(request.variant, request.scale, model_settings)
     batch_size = request.batch_size if request.batch_size is not None else 4
-    seq_len = request.seq_len if request.seq_len is not None else default_seq_len(request.scale)
+    usual_seq_len = min(default_seq_len(request.scale), model.max_seq_len)
+    seq_len = request.seq_len if request.seq_len is not None else usual_seq_len
     for name, value in (("--batch-size", batch_size), ("--seq-len", seq_len)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}.")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from smollm2.model import SmolLM2
 
 FORMAT = 1
+IMPORTED = "imported"  # the role of a run whose training happened elsewhere
 LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended
 REQUIRED = {"name", "arm", "role", "equal", "state", "started_from", "request", "protocol"}
 STEP_TABLES = ("train", "val", "experts")
@@ -73,6 +74,19 @@ class Run(Tables):
     @property
     def arm(self) -> str:
         return str(self.manifest["arm"])
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it was trained elsewhere: it has weights, but neither data nor losses."""
+        return bool(self.manifest["role"] == IMPORTED)
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """Of the tokenizer that its weights go with, where that is recorded."""
+        if self.is_imported:
+            return str(self.manifest["source"]["tokenizer_fingerprint"])
+        data = self.protocol.data
+        return data.tokenizer_fingerprint if data else None
 
     @property
     def is_finished(self) -> bool:
@@ -180,11 +194,11 @@ def load_run_tokenizer(run: Run) -> "Tokenizer":
     from smollm2.data import load_tokenizer, tokenizer_fingerprint
 
     tokenizer = load_tokenizer(str(run.path / "tokenizer.json"))
-    wanted = run.protocol.data
-    if wanted and tokenizer_fingerprint(tokenizer) != wanted.tokenizer_fingerprint:
+    wanted = run.tokenizer_fingerprint
+    if wanted and tokenizer_fingerprint(tokenizer) != wanted:
         raise UserError(
             f"tokenizer.json of run {run.name!r} is not the tokenizer it was trained with "
-            f"(fingerprint {wanted.tokenizer_fingerprint}); put the right one back."
+            f"(fingerprint {wanted}); put the right one back."
         )
     return tokenizer
 
@@ -260,10 +274,7 @@ def create_run(
             f"Run {name!r} exists. Continue it with --resume {name} if it is unfinished, or give "
             "this one another --name."
         )
-    # Made aside and renamed, so that no incomplete directory ever stands there.
-    temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-    try:
-        (temporary / "checkpoints").mkdir(parents=True)
+    with new_directory(path) as folder:
         manifest = new_manifest(
             name,
             request,
@@ -273,27 +284,46 @@ def create_run(
             equal=equal,
             started_from=started_from,
         )
-        write_json(temporary / "run.json", manifest)
+        write_json(folder / "run.json", manifest)
         if tokenizer is not None:
-            replace_file(temporary / "tokenizer.json", tokenizer.to_str(pretty=True))
+            replace_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
         if start is not None:
-            start.copy_to(temporary / "checkpoints")
-        temporary.rename(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RunError(f"Cannot make run {name!r}: {error.strerror}.") from None
-        raise UserError(
-            f"Cannot write to {results}: {error.strerror}; choose another --results."
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            start.copy_to(folder / "checkpoints")
     return Run(path)
 
 
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A folder that becomes the run directory `path` at the end: it is made aside and renamed, so
+    that no incomplete directory ever stands there.
+
+    Raises:
+        UserError: it cannot be made.
+        RunError: the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        (temporary / "checkpoints").mkdir(parents=True)
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(f"Cannot make run {path.name!r}: {error.strerror}.") from None
+        raise UserError(
+            f"Cannot write to {path.parents[1]}: {error.strerror}; choose another --results."
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def new_manifest(
-    name: str, request: Request, protocol: Protocol, **labels: str | None
+    name: str, request: Request | None, protocol: Protocol, **labels: str | None
 ) -> dict[str, Any]:
-    """run.json as it stands before the first step; `labels` are as given."""
+    """run.json as it stands before the first step; `labels` are as given.
+
+    Args:
+        request: None for a run that nobody asked to train.
+    """
     from smollm2.device import environment
 
     return {
@@ -305,7 +335,7 @@ def new_manifest(
         "created_at": now(),
         "finished_at": None,
         "keep_steps": [],
-        "request": dataclasses.asdict(request.without_paths()),
+        "request": request and dataclasses.asdict(request.without_paths()),
         "protocol": protocol.to_dict(),
         "parameters": dataclasses.asdict(parameters(protocol.model)),
         "training_flops_per_token": training_flops_per_token(protocol.model, protocol.seq_len),
@@ -400,6 +430,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{name}/run.json cannot be read: {error}.") from None
     is_known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    if is_known and manifest.get("role") == IMPORTED:
+        is_known = isinstance(manifest.get("source"), dict)
     if not (is_known and manifest.keys() >= REQUIRED):
         raise UserError(f"{name}/run.json is not a manifest of this version.")
     try:

@@ -91,6 +91,12 @@ def test_nano_scale_keeps_the_proportions(name, d_model, heads, kv_heads, layers
     )
 
 
+def test_true_and_false_are_read():
+    assert variant("pow2").tie_embeddings
+    assert not variant("pow2:tie_embeddings=false").tie_embeddings
+    assert variant("pow2", settings=["tie_embeddings=true"]) == variant("pow2")
+
+
 def test_fields_are_set_after_scaling():
     assert variant("pow2:n_layers=3,vocab_size=512", scale="nano").n_layers == 3
     assert variant("pow2", "nano", ["vocab_size=512"]).vocab_size == 512
@@ -108,6 +114,7 @@ def test_fields_are_set_after_scaling():
         ("pow2:n_layers=", "'n_layers=' is not of the form field=value"),
         ("pow2:n_layers=0", r"n_layers must be positive.* not 0"),
         ("pow2:d_ff=-4", r"d_ff must be positive.* not -4"),
+        ("pow2:tie_embeddings=no", "tie_embeddings takes true or false, not 'no'"),
         ("pow2:n_heads=9", r"d_model 512 does not divide into n_heads 9.*1, 2, 4, 8"),
         ("pow2:n_heads=512", "head width .* is odd"),
         ("pow2:n_kv_heads=3", r"n_heads 8 does not divide into n_kv_heads 3.*1, 2, 4, 8"),

@@ -64,6 +64,15 @@ def test_counts_are_those_of_the_model(name, layers):
     assert parameters(config).embedding == model.embed.weight.numel()
 
 
+def test_a_head_of_its_own_is_counted_with_the_embedding():
+    tied = variant("pow2", scale="nano")
+    config = dataclasses.replace(tied, tie_embeddings=False)
+    model = SmolLM2(config)
+    assert parameters(config).total == sum(p.numel() for p in model.parameters())
+    assert parameters(config).embedding == 2 * model.embed.weight.numel()
+    assert training_flops_per_token(config, 64) == training_flops_per_token(tied, 64)
+
+
 def test_active_parameters_leave_out_the_experts_that_a_token_does_not_use():
     config = small("moe-160m")
     model = SmolLM2(config)

@@ -1,5 +1,6 @@
 """The dimension check against numbers worked out by hand."""
 
+import dataclasses
 import json
 
 import pytest
@@ -31,9 +32,10 @@ def kind(config, name: str) -> Weight:
     return next(weight for weight in weights(config) if weight.name == name)
 
 
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_kinds_are_all_the_matrices(name):
-    config = VARIANTS[name]
+def test_the_kinds_are_all_the_matrices(name, tied):
+    config = dataclasses.replace(VARIANTS[name], tie_embeddings=tied)
     norms = (2 * config.n_layers + 1) * config.d_model
     assert sum(w.parameters for w in weights(config)) + norms == parameters(config).total
 

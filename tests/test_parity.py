@@ -16,6 +16,9 @@ from smollm2.hf import from_hf, hf_config, save_hf, to_hf
 
 SMALL = variant("pow2:n_layers=2", scale="nano")
 SMALL_MOE = variant("moe-160m:n_layers=2", scale="nano")
+UNTIED = dataclasses.replace(SMALL, tie_embeddings=False)
+UNTIED_MOE = dataclasses.replace(SMALL_MOE, tie_embeddings=False)
+CONFIGS = {"dense": SMALL, "moe": SMALL_MOE, "untied": UNTIED, "untied moe": UNTIED_MOE}
 
 
 def perturbed(config):
@@ -65,7 +68,7 @@ def test_variant_computes_what_transformers_does(name, tmp_path):
     assert_same_computation(dataclasses.replace(VARIANTS[name], n_layers=2), tmp_path)
 
 
-@pytest.mark.parametrize("config", [SMALL, SMALL_MOE], ids=["dense", "moe"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_nano_model_computes_what_transformers_does(config, tmp_path):
     assert_same_computation(config, tmp_path)
 
@@ -100,7 +103,7 @@ def test_bfloat16_is_close_to_float32(config):
     assert rounded_loss.item() == pytest.approx(loss.item(), rel=5e-3)
 
 
-@pytest.mark.parametrize("config", [SMALL, SMALL_MOE], ids=["dense", "moe"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_state_survives_the_round_trip_bit_for_bit(config):
     state = perturbed(config).state_dict()
     back = from_hf(to_hf(state, config), config)

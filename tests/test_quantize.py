@@ -155,7 +155,9 @@ def small() -> SmolLM2:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
-@pytest.mark.parametrize("spec", ["pow2:n_layers=2", "moe-160m:n_layers=2"])
+@pytest.mark.parametrize(
+    "spec", ["pow2:n_layers=2", "moe-160m:n_layers=2", "pow2:n_layers=2,tie_embeddings=false"]
+)
 def test_every_matrix_but_routers_is_quantized_and_the_model_still_computes_about_the_same(
     spec, config
 ):
@@ -164,7 +166,8 @@ def test_every_matrix_but_routers_is_quantized_and_the_model_still_computes_abou
     found = assemble(model.config, config, plain, torch.bfloat16)
 
     norms_and_routers = [n for n, p in model.named_parameters() if p.ndim == 1 or "router" in n]
-    kept = norms_and_routers + (["embed.weight"] if config.embedding_bits is None else [])
+    tables = ["embed.weight"] if model.lm_head is None else ["embed.weight", "lm_head.weight"]
+    kept = norms_and_routers + (tables if config.embedding_bits is None else [])
     assert sorted(plain.kept) == sorted(kept)
     left = sum(model.get_parameter(name).numel() for name in kept)
     total = sum(p.numel() for p in model.parameters())

@@ -69,6 +69,16 @@ def test_only_a_mixture_of_experts_has_experts(capsys, study):
     assert "| experts" not in card(capsys)
 
 
+def test_a_head_of_its_own_is_said(capsys, study, template):
+    text = card(capsys)
+    assert "SwiGLU, tied embeddings, no biases" in text
+    assert "embedding and head" not in text
+    planted(template, "untied", 0, 5.0, model={"tie_embeddings": False})
+    text = card(capsys)
+    assert "SwiGLU, no biases" in text
+    assert "| embedding and head | one matrix | one matrix | one matrix | two |" in text
+
+
 def test_the_same_files_give_the_same_bytes(study, tmp_path_factory):
     made = []
     for hash_seed, zone, locale in (("1", "UTC", "C"), ("2", "Asia/Tokyo", "C.UTF-8")):

@@ -70,7 +70,7 @@ def test_a_run_named_by_a_path_of_dots_keeps_its_name(capsys, kept, monkeypatch)
     monkeypatch.chdir(results)
     code, _, err = run_main(capsys, "eval", ".")
     assert code == 2
-    assert err == "Error: results is not a run: it has no run.json.\n"
+    assert err.startswith("Error: 'results' is neither a run nor a model in the layout of t")
 
 
 @pytest.mark.parametrize("harm", ["sidecar", "weights", "architecture", "heads"])

@@ -3,11 +3,12 @@
 from smollm2.errors import UserError
 
 
-def require_on_hub(repo: str, kind: str, instead: str) -> None:
+def require_on_hub(repo: str, kind: str, instead: str, prefix: str = "hub") -> None:
     """Raise `UserError` unless `repo` (`ORG/NAME`, of `kind` dataset or model) can be reached.
 
     The hub's own clients retry for half a minute and log each attempt when there is no network;
-    this asks once, for at most 10 seconds. `instead` says what to type without the hub.
+    this asks once, for at most 10 seconds. `instead` says what to type without the hub, and
+    `prefix` what stands before the name where the user types it.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -21,8 +22,8 @@ def require_on_hub(repo: str, kind: str, instead: str) -> None:
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"There is no public {kind} {repo!r} on the hub: expected hub:ORG/NAME, as in the "
-            f"address of its page. Check the spelling, or {instead}."
+            f"There is no public {kind} {repo!r} on the hub: expected {prefix}:ORG/NAME, as in "
+            f"the address of its page. Check the spelling, or {instead}."
         ) from error
     except Exception as error:  # a new class for each HTTP library the hub's client has moved to
         raise UserError(

@@ -31,7 +31,8 @@ KINDS: dict[tuple[str, int], type[QuantizedMatrix]] = {
     ("bitsandbytes", 8): LLMInt8,
     ("bitsandbytes", 4): NF4,
 }
-TABLES: dict[int, type[TableMatrix]] = {8: Int8, 4: Int4}  # for the embedding
+TABLES: dict[int, type[TableMatrix]] = {8: Int8, 4: Int4}  # for the embedding and the head
+TABLE_NAMES = ("embed", "lm_head")  # the second in a model with a head of its own
 EMBEDDING_GROUP = 64  # at 4 bits, where the other matrices have no groups
 NO_LAYER = "No layer can be quantized"
 
@@ -91,7 +92,7 @@ def quantize(model: SmolLM2, config: QuantConfig) -> Plain:
             if weight.ndim > 1:
                 skipped[parameter_name] = str(error)
     plain = Plain(quantized, kept, skipped)
-    if not quantized.keys() - {"embed"}:
+    if not quantized.keys() - set(TABLE_NAMES):
         raise Unfit(f"{NO_LAYER}: {plain.summary}.")
     return plain
 
@@ -108,7 +109,7 @@ def kind_of(
         raise Unfit("no matrix")
     if ".router." in name:
         raise Unfit("a router is small and decides")
-    if name != "embed.weight":
+    if name.removesuffix(".weight") not in TABLE_NAMES:
         return KINDS[config.backend, config.bits], config.group_size
     if config.embedding_bits is None:
         raise Unfit("left as it is, as was asked")
@@ -137,10 +138,10 @@ def assemble(
     )
     experts: dict[str, list[QuantizedMatrix]] = {}
     for name, tensors in plain.quantized.items():
-        if name == "embed":
+        if name in TABLE_NAMES:
             assert config.embedding_bits is not None
             table = TABLES[config.embedding_bits](tensors, dtype)
-            model.set_submodule("embed", QuantizedEmbedding(table))
+            model.set_submodule(name, QuantizedEmbedding(table))
             continue
         matrix = KINDS[config.backend, config.bits](tensors, dtype)
         parent, _, last = name.rpartition(".")

@@ -116,7 +116,8 @@ def weights(config: ModelConfig) -> list[Weight]:
     ]
     if config.is_moe:
         kinds.append(Weight("router", config.n_experts, config.d_model, layers))
-    return [*kinds, Weight("embedding, head", config.vocab_size, config.d_model, 1)]
+    n_copies = 1 if config.tie_embeddings else 2
+    return [*kinds, Weight("embedding, head", config.vocab_size, config.d_model, n_copies)]
 
 
 def divisible_share(config: ModelConfig, group_size: int) -> float:

@@ -57,7 +57,7 @@ class TableMatrix(QuantizedMatrix):
 
 
 class QuantizedEmbedding(nn.Module):
-    """The embedding, which is the head too, over one quantized matrix (V, D)."""
+    """The embedding, which is the head too, or a head of its own, over one matrix (V, D)."""
 
     def __init__(self, matrix: TableMatrix) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from smollm2.data import spread_windows
 from smollm2.evaluate import Estimate, TextScore, ratio
 from smollm2.generate import Decoder, Speed, measure_speed
 from smollm2.model import SmolLM2
-from smollm2.quantize.convert import Plain, memory_bytes
+from smollm2.quantize.convert import TABLE_NAMES, Plain, memory_bytes
 from smollm2.scores import ScoreFile
 from smollm2.tables import Tables
 
@@ -18,18 +18,20 @@ ROUNDS = 3  # of the original and the quantized model in turns, of which the med
 
 
 def sizes(model: SmolLM2, plain: Plain | None = None, file: Path | None = None) -> dict[str, int]:
-    """Bytes in memory and on disk, with and without the embedding.
+    """Bytes in memory and on disk, with and without the embedding and the head.
 
     Args:
         plain, file: what was saved, and where; None for the original, of which no file is written
             in bf16 but would be as large as it is in memory.
     """
-    in_memory, embedding = memory_bytes(model), memory_bytes(model.embed)
+    in_memory = memory_bytes(model)
+    embedding = sum(memory_bytes(table) for table in {model.embed, model.head})
     on_disk, embedding_on_disk = in_memory, embedding
     if plain is not None and file is not None:
         on_disk = file.stat().st_size
+        tables = tuple(f"{name}." for name in TABLE_NAMES)
         tensors = plain.tensors().items()
-        embedding_on_disk = sum(t.nbytes for name, t in tensors if name.startswith("embed."))
+        embedding_on_disk = sum(t.nbytes for name, t in tensors if name.startswith(tables))
     return {
         "memory_bytes": in_memory,
         "disk_bytes": on_disk,

@@ -1,0 +1,733 @@
+"""Models of transformers as targets: the same numbers as there, one import, and what is refused."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import run_main
+from safetensors.torch import load_file, save_file
+from test_tasks import ROWS, write
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from smolctl.models import load_one
+from smolctl.targets import finished_runs
+from smollm2.data import TokenData, batch
+from smollm2.errors import UserError
+from smollm2.hf_import import read_config
+from smollm2.multiple_choice import ItemScore
+from smollm2.runs import Run
+from smollm2.scores import ScoreFile
+from smollm2.tasks import find_task, load_items
+
+disable_progress_bar()
+
+SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "initializer_range": 0.2,  # so that logits differ
+}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+KINDS = ["tied", "untied", "mixtral", "sharded", "bf16", "fp16"]
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory, data: TokenData) -> Path:
+    """A folder with a model of each of `KINDS`, saved by transformers, with the tokenizer of
+    `data`."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    torch.manual_seed(0)
+    tied = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True, rope_theta=500.0))
+    untied = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
+    mixtral = MixtralForCausalLM(MixtralConfig(**SHAPE, **EXPERTS))
+    tied.save_pretrained(folder / "tied")
+    untied.save_pretrained(folder / "untied")
+    untied.save_pretrained(folder / "sharded", max_shard_size="40KB")
+    mixtral.save_pretrained(folder / "mixtral")
+    tied.bfloat16().save_pretrained(folder / "bf16")
+    untied.half().save_pretrained(folder / "fp16")
+    for name in KINDS:
+        data.tokenizer.save(str(folder / name / "tokenizer.json"))
+    assert len(list((folder / "sharded").glob("*.safetensors"))) > 1
+    return folder
+
+
+@pytest.fixture
+def model(elsewhere, workdir) -> Path:
+    """A copy of the tied model as ./mine in the current directory."""
+    shutil.copytree(elsewhere / "tied", "mine")
+    return workdir / "mine"
+
+
+@pytest.fixture
+def questions(tmp_path) -> Path:
+    """A folder with 6 questions of piqa."""
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    rows = [ROWS["piqa"] | {"goal": f"dry {i}", "label": i % 2} for i in range(6)]
+    write(folder, "piqa_validation.jsonl", rows)
+    return folder
+
+
+def theirs_in(folder: Path):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def change(folder: Path, **fields) -> None:
+    """Set fields of config.json; those that are `...` are taken out."""
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({key: v for key, v in content.items() if v is not ...}))
+
+
+def runs_here() -> list[str]:
+    return sorted(path.name for path in Path("results").glob("*/*"))
+
+
+# The same numbers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_and_text_are_those_of_transformers(capsys, workdir, elsewhere, data, kind):
+    target, theirs = str(elsewhere / kind), theirs_in(elsewhere / kind)
+    loaded = load_one(target, Path("results"), "runs", "cpu", "fp32")
+    tokens = torch.from_numpy(data.test[:80].astype("int64")).view(2, 40)
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        torch.testing.assert_close(loaded.model(tokens), expected, atol=1e-5, rtol=0)
+    capsys.readouterr()
+
+    options = ("--prompt", "abc de", "--max-new-tokens", "12", "--dtype", "fp32", "--json")
+    code, out, err = run_main(capsys, "generate", target, *options)
+    assert (code, err) == (0, "")  # imported before
+    prompt = torch.tensor([data.tokenizer.encode("abc de").ids])
+    new = theirs.generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=0)[0]
+    new = [token for token in new[prompt.shape[1] :].tolist() if token != 0]
+    assert json.loads(out)["tokens"] == new
+    assert len(set(new)) > 2
+
+
+def test_weights_keep_their_dtype(capsys, workdir, elsewhere):
+    for kind, dtype, own in (
+        ("untied", torch.float32, "float32"),
+        ("bf16", torch.bfloat16, "bfloat16"),
+        ("fp16", torch.float16, "float32"),
+    ):
+        run = load_one(str(elsewhere / kind), Path("results"), "runs", None, None).source.run
+        weights = load_file(run.path / "checkpoints/final.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {dtype}
+        assert run.protocol.dtype == own
+        assert run.manifest["source"]["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_held_out_text_is_scored_as_transformers_scores_it(
+    capsys, workdir, elsewhere, corpus, data
+):
+    target = str(elsewhere / "untied")
+    options = ("--data", str(corpus), "--tokens", "128", "--dtype", "fp32", "--json")
+    code, out, err = run_main(capsys, "eval", target, *options)
+    assert code == 0, err
+    rows = {row["metric"]: row["value"] for row in json.loads(out)}
+    tokens = torch.from_numpy(data.test[:129].astype("int64"))
+    with torch.no_grad():
+        logits = theirs_in(elsewhere / "untied")(tokens[:-1].view(2, 64)).logits
+    assert rows["loss"] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), tokens[1:]).item())
+
+
+def test_tasks_are_scored_as_transformers_scores_them(capsys, workdir, elsewhere, questions):
+    target, theirs = str(elsewhere / "mixtral"), theirs_in(elsewhere / "mixtral")
+    options = ("--data-dir", str(questions), "--tasks", "piqa", "--dtype", "fp32", "--json")
+    code, out, err = run_main(capsys, "eval", target, *options)
+    assert code == 0, err
+    run = Run(Path("results/runs/mixtral"))
+    scores = ScoreFile(run.path / "items" / json.loads(out)[0]["items"], ItemScore).read()
+    tokenizer = load_one("mixtral", Path("results"), "runs", None, None).tokenizer
+    items = load_items(find_task("piqa"), questions, None).items
+    for score, item in zip(scores, items, strict=True):
+        for nats, context, text in zip(
+            score.log_likelihoods, item.contexts, item.continuations, strict=True
+        ):
+            whole = tokenizer.encode(context + text).ids
+            n_context = len(tokenizer.encode(context).ids)
+            with torch.no_grad():
+                logits = theirs(torch.tensor([whole])).logits[0].log_softmax(dim=-1)
+            expected = sum(logits[i - 1, whole[i]].item() for i in range(n_context, len(whole)))
+            assert nats == pytest.approx(expected, abs=1e-3)
+
+
+# One run of a model
+
+
+def test_the_first_use_imports_and_later_ones_find_the_run(capsys, model):
+    prompt = ("--prompt", "abc", "--max-new-tokens", "3")
+    code, out, err = run_main(capsys, "generate", "./mine", *prompt)
+    assert code == 0
+    assert err.startswith("Imported ./mine (")
+    assert err.rstrip().endswith("as run mine: results/runs/mine")
+    before = (model.parent / "results/runs/mine/run.json").read_bytes()
+    for target in ("./mine", "mine", str(model), "results/runs/mine"):
+        assert run_main(capsys, "generate", target, *prompt) == (0, out, "")
+    shutil.copytree("mine", "Copy Of It")
+    assert run_main(capsys, "generate", "./Copy Of It", *prompt) == (0, out, "")
+    assert runs_here() == ["mine"]
+    run = Run(Path("results/runs/mine"))
+    assert (run.path / "run.json").read_bytes() == before
+    assert (run.manifest["role"], run.is_finished, run.protocol.steps) == ("imported", True, 0)
+    assert run.manifest["source"]["name"] == "./mine"
+    assert str(model.parent) not in before.decode()
+    code, _, err = run_main(capsys, "generate", "mine", *prompt, "--study", "other")
+    assert code == 2
+    assert "'mine' is no run or variant here; for the folder give ./mine" in err
+
+
+def test_a_folder_that_has_changed_is_another_model(capsys, model):
+    prompt = ("--prompt", "abc", "--max-new-tokens", "3")
+    assert run_main(capsys, "generate", "./mine", *prompt)[0] == 0
+    change(model, rope_parameters={"rope_theta": 300.0, "rope_type": "default"})
+    code, out, err = run_main(capsys, "generate", "./mine", *prompt)
+    assert (code, out) == (2, "")
+    assert "run mine was imported from ./mine, and this is another model or has changed" in err
+    assert "remove results/runs/mine to import it again" in err
+    assert run_main(capsys, "generate", "./mine", *prompt, "--study", "other")[0] == 0
+    shutil.rmtree("results/runs/mine")
+    assert run_main(capsys, "generate", "./mine", *prompt)[0] == 0
+    assert Run(Path("results/runs/mine")).protocol.model.rope_theta == 300.0
+
+
+def test_the_name_of_a_trained_run_is_taken(capsys, finished, elsewhere):
+    shutil.copytree(elsewhere / "tied", "first")
+    before = (finished / "run.json").read_bytes()
+    code, _, err = run_main(capsys, "generate", "./first", "--prompt", "abc")
+    assert code == 2
+    assert "it would be called first, and there is such a run; give another --study" in err
+    assert (finished / "run.json").read_bytes() == before
+
+
+def test_held_out_text_needs_a_name(capsys, model, corpus, finished):
+    code, out, err = run_main(capsys, "eval", "./mine")
+    assert (code, out) == (2, "")
+    assert "--data mine.jsonl" in err
+    code, _, err = run_main(capsys, "quantize", "./mine", "--group-size", "32")
+    assert code == 2
+    assert "--data mine.jsonl" in err
+    others = Path("others")
+    assert (
+        run_main(
+            capsys,
+            *("prepare", "--data", str(corpus), "--tokenizer", "train:300", "--out", str(others)),
+        )[0]
+        == 0
+    )
+    code, _, err = run_main(capsys, "eval", "./mine", "--data", str(others))
+    assert code == 2
+    assert "is prepared with another tokenizer" in err
+
+
+def test_comparisons_and_reports_leave_imported_runs_out(capsys, finished, model):
+    assert run_main(capsys, "generate", "./mine", "--prompt", "a", "--max-new-tokens", "1")[0] == 0
+    assert runs_here() == ["first", "mine"]
+    assert [run.name for run in finished_runs(Path("results"), "runs")] == ["first"]
+    code, out, _ = run_main(capsys, "report")
+    assert code == 0
+    assert "mine" not in out
+    for name in ("mine", "./results/runs/mine"):
+        code, out, err = run_main(capsys, "compare", "tiny", name)
+        assert (code, out) == (2, "")
+        assert "mine" in err
+    shutil.rmtree(finished)
+    code, _, err = run_main(capsys, "report")
+    assert code == 2
+    assert "has no finished runs. Train one" in err
+
+
+# Quantizing
+
+
+@pytest.mark.parametrize("kind", ["untied", "mixtral"])
+def test_an_imported_model_is_quantized(capsys, workdir, elsewhere, corpus, story_file, kind):
+    target = str(elsewhere / kind)
+    options = ("--group-size", "32", "--tokens", "256", "--no-compile", "--data", str(corpus))
+    code, out, err = run_main(capsys, "quantize", target, *options)
+    assert code == 0, err
+    assert f"{kind} quantized" in out
+    run = Run(Path("results/runs") / kind)
+    row = run.table("quantize").set_index("name").loc["int4-g32"]
+    # All but norms, and in a mixture routers.
+    assert row["quantized_share"] > 0.98
+    weights = load_file(run.path / "quantized/int4-g32/model.safetensors")
+    assert weights["lm_head.codes"].shape == weights["embed.codes"].shape == (512, 32)
+    assert not torch.equal(weights["lm_head.codes"], weights["embed.codes"])
+    two_tables = 2 * 512 * (32 + 2)  # codes of a byte, and a scale in bf16 a row
+    assert row["disk_bytes_without_embedding"] == row["disk_bytes"] - two_tables
+    assert abs(row["loss_delta"]) < 0.5
+
+    code, out, _ = run_main(capsys, "eval", f"{target}+int4-g32", *options[-2:], "--json")
+    assert code == 0
+    assert {row["run"] for row in json.loads(out)} == {f"{kind}+int4-g32"}
+    options = ("--bits", "8", "--no-speed", "--data", story_file)
+    code, _, err = run_main(capsys, "quantize", target, *options)
+    assert code == 2
+    assert "has been quantized on another text than stories.jsonl" in err
+
+
+# Training on
+
+
+@pytest.fixture
+def training(corpus) -> list[str]:
+    """Options of a short training; append --from, --steps and --name."""
+    options = ["train", "--data", str(corpus), "--batch-size", "2", "--lr", "3e-3"]
+    return [*options, "--dtype", "fp32", "--val-tokens", "128", "--test-tokens", "256"]
+
+
+@pytest.mark.parametrize("kind", ["untied", "mixtral", "bf16"])
+def test_training_goes_on_from_the_loss_that_transformers_has(
+    capsys, workdir, elsewhere, training, data, kind
+):
+    folder = elsewhere / kind
+    code, _, err = run_main(capsys, *training, "--from", str(folder), "--steps", "6")
+    assert code == 0, err
+    imported, run = (Run(path) for path in sorted(Path("results/runs").iterdir()))
+    assert (imported.name, run.arm, run.manifest["role"]) == (kind, kind, "final")
+    assert run.manifest["started_from"] == f"./{kind}"
+    assert run.tokenizer_fingerprint == imported.tokenizer_fingerprint
+    inputs, targets = batch(data.train, data.fingerprint, 0, 0, 2, 64)
+    with torch.no_grad():
+        logits = theirs_in(folder)(torch.from_numpy(inputs)).logits
+    expected = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten()).item()
+    assert run.table("train")["loss"].iloc[0] == pytest.approx(expected, abs=1e-4)
+    validation = run.table("val")["loss"]
+    assert validation.iloc[-1] < validation.iloc[0]
+
+
+def test_a_run_that_was_trained_on_is_a_run_like_any_other(capsys, model, training):
+    def trained(start: str, steps: int, name: str, *more: str) -> Run:
+        options = ("--from", start, "--steps", str(steps), "--name", name)
+        code, _, err = run_main(capsys, *training, *options, *more)
+        assert code == 0, err
+        return Run(Path("results/runs") / name)
+
+    first = trained("./mine", 6, "first", "--keep-step", "3")
+    branch = trained("first@3", 5, "branch")
+    assert list(branch.table("train")["step"]) == [4, 5]
+    assert trained("first", 2, "second").protocol.model == branch.protocol.model
+    assert branch.protocol.model == first.protocol.model
+    assert trained("mine", 6, "third", "--seed", "1").manifest["started_from"] == "./mine"
+
+    # The arm is called as the imported run is, which is none.
+    code, _, err = run_main(capsys, "compare", "mine", "first")
+    assert code == 2
+    assert "first stands in both 'mine' and 'first'" in err
+    code, out, err = run_main(capsys, "report")
+    assert code == 0, err
+    commands = [line for line in out.splitlines() if line.startswith("smolctl train")]
+    assert [" --from ./mine " in command for command in commands] == [True, True]
+    assert not any("--variant" in command for command in commands)
+
+
+WRONG_START = {
+    "another tokenizer": (("--tokenizer", "train:300"), "has another tokenizer"),
+    "another architecture": (("--variant", "orig"), "is another architecture: d_model"),
+    "another field": (("--set", "n_layers=3"), "is another architecture: n_layers: 2"),
+    "a scale": (("--scale", "nano"), "--scale is of --variant"),
+    "too long sequences": (("--seq-len", "128"), "is longer than the model's context of 64"),
+    "no horizon": (("--tokens", "1000"), "takes one of --steps, --tokens or --flops"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_START, ids=str)
+def test_a_wrong_continuation_is_refused(capsys, model, corpus, case):
+    options, sentence = WRONG_START[case]
+    start = ("train", "--from", "./mine", "--data", str(corpus), "--steps", "2")
+    code, out, err = run_main(capsys, *start, *options)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert set(runs_here()) <= {"mine"}
+
+
+# Reading config.json
+
+
+def config_in(tmp_path: Path, **fields):
+    content = {key: value for key, value in SHAPE.items() if value is not None}
+    content |= {"architectures": ["LlamaForCausalLM"]} | fields
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    return read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_theta": 100_000, "rope_scaling": None, "torch_dtype": "bfloat16"},
+        {"rope_parameters": {"rope_theta": 100_000.0, "rope_type": "default"}, "dtype": "float32"},
+        {"rope_scaling": {"type": "default"}, "rope_theta": 100_000.0},
+    ],
+)
+def test_the_rotary_base_is_read_in_the_words_of_each_version(tmp_path, rope):
+    config = config_in(tmp_path, max_position_embeddings=8192, **rope)
+    assert (config.rope_theta, config.max_seq_len) == (100_000.0, 8192)
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, MixtralConfig])
+def test_what_is_left_out_is_what_transformers_takes(tmp_path, kind):
+    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    content = {key: SHAPE[key] for key in needed} | {"num_attention_heads": 8}
+    name = kind.__name__.replace("Config", "ForCausalLM")
+    (tmp_path / "config.json").write_text(json.dumps(content | {"architectures": [name]}))
+    ours, theirs = read_config(tmp_path), kind(**content)
+    assert ours.n_kv_heads == theirs.num_key_value_heads == 8
+    assert ours.max_seq_len == theirs.max_position_embeddings
+    assert ours.norm_eps == theirs.rms_norm_eps
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.tie_embeddings == theirs.tie_word_embeddings
+    assert ours.n_experts == getattr(theirs, "num_local_experts", 1)
+    assert ours.n_active_experts == getattr(theirs, "num_experts_per_tok", 1)
+
+
+# What cannot be imported
+
+
+def field(**fields):
+    return lambda folder: change(folder, **fields)
+
+
+def tensors(edit):
+    """A change of the tensors in model.safetensors."""
+
+    def harm(folder: Path) -> None:
+        found = load_file(folder / "model.safetensors")
+        edit(found)
+        save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return harm
+
+
+def index(names: dict[str, str]):
+    """An index in the place of the weights, which are in shard.safetensors."""
+
+    def harm(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
+        text = json.dumps({"weight_map": names})
+        (folder / "model.safetensors.index.json").write_text(text)
+
+    return harm
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+
+
+def cut_off(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def longer_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"].append(content["added_tokens"][0] | {"id": 512, "content": "<|more|>"})
+    path.write_text(json.dumps(content))
+
+
+EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.layers.1.input_layernorm.weight"
+BAD = {
+    "no config": (
+        lambda folder: (folder / "config.json").unlink(),
+        "'mine' is neither a run nor a model",
+    ),
+    "a broken config": (
+        lambda folder: (folder / "config.json").write_text("{"),
+        "config.json cannot be read",
+    ),
+    "a list as config": (
+        lambda folder: (folder / "config.json").write_text("[1]"),
+        "config.json is no table",
+    ),
+    "another architecture": (
+        field(architectures=["GPT2LMHeadModel"]),
+        'config.json has architectures ["GPT2LMHeadModel"], and only one of LlamaForCausalLM',
+    ),
+    "no architecture": (field(architectures=...), "config.json has architectures null"),
+    "attention biases": (field(attention_bias=True), "config.json has attention_bias true"),
+    "MLP biases": (field(mlp_bias=True), "config.json has mlp_bias true, and only false"),
+    "another activation": (field(hidden_act="gelu"), 'has hidden_act "gelu", and only "silu"'),
+    "a window": (field(sliding_window=32), "config.json has sliding_window 32, and only null"),
+    "quantized weights": (
+        field(quantization_config={"quant_method": "gptq"}),
+        "config.json has quantization_config",
+    ),
+    "scaled positions": (
+        field(rope_scaling={"type": "linear", "factor": 2.0}),
+        'config.json has rope type "linear", and only "default"',
+    ),
+    "scaled positions, version 5": (
+        field(rope_parameters={"rope_type": "llama3", "rope_theta": 1e4}),
+        'config.json has rope rope_type "llama3"',
+    ),
+    "partial positions": (
+        field(partial_rotary_factor=0.5),
+        "config.json has partial_rotary_factor 0.5",
+    ),
+    "rope settings that are none": (field(rope_scaling=[2]), "config.json has rope settings [2]"),
+    "wider heads": (field(head_dim=16), "config.json has head_dim 16, and only hidden_size"),
+    "no width": (field(hidden_size=...), "config.json lacks hidden_size"),
+    "a width in words": (field(hidden_size="wide"), "hidden_size takes a whole number, not 'wide'"),
+    "no heads for the keys": (field(num_key_value_heads=3), "does not divide into n_kv_heads 3"),
+    "a vocabulary of no size": (field(vocab_size=-1), "vocab_size must be positive"),
+    "a width that is not the weights'": (
+        field(intermediate_size=10**9),
+        "gate_proj.weight has shape (64, 32), where the model has (1000000000, 32)",
+    ),
+    "a missing tensor": (tensors(lambda found: found.pop(NORM)), f"lacks the tensor {NORM}"),
+    "a tensor of another shape": (
+        tensors(lambda found: found.update({NORM: torch.ones(31)})),
+        f"{NORM} has shape (31,), where the model has (32,)",
+    ),
+    "a tensor too many": (
+        tensors(lambda found: found.update(more=torch.ones(2))),
+        "a tensor more, for which the model has no place",
+    ),
+    "a tensor of integers": (
+        tensors(lambda found: found.update({NORM: torch.ones(32, dtype=torch.int8)})),
+        f"{NORM} is in int8",
+    ),
+    "no head of its own": (field(tie_word_embeddings=False), "lacks the tensor lm_head.weight"),
+    "a head that is not tied": (
+        tensors(lambda found: found.update({"lm_head.weight": found[EMBEDDING] + 1})),
+        "tie_word_embeddings true, and the weights an lm_head.weight that differs",
+    ),
+    "weights cut off": (cut_off, "model.safetensors is damaged"),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "it has no model.safetensors; make one",
+    ),
+    "a pickle": (pickled, "only pytorch_model.bin, a pickle"),
+    "a shard outside": (
+        index({EMBEDDING: "../mine/shard.safetensors"}),
+        "names '../mine/shard.safetensors', which is no safetensors file in the folder",
+    ),
+    "a shard at a path": (index({EMBEDDING: "/etc/passwd"}), "names '/etc/passwd'"),
+    "a shard that is none": (index({EMBEDDING: "config.json"}), "names 'config.json'"),
+    "a missing shard": (index({EMBEDDING: "a.safetensors"}), "a.safetensors, which model.safeten"),
+    "a broken index": (index([]), "model.safetensors.index.json is damaged"),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        "it has no tokenizer.json",
+    ),
+    "a broken tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{}"),
+        "The tokenizer 'tokenizer.json' is damaged",
+    ),
+    "a larger tokenizer": (longer_tokenizer, "tokenizer.json has 513 tokens, and vocab_size"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_what_cannot_be_imported_is_refused_with_a_sentence(capsys, model, corpus, case):
+    harm, sentence = BAD[case]
+    harm(model)
+    for command in (
+        ("generate", "./mine", "--prompt", "abc"),
+        ("train", "--from", "./mine", "--steps", "2", "--data", str(corpus)),
+    ):
+        code, out, err = run_main(capsys, *command)
+        assert (code, out) == (2, "")
+        assert err.startswith("Error: ")
+        assert err.count("\n") == 1
+        assert sentence in err
+        assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("name", ["pow2", "figures", "模型"])
+def test_a_folder_whose_name_no_run_can_have_is_refused(capsys, model, name):
+    model.rename(name)
+    Path("results/runs").mkdir(parents=True)
+    code, _, err = run_main(capsys, "generate", f"./{name}", "--prompt", "abc")
+    assert code == 2
+    assert err.startswith(f"Error: ./{name}: ")
+    assert "is no name for a run" in err or "means something else" in err
+    assert runs_here() == []
+
+
+def test_a_full_disk_leaves_no_run(capsys, model, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    code, _, err = run_main(capsys, "generate", "./mine", "--prompt", "abc")
+    assert code == 1
+    assert "Cannot import run 'mine': [Errno 28] No space left on device" in err
+    assert runs_here() == []
+
+
+def test_a_tied_head_and_old_buffers_in_the_file_are_no_harm(capsys, model):
+    def more(found: dict[str, torch.Tensor]) -> None:
+        found["lm_head.weight"] = found[EMBEDDING].clone()
+        found["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+
+    tensors(more)(model)
+    assert (
+        run_main(capsys, "generate", "./mine", "--prompt", "abc", "--max-new-tokens", "1")[0] == 0
+    )
+    assert Run(Path("results/runs/mine")).protocol.model.tie_embeddings
+
+
+def test_a_tokenizer_that_adds_tokens_is_said_to(capsys, model):
+    path = model / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    path.write_text(json.dumps(content))
+    options = ("--prompt", "abc", "--max-new-tokens", "1", "--json")
+    code, _, err = run_main(capsys, "generate", "./mine", *options)
+    assert code == 0
+    assert "Its tokenizer adds <|endoftext|> to a text by itself" in err
+
+
+# The hub
+
+
+@pytest.fixture
+def hub_cache(monkeypatch, tmp_path_factory) -> Path:
+    """An empty cache of the hub's client, without network."""
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return folder
+
+
+def cached(folder: Path, cache: Path) -> Path:
+    """The files of `folder` in the hub's cache as those of org/Tiny-1: links to blobs."""
+    repo = cache / "models--org--Tiny-1"
+    snapshot = repo / "snapshots" / ("0" * 40)
+    for path in (repo / "blobs", repo / "refs", snapshot):
+        path.mkdir(parents=True)
+    (repo / "refs/main").write_text("0" * 40)
+    for path in folder.iterdir():
+        blob = hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copyfile(path, repo / "blobs" / blob)
+        (snapshot / path.name).symlink_to(f"../../blobs/{blob}")
+    return snapshot
+
+
+@pytest.mark.parametrize("kind", ["tied", "sharded"])
+def test_a_model_in_the_cache_of_the_hub_is_a_target_without_network(
+    capsys, workdir, elsewhere, hub_cache, kind
+):
+    prompt = ("--prompt", "abc", "--max-new-tokens", "4")
+    _, expected, _ = run_main(capsys, "generate", str(elsewhere / kind), *prompt)
+    shutil.rmtree("results")
+    cached(elsewhere / kind, hub_cache)
+    code, out, err = run_main(capsys, "generate", "hf:org/Tiny-1", *prompt)
+    assert (code, out) == (0, expected)
+    assert "Imported hf:org/Tiny-1 (" in err
+    assert Run(Path("results/runs/tiny-1")).manifest["source"]["name"] == "hf:org/Tiny-1"
+    assert run_main(capsys, "generate", "hf:org/Tiny-1", *prompt) == (0, expected, "")
+
+
+def test_what_is_fetched_is_checked_before_the_weights_come(
+    capsys, workdir, elsewhere, hub_cache, monkeypatch, tmp_path
+):
+    asked = []
+
+    def download(repo, *, allow_patterns=None, local_files_only=False):
+        if local_files_only:
+            raise FileNotFoundError
+        asked.append(allow_patterns)
+        return str(tmp_path / "there")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *args, **options: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    shutil.copytree(elsewhere / "tied", tmp_path / "there")
+    command = ("generate", "hf:org/name", "--prompt", "abc", "--max-new-tokens", "1")
+    change(tmp_path / "there", attention_bias=True)
+    code, _, err = run_main(capsys, *command)
+    assert (code, asked) == (2, [["config.json"]])
+    assert "hf:org/name: config.json has attention_bias true" in err
+    change(tmp_path / "there", attention_bias=False)
+    assert run_main(capsys, *command)[0] == 0
+    assert not any(".bin" in p or ".py" in p or p == "*" for p in asked[-1])
+    assert Run(Path("results/runs/name")).is_imported
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("hf:org/name", "The Hugging Face hub cannot be reached for the model 'org/name'"),
+        ("hf:name", "'hf:name' names no model: expected hf:ORG/NAME"),
+        ("hf:", "'hf:' names no model"),
+        ("hf:a/b/c", "'hf:a/b/c' names no model"),
+        ("hf:org/name@3", "hf:org/name@3"),
+    ],
+)
+def test_a_model_that_is_not_to_be_had_is_a_sentence(capsys, workdir, hub_cache, target, sentence):
+    for command in (
+        ("generate", target, "--prompt", "a"),
+        ("train", "--from", target, "--steps", "2"),
+    ):
+        code, out, err = run_main(capsys, *command)
+        assert (code, out) == (2, "")
+        assert sentence in err
+        assert "or give the folder of a model" in err
+        assert not Path("results").exists()
+
+
+def test_half_a_model_in_the_cache_is_fetched(elsewhere, hub_cache):
+    from smollm2.hf_import import fetch
+
+    snapshot = cached(elsewhere / "tied", hub_cache)
+    assert fetch("org/Tiny-1") == snapshot
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be reached"):
+        fetch("org/Tiny-1")
+
+
+# As published
+
+
+def test_the_published_layout_is_imported(capsys, workdir, real_data):
+    """SmolLM2-135M's own config.json and tokenizer, with two layers."""
+    published = real_data / "tokenizer"
+    config = LlamaConfig.from_pretrained(published, num_hidden_layers=2)
+    LlamaForCausalLM(config).bfloat16().save_pretrained("SmolLM2-135M")
+    shutil.copyfile(published / "tokenizer.json", "SmolLM2-135M/tokenizer.json")
+    shutil.copyfile(published / "config.json", "SmolLM2-135M/config.json")
+    change(Path("SmolLM2-135M"), num_hidden_layers=2)
+    loaded = load_one("./SmolLM2-135M", Path("results"), "runs", "cpu", "fp32")
+    run = loaded.source.run
+    assert run.name == "smollm2-135m"
+    own = run.protocol
+    assert (own.model.rope_theta, own.model.max_seq_len, own.seq_len) == (100_000, 8192, 2048)
+    assert (own.dtype, own.model.tie_embeddings) == ("bfloat16", True)
+    tokens = torch.tensor([loaded.tokenizer.encode("It was the best of times, " * 50).ids])
+    with torch.no_grad():
+        expected = theirs_in(Path("SmolLM2-135M"))(tokens).logits
+        torch.testing.assert_close(loaded.model(tokens), expected, atol=1e-5, rtol=0)

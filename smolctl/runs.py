@@ -81,7 +81,7 @@ def summary(run: "Run") -> dict[str, Any]:
     from smolctl.targets import saved_step, state_of
 
     protocol, state, step = run.protocol, state_of(run), saved_step(run)
-    if state == "finished":
+    if run.is_finished:
         step = protocol.steps
     elif state == "running" and (rows := run.rows("train")):
         step = int(number(rows[-1].get("step")) or step)
@@ -123,11 +123,11 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A run's line as it is printed."""
     from smolctl.console import size
 
-    at = "" if row["state"] == "finished" else f" at step {row['step']:,}"
+    is_ended = row["state"] in ("finished", "imported")
     return (
         *(row[name] for name in ("study", "run", "variant", "scale")),
-        row["state"] + at,
-        f"{row['steps']:,}",
+        row["state"] + ("" if is_ended else f" at step {row['step']:,}"),
+        "–" if row["state"] == "imported" else f"{row['steps']:,}",
         "–" if row["test_loss"] is None else f"{row['test_loss']:.4f}",
         size(row["bytes"]),
         age(row["created_at"]),
@@ -198,18 +198,13 @@ def opened(results: Path, study: str, name: str) -> "Run":
 
 def in_words(run: "Run") -> list[tuple[str, str]]:
     """The manifest for a reader."""
-    from smolctl.console import count, size
-    from smolctl.targets import unfinished
+    from smolctl.console import size
 
     protocol, manifest = run.protocol, run.manifest
-    model, recipe, data = protocol.model, protocol.recipe, protocol.data
-    n_parameters, machine = manifest["parameters"], manifest["environment"]
+    model, n_parameters = protocol.model, manifest["parameters"]
     experts = f", {model.n_active_experts} of {model.n_experts} experts" if model.is_moe else ""
-    rate = f"{recipe.lr:g}" + (f", muon {recipe.muon_lr:g}" if recipe.optimizer == "muon" else "")
-    tokens = protocol.steps * protocol.tokens_per_step
+    machine = manifest["environment"]
     pairs = [
-        ("state", f"finished at {manifest['finished_at']}" if run.is_finished else unfinished(run)),
-        ("error", manifest["error"]),
         (
             "model",
             f"{protocol.variant}, {protocol.scale}: {n_parameters['total']:,} parameters, "
@@ -221,6 +216,36 @@ def in_words(run: "Run") -> list[tuple[str, str]]:
             f"values), {model.n_layers} layers, d_ff {model.d_ff}{experts}, vocabulary "
             f"{model.vocab_size:,}, context {model.max_seq_len:,}",
         ),
+        *(imported_in_words(run) if run.is_imported else training_in_words(run)),
+        (
+            "versions",
+            f"smolctl {machine['smolctl']} ({machine['git_commit'] or 'no commit'}), "
+            f"torch {machine['torch']}, Python {machine['python']}, {machine['platform']}",
+        ),
+        ("created", manifest["created_at"]),
+        ("files", f"{run.path}, {size(run.disk_bytes)}"),
+    ]
+    return [(name, str(text)) for name, text in pairs if text]
+
+
+def imported_in_words(run: "Run") -> list[tuple[str, str | None]]:
+    """Where a model comes from that was trained elsewhere."""
+    source = run.manifest["source"]
+    return [("state", f"imported from {source['name']} ({source['dtype']})")]
+
+
+def training_in_words(run: "Run") -> list[tuple[str, str | None]]:
+    """How a run is trained and where it stands."""
+    from smolctl.console import count
+    from smolctl.targets import unfinished
+
+    protocol, manifest = run.protocol, run.manifest
+    recipe, data, machine = protocol.recipe, protocol.data, manifest["environment"]
+    rate = f"{recipe.lr:g}" + (f", muon {recipe.muon_lr:g}" if recipe.optimizer == "muon" else "")
+    tokens = protocol.steps * protocol.tokens_per_step
+    return [
+        ("state", f"finished at {manifest['finished_at']}" if run.is_finished else unfinished(run)),
+        ("error", manifest["error"]),
         (
             "data",
             data
@@ -246,15 +271,7 @@ def in_words(run: "Run") -> list[tuple[str, str]]:
             f"{machine['device_name']}, {protocol.device}, {protocol.dtype}, "
             f"{machine['threads']} threads" + (", compiled" if protocol.compile else ""),
         ),
-        (
-            "versions",
-            f"smolctl {machine['smolctl']} ({machine['git_commit'] or 'no commit'}), "
-            f"torch {machine['torch']}, Python {machine['python']}, {machine['platform']}",
-        ),
-        ("created", manifest["created_at"]),
-        ("files", f"{run.path}, {size(run.disk_bytes)}"),
     ]
-    return [(name, str(text)) for name, text in pairs if text]  # fmt: skip
 
 
 def score_cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -32,13 +32,16 @@ def resume_command(run: "Run") -> str:
 
 
 def state_of(run: "Run") -> str:
-    """`finished`, `running` (a process is at it), `stopped`, `failed` or `interrupted`."""
+    """`finished`, `imported`, `running` (a process is at it), `stopped`, `failed` or `interrupted`,
+    which is one that was killed."""
+    if run.is_imported:
+        return "imported"
     if run.is_finished:
         return "finished"
     if run.is_being_written:
         return "running"
     state = str(run.manifest["state"])
-    return state if state in ("stopped", "failed") else "interrupted"  # a killed one says `running`
+    return state if state in ("stopped", "failed") else "interrupted"
 
 
 def saved_step(run: "Run") -> int:

@@ -197,6 +197,17 @@ def test_the_first_use_imports_and_later_ones_find_the_run(capsys, model):
     assert "'mine' is no run or variant here; for the folder give ./mine" in err
 
 
+def test_an_imported_model_is_listed_and_shown_as_one(capsys, model):
+    run_main(capsys, "generate", "./mine", "--prompt", "abc", "--max-new-tokens", "1")
+    code, out, err = run_main(capsys, "runs")
+    assert code == 0, err
+    assert "imported" in out
+    code, out, err = run_main(capsys, "runs", "show", "mine")
+    assert code == 0, err
+    assert "imported from ./mine (float32)" in out
+    assert "recipe" not in out
+
+
 def test_a_folder_that_has_changed_is_another_model(capsys, model):
     prompt = ("--prompt", "abc", "--max-new-tokens", "3")
     assert run_main(capsys, "generate", "./mine", *prompt)[0] == 0

@@ -68,9 +68,10 @@ def of_file(
 ) -> dict[str, dict[str, Any]] | None:
     """The values of a file by command and by key; None if it has nothing to do with smolctl."""
     if name == "pyproject.toml":
-        if "smolctl" not in table.get("tool", {}):
+        tools = table.get("tool")
+        if not isinstance(tools, dict) or "smolctl" not in tools:
             return None
-        table = table["tool"]["smolctl"]
+        table = tools["smolctl"]
         if not isinstance(table, dict):
             raise UserError("tool.smolctl is a table: write [tool.smolctl] and its keys below.")
     table = normal(table)
@@ -97,8 +98,17 @@ def of_file(
 
 
 def normal(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Its keys with `_` for `-`."""
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    """Its keys with `_` for `-`.
+
+    Raises:
+        UserError: it has one both ways.
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if (name := key.replace("-", "_")) in found:
+            raise UserError(f"{key} is there twice, once with another line between its words.")
+        found[name] = value
+    return found
 
 
 def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:

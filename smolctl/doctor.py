@@ -58,17 +58,19 @@ def doctor(results: Results = RESULTS, as_json: Json = False) -> None:
 def compiler() -> dict[str, Any]:
     """The C++ compiler that torch would call for a CPU, tried on a file with Python's headers."""
     import os
+    import shlex
     import shutil
     import subprocess
     import sys
     import sysconfig
 
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(name) is None:
+    words = shlex.split(name)  # such as `ccache g++`
+    if not words or shutil.which(words[0]) is None:
         return {"name": name, "runs": False, "reason": "not found; install it, or set CXX"}
     include = sysconfig.get_path("include")
     done = subprocess.run(
-        [name, "-fsyntax-only", "-x", "c++", f"-I{include}", "-"],
+        [*words, "-fsyntax-only", "-x", "c++", f"-I{include}", "-"],
         input="#include <Python.h>\n#include <vector>\n",
         capture_output=True,
         text=True,
@@ -178,7 +180,7 @@ def show(found: dict[str, Any]) -> None:
         "This machine",
         [
             ("Python", f"{machine['python']}, {machine['platform']}"),
-            ("torch", f"{machine['torch']}, {machine['threads']} threads"),
+            ("torch", f"{machine['torch']}, threads: {machine['threads']}"),
             ("smolctl", f"{machine['smolctl']}, commit {machine['git_commit'] or 'not known'}"),
             (
                 "--compile",

@@ -91,7 +91,7 @@ def evaluate(
     for option, value in (("--limit", limit), ("--tokens", tokens), ("--batch-size", batch_size)):
         if value is not None and value < 1:
             raise UserError(f"{option} must be at least 1, not {value}.")
-    names = task_names(tasks or ("test" if data_dir is None else "all"))
+    names = task_names(tasks or ("all" if is_typed(context, "data_dir") else "test"))
     splits = [name for name in names if name in SPLITS]
     refuse_idle(context, ("tokens", "data"), "held-out text", bool(splits))
     refuse_idle(context, ("limit", "data_dir"), "tasks", len(splits) < len(names))
@@ -165,7 +165,10 @@ def show(rows: list[dict[str, Any]]) -> None:
                 )
                 for key, cells in texts.items()
             ),
+            n_words=2,
         )
+        if len({cells["loss"]["fingerprint"] for cells in texts.values()}) > 1:
+            say("The runs have different texts or tokenizers: their losses do not compare.")
         fewest = min(cells["loss"]["clusters"] for cells in texts.values())
         if fewest == 1:
             say("One document has no standard error.")
@@ -196,6 +199,7 @@ def show(rows: list[dict[str, Any]]) -> None:
                 )
                 for key, cells in tasks.items()
             ),
+            n_words=3,
         )
         say(
             "bits/byte is what the right answer costs. ± is a standard error over questions; it "

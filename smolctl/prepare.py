@@ -50,7 +50,11 @@ def prepare(
     if max_tokens is not None and not 1 <= max_tokens < math.inf:  # false for nan
         raise UserError(f"--max-tokens must be at least 1 and finite, not {max_tokens:g}.")
     limit = None if max_tokens is None else int(max_tokens)
-    made = prepared(data or "builtin", tokenizer, tokenizer, out=out, max_tokens=limit)
+    try:
+        made = prepared(data or "builtin", tokenizer, tokenizer, out=out, max_tokens=limit)
+    except KeyboardInterrupt:
+        say("Stopped. Nothing is kept of it.")
+        raise typer.Exit(130) from None
     sizes = {split: len(getattr(made, split)) for split in ("train", "validation", "test")}
     if as_json:
         summary = {"path": str(out), "fingerprint": made.fingerprint, "tokens": sizes}
@@ -66,4 +70,5 @@ def prepare(
             ("folder", str(out)),
         ],
     )
-    say(f"Next: smolctl train --variant pow2 --scale nano --steps 300 --data {out}")
+    scale = " --scale nano" if made.vocab_size <= 4096 else ""
+    say(f"Next: smolctl train --variant pow2{scale} --steps 300 --data {out}")

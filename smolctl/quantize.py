@@ -145,7 +145,10 @@ def quantize(
                 rows.append({"study": model.run.study, "run": model.run.name} | row)
                 say(one_line(model.run, row))
     except KeyboardInterrupt:
-        say("Stopped. The rows so far are in quantize.csv.")
+        say(
+            "Stopped. The rows so far are in quantize.csv; the same command measures the rest, and "
+            "the scores are kept."
+        )
         raise typer.Exit(130) from None
     except OSError as error:
         raise RunError(f"What was measured could not be written: {error}.") from error

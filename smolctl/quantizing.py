@@ -256,11 +256,14 @@ def one_line(run: "Run", row: dict[str, Any]) -> str:
             words.insert(0, f"{row['quantized_share']:.1%} quantized")
             spread = row["loss_delta_stderr"]
             words.append(f"loss {row['loss_delta']:+.4f}" + (f" ± {spread:.4f}" if spread else ""))
+            if row.get("skipped"):
+                words.append(f"left in bf16: {row['skipped']}")
     for prefix, how in (("", "decoding"), ("compiled_", "compiled")):
         if speed := row.get(f"{prefix}decode_tokens_per_second"):
             words.append(f"{how} {speed:.1f} tokens/s")
             if row["name"] != "bf16":
-                words[-1] += f" ({row[f'{prefix}decode_ratio']:.2f} × bf16)"
+                # Its own measurement, in turns: not the quotient with bf16's line above.
+                words[-1] += f" ({row[f'{prefix}decode_ratio']:.2f} × bf16 in turns)"
     if row.get("reason"):
         words.append(row["reason"])
     return f"{run.name} {row['name']}: {', '.join(words)}"

@@ -1,5 +1,6 @@
 """`smolctl runs`: list runs, show one, remove some."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,9 +55,10 @@ def runs(
     if not rows:
         say(f"There are no runs in {results if study is None else results / study} yet.")
         return
-    header = ("study", "run", "variant", "scale", "state", "steps", "test loss", "size", "age")
+    header = ("study", "run", "variant", "data", "state", "steps", "test loss", "size", "age")
     table("Runs", header, map(cells, rows), n_words=5)
-    say(f"{len(rows)} runs, {size(sum(row['bytes'] for row in rows))} in {results}.")
+    runs_here = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    say(f"{runs_here}, {size(sum(row['bytes'] for row in rows))} in {results}.")
 
 
 def found(results: Path, study: str | None) -> "Iterator[Run]":
@@ -92,6 +94,7 @@ def summary(run: "Run") -> dict[str, Any]:
         "arm": run.arm,
         "role": run.manifest["role"],
         "scale": protocol.scale,
+        "data": protocol.data and protocol.data.source,
         "state": state,
         "step": step,
         "steps": protocol.steps,
@@ -112,11 +115,12 @@ def test_loss(run: "Run") -> float | None:
 
 
 def number(text: str | None) -> float | None:
-    """The number in a cell of a table; None if it holds none."""
+    """The finite number in a cell of a table; None if it holds none."""
     try:
-        return float(text or "")
+        value = float(text or "")
     except ValueError:
         return None
+    return value if math.isfinite(value) else None  # JSON has no other
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -125,7 +129,8 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
     is_ended = row["state"] in ("finished", "imported")
     return (
-        *(row[name] for name in ("study", "run", "variant", "scale")),
+        *(row["study"], row["run"], row["variant"] + " (nano)" * (row["scale"] == "nano")),
+        row["data"] or "–",
         row["state"] + ("" if is_ended else f" at step {row['step']:,}"),
         "–" if row["state"] == "imported" else f"{row['steps']:,}",
         "–" if row["test_loss"] is None else f"{row['test_loss']:.4f}",
@@ -298,8 +303,7 @@ def remove(
 
     doomed = [opened(results, study, name) for name in dict.fromkeys(names)]
     for run in doomed:  # all of them, before one of them is gone
-        if run.is_being_written:
-            raise UserError(f"Run {run.name!r} is being written by another process; stop that.")
+        run.require_removable()
     what = ", ".join(f"{run.name} ({size(run.disk_bytes)})" for run in doomed)
     if not yes:
         if not sys.stdin.isatty():

@@ -337,7 +337,7 @@ class Session:
 
     def evaluate(self, planned: "PlannedRun") -> None:
         """Score one run on the tasks of the study; what is recorded is not scored again."""
-        from smolctl.console import warn
+        from smolctl.console import say, warn
         from smolctl.models import Model
         from smolctl.scoring import Scorer
         from smollm2.runs import final_weights
@@ -348,8 +348,8 @@ class Session:
         assert self.study.evaluation is not None
         try:
             scorer = Scorer(Model(run, final_weights(run)), dtype=self.study.evaluation.dtype)
-            for _ in scorer.score(scorer.load(), [], self.questions):
-                pass
+            for acc, *_ in scorer.score(scorer.load(), [], self.questions):
+                say(f"{run.name} {acc['task']}: acc {acc['value']:.4f} ± {acc['stderr']:.4f}")
         except (UserError, RunError) as error:
             warn(f"Run {planned.name!r} could not be scored: {error}")
             self.failed[planned.name] = str(error)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -49,6 +50,7 @@ EXAMPLES = """
 - `smolctl train --from hf:HuggingFaceTB/SmolLM2-135M --data mine.jsonl --steps 100 --lr 3e-4`
 """
 
+NOTABLE_RISE = 0.1  # nats of validation loss, above what a step more or less changes
 HORIZONS = ("steps", "tokens", "flops")
 
 
@@ -227,10 +229,13 @@ def train(
                 "Say which model to train: --variant pow2, for example, or --from a trained one."
             )
         asked = without_displaced(context, asked_of(context, is_given))
-        if variant is None:
+        if from_ is not None and not is_typed(context, "variant"):
             if is_typed(context, "scale"):
                 raise UserError("--scale is of --variant; the model that --from names has its own.")
-            asked.pop("scale", None)  # in a file of defaults it is for variants
+            # In a file of defaults these are for models that begin from nothing.
+            for option in ("variant", "scale", "tokenizer"):
+                if not is_typed(context, option):
+                    asked.pop(option, None)
         prepared = prepare_run(asked, results, study, name, from_, keep, dry_run, as_json)
         if prepared is None:  # a dry run
             return
@@ -298,7 +303,7 @@ def prepare_run(
     from smolctl.importing import start_of
     from smolctl.plan import show_plan
     from smolctl.targets import require_new, starting_point
-    from smolctl.tokens import prepared
+    from smolctl.tokens import prepared, tokens_of
     from smollm2.protocol import Request, default_run_name, has_plain_name, resolve
     from smollm2.runs import create_run, run_path
 
@@ -312,6 +317,7 @@ def prepare_run(
 
     if name is not None:
         new(name)
+    trunk: Run | None = None  # a run that is gone on with, on its own data
     if from_ is None:
         request = Request(**asked)
         draft, start = resolve(request), None
@@ -319,12 +325,17 @@ def prepare_run(
             name = new(default_run_name(request, draft))
     else:
         parent, step = start_of(from_, results, study)
+        if step is not None and "data" not in asked:
+            trunk, asked = parent, asked | {"data": parent.manifest["request"]["data"]}
         request, draft = resolve_from(parent, asked)
         start = starting_point(parent, step, draft)
     check_keep_steps(keep_steps, start.checkpoint.step if start else 0, draft.steps)
     vocab_size = draft.model.vocab_size
     default_tokenizer = start.tokenizer if start else f"train:{vocab_size}"
-    data = prepared(request.data, request.tokenizer, default_tokenizer, max_vocab=vocab_size)
+    if trunk is not None:
+        data = tokens_of(trunk, None, None)
+    else:
+        data = prepared(request.data, request.tokenizer, default_tokenizer, max_vocab=vocab_size)
     if start is not None:
         start.require_same_tokens(data)
     protocol = draft.on(data)
@@ -379,8 +390,11 @@ def execute(
 
 
 def show_result(run: "Run", as_json: bool) -> None:
-    from smolctl.console import count, duration, facts, say
+    from smolctl.console import count, duration, facts, say, warn
     from smollm2.cost import parameters
+
+    for sentence in doubts(run):
+        warn(sentence)
 
     scores = run.test_scores()
     steps = run.table("train")
@@ -416,4 +430,26 @@ def show_result(run: "Run", as_json: bool) -> None:
             ("files", str(run.path)),
         ],
     )
-    say(f"Next: smolctl eval {run.name}, or train another variant and smolctl compare them.")
+    where = "" if run.study == STUDY else f" --study {run.study}"
+    say(f"Next: smolctl eval {run.name}{where}, or train another variant and smolctl compare them.")
+
+
+def doubts(run: "Run") -> list[str]:
+    """What is odd about the losses of a finished run, in sentences."""
+    from smollm2.data import epochs
+
+    protocol, validation = run.protocol, run.table("val").set_index("step")["loss"]
+    loss, found = float(run.test_scores()["loss"]), []
+    if loss > (guessing := math.log(protocol.model.vocab_size)):
+        found.append(
+            f"{run.name} did worse than guessing among all tokens ({guessing:.2f} nats): the "
+            "training diverged or was too short; try a lower --lr, or more --steps."
+        )
+    elif (rise := validation.iloc[-1] - validation.min()) > NOTABLE_RISE:
+        tokens = protocol.steps * protocol.tokens_per_step
+        read = epochs(protocol.data.train_tokens, protocol.seq_len, tokens) if protocol.data else 0
+        found.append(
+            f"The validation loss rose by {rise:.2f} after step {validation.idxmin()}; the text "
+            f"was read {read:.3g} times: fewer --steps, more text or a lower --lr may do better."
+        )
+    return found

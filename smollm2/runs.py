@@ -45,6 +45,7 @@ FORMAT = 1
 IMPORTED = "imported"  # the role of a run whose training happened elsewhere
 LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended
 REQUIRED = {"name", "arm", "role", "equal", "state", "started_from", "request", "protocol"}
+LOCK_SECONDS = 1.0  # to wait for the lock of a run
 STEP_TABLES = ("train", "val", "experts")
 # Columns that two runs of the same protocol need not share.
 CLOCK_COLUMNS = frozenset({"seconds", "tokens_per_second", "mfu", "peak_memory_mb"})
@@ -133,25 +134,32 @@ class Run(Tables):
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.path / "run.lock", timeout=0):
+            # One that only asks whether the run is being written has the lock for a moment.
+            with FileLock(self.path / "run.lock", timeout=LOCK_SECONDS):
                 yield
         except Timeout:
             raise UserError(
                 f"Another process is writing run {self.name!r}; wait until it is done."
             ) from None
 
+    def require_removable(self) -> None:
+        """Raise `UserError` if another process is writing the run, or it is a link, whose files are
+        somewhere else."""
+        path = absolute(self.path)
+        if path.is_symlink() or path.parent.is_symlink():
+            raise UserError(f"Run {self.name!r} lies behind a link; remove it where it really is.")
+        if self.is_being_written:
+            raise UserError(f"Run {self.name!r} is being written by another process; stop that.")
+
     def remove(self) -> int:
         """Delete the directory; returns the bytes freed.
 
         Raises:
-            UserError: another process is writing the run, or it is a link, whose files are
-                somewhere else.
+            UserError: as `require_removable`.
             RunError: it cannot be deleted.
         """
-        path = absolute(self.path)
-        if path.is_symlink() or path.parent.is_symlink():
-            raise UserError(f"Run {self.name!r} lies behind a link; remove it where it really is.")
-        freed = self.disk_bytes
+        self.require_removable()
+        path, freed = absolute(self.path), self.disk_bytes
         # Moved first, so that no half of a run ever stands there; the lock moves with it.
         doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:

@@ -206,13 +206,22 @@ def recorded_items(tables: Tables, name: str, n: int, fingerprint: str) -> list[
 
 
 def put_rows(tables: Tables, rows: list[dict[str, Any]]) -> None:
-    """Add rows to eval.csv, in the place of those of the same measurement."""
+    """Add rows to eval.csv; those of a measurement that is there already take its place, so that
+    what is scored again to the same numbers changes no byte."""
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[name]) for name in ("task", "n", "protocol", "fingerprint"))
 
-    new = {key(row) for row in rows}
-    tables.replace("eval", [row for row in tables.rows("eval") if key(row) not in new] + rows)
+    new: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        new.setdefault(key(row), []).append(row)
+    measured, kept = set(new), []
+    for row in tables.rows("eval"):
+        if key(row) in new:  # all of a measurement's rows, where its first one was
+            kept += new.pop(key(row))
+        elif key(row) not in measured:
+            kept.append(row)
+    tables.replace("eval", kept + [row for group in new.values() for row in group])
 
 
 @dataclass(frozen=True)

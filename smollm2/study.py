@@ -274,8 +274,8 @@ def refuse_twins(plans: tuple[ArmPlan, ...]) -> None:
 
 
 def to_toml(study: Study) -> str:
-    """A study file that says what `study` does, its seeds included; files by their base names, and
-    no folder of questions, as these are the machine's.
+    """A study file that says what `study` does, its seeds included; files and folders by their base
+    names.
 
     `study_of` reads the same study from it.
     """
@@ -293,7 +293,9 @@ def to_toml(study: Study) -> str:
         lines += ["", "[sweep]", *toml_lines(dataclasses.asdict(study.sweep))]
     if study.evaluation:
         lines += ["", "[eval]"]
-        lines += toml_lines(dataclasses.asdict(study.evaluation) | {"data_dir": None})
+        folder = study.evaluation.data_dir
+        values = {"data_dir": folder and folder.resolve().name}
+        lines += toml_lines(dataclasses.asdict(study.evaluation) | values)
     if study.quantization:
         names = [config.name for config in study.quantization.models]
         values = {"models": names, "tokens": study.quantization.tokens}

@@ -10,6 +10,8 @@ import pytest
 from conftest import run_main, smolctl
 
 from smolctl.cli import main
+from smolctl.train import doubts
+from smollm2.runs import Run
 
 NANO = ["train", "--variant", "pow2", "--scale", "nano", "--steps", "2"]
 
@@ -386,3 +388,38 @@ def test_unexpected_errors_are_sentences_without_debug(capsys, monkeypatch, work
     assert "--debug" in err
     with pytest.raises(ZeroDivisionError):
         main(["--debug", "report"])
+
+
+def planted_losses(run: Run, test: float, validation: list[float]) -> Run:
+    """The run with other losses in its tables."""
+    scores = [
+        row | ({"value": test} if row["metric"] == "loss" else {}) for row in run.rows("eval")
+    ]
+    run.replace("eval", scores)
+    rows = zip(run.rows("val"), validation, strict=True)
+    run.replace("val", [row | {"loss": loss} for row, loss in rows])
+    return run
+
+
+def test_odd_losses_are_said_to_be(finished):
+    def said(test: float, validation: list[float]) -> list[str]:
+        return doubts(planted_losses(Run(finished), test, validation))
+
+    assert said(4.0, [6.2, 4.0, 4.05]) == []
+    (guessing,) = said(6.3, [6.2, 4.0, 5.0])
+    assert "first did worse than guessing among all tokens (6.24 nats)" in guessing
+    (rising,) = said(5.0, [6.2, 4.0, 5.0])
+    assert "rose by 1.00 after step 5" in rising
+
+
+def test_a_branch_goes_on_with_the_data_of_its_run(capsys, workdir, tiny):
+    options = ["--steps", "6", "--name", "trunk", "--keep-step", "4"]
+    assert run_main(capsys, *tiny, *options)[0] == 0
+    at = tiny.index("--data")
+    without_data = tiny[:at] + tiny[at + 4 :]  # nor the tokenizer
+    branch = ["--steps", "8", "--from", "trunk@4", "--name", "branch"]
+    code, _, err = run_main(capsys, *without_data, *branch)
+    assert code == 0, err
+    trunk, run = Run(Path("results/runs/trunk")), Run(Path("results/runs/branch"))
+    assert run.protocol.data == trunk.protocol.data
+    assert run.manifest["request"]["data"] == trunk.manifest["request"]["data"]

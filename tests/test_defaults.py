@@ -188,3 +188,24 @@ def test_the_help_of_all_commands_reads_no_file(workdir):
     write("broken = [")
     done = smolctl("--help", cwd=workdir)
     assert done.returncode == 0
+
+
+def test_a_key_that_is_there_in_both_spellings_is_refused(capsys, workdir):
+    Path("smolctl.toml").write_text("[train]\nbatch-size = 1\nbatch_size = 2\n")
+    code, _, err = run_main(capsys, "variants")
+    assert code == 2
+    assert "batch_size is there twice" in err
+
+
+def test_a_pyproject_whose_tool_is_no_table_is_somebody_elses(capsys, workdir):
+    Path("pyproject.toml").write_text("tool = 5\n")
+    assert run_main(capsys, "variants")[0] == 0
+
+
+def test_a_variant_of_the_file_is_not_that_of_what_is_continued(capsys, tiny_defaults):
+    write(tiny_defaults)
+    assert run_main(capsys, "train", "--steps", "2", "--name", "a")[0] == 0
+    write(tiny_defaults.replace("tiny.toml", "tinymoe.toml"))
+    code, _, err = run_main(capsys, "train", "--steps", "2", "--from", "a", "--name", "b")
+    assert code == 0, err
+    assert Run(Path("results/runs/b")).protocol.variant == "tiny"

@@ -103,6 +103,20 @@ def test_rows_have_the_columns_of_the_contract_and_chance(capsys, finished, ques
     assert list(items["item"]) == list(range(12))
 
 
+def test_scoring_again_leaves_the_table_as_it_is(capsys, finished, questions):
+    evaluated(capsys, "--data-dir", questions, "--tasks", TASKS)
+    evaluated(capsys, "--tasks", "validation")
+    before = (finished / "eval.csv").read_bytes()
+    evaluated(capsys, "--data-dir", questions, "--tasks", TASKS)
+    assert (finished / "eval.csv").read_bytes() == before
+
+
+def test_a_default_folder_of_questions_does_not_ask_for_them(capsys, finished, questions):
+    Path("smolctl.toml").write_text(f"[eval]\ndata-dir = {json.dumps(str(questions))}\n")
+    rows = evaluated(capsys)
+    assert {row["task"] for row in rows} == {"test"}
+
+
 def test_a_limited_score_is_marked_and_its_items_serve_the_whole(
     capsys, finished, questions, monkeypatch
 ):

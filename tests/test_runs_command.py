@@ -130,14 +130,18 @@ def test_runs_are_removed_whole_and_what_is_freed_is_said(capsys, copies):
     assert list(Path("results/runs").iterdir()) == [Path("results/runs/c")]
 
 
-@pytest.mark.parametrize("others", [["nothing"], ["../../outside"], ["busy"], ["linked"]])
-def test_nothing_is_removed_if_one_of_them_cannot_be(capsys, copies, workdir, template, others):
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("other", ["nothing", "../../outside", "busy", "linked"])
+def test_nothing_is_removed_if_one_of_them_cannot_be(
+    capsys, copies, workdir, template, other, is_first
+):
     copies("runs", "a"), copies("runs", "busy")
     outside = workdir / "outside"
     shutil.copytree(template, outside)
     Path("results/runs/linked").symlink_to(outside)
     with Run(Path("results/runs/busy")).writing():
-        code, _, err = run_main(capsys, "runs", "remove", *others, "a", "--yes")
+        names = [other, "a"] if is_first else ["a", other]
+        code, _, err = run_main(capsys, "runs", "remove", *names, "--yes")
     assert code == 2, err
     assert Run(Path("results/runs/a")).is_finished
     assert Run(Path("results/runs/busy")).is_finished
@@ -197,3 +201,12 @@ def test_a_manifest_that_lacks_something_is_shown_as_far_as_it_goes(capsys, copi
     assert "a/run.json lacks 'environment'" in err
     assert json.loads(run_main(capsys, "runs", "show", "a", "--json")[1])["manifest"] == manifest
     assert list(listed(capsys)) == [("runs", "a")]
+
+
+def test_a_score_that_is_no_number_is_null_in_json(capsys, copies):
+    path = copies("runs", "a")
+    table = (path / "eval.csv").read_text().splitlines(keepends=True)
+    loss = next(line for line in table if ",loss," in line)
+    value = loss.split(",")[2]
+    (path / "eval.csv").write_text("".join(table).replace(loss, loss.replace(value, "nan")))
+    assert listed(capsys)["runs", "a"]["test_loss"] is None

@@ -196,6 +196,7 @@ def test_the_kept_study_file_names_no_folder(variants):
     text = to_toml(study_of(table, "x"))
     assert "/" not in text
     assert 'data = "novels"' in text
+    assert 'data_dir = "q"' in text
 
 
 def test_a_file_that_is_not_there_or_broken_is_a_sentence(workdir):

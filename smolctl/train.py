@@ -329,7 +329,8 @@ def prepare_run(
         start.require_same_tokens(data)
     protocol = draft.on(data)
     checkpoint, label = (start.checkpoint, start.label) if start else (None, None)
-    name = name or new(default_run_name(request, protocol, label))
+    weights = start and f"{start.label} {start.checkpoint.sha256}"
+    name = name or new(default_run_name(request, protocol, weights))
     if dry_run:
         first = checkpoint.step if checkpoint else 0
         show_plan(protocol, data, f"{results}/{study}/{name}", first, as_json)

@@ -460,7 +460,8 @@ def default_run_name(request: Request, protocol: Protocol, start: str | None = N
     the hash of what runs share are appended, so that comparable runs end alike.
 
     Args:
-        start: what the run starts from, such as `trunk@10`, if not from scratch; it is hashed too.
+        start: what the run starts from, such as `trunk@10` and the checksum of its weights, if not
+            from scratch; it is hashed too.
     """
     scale = "" if protocol.scale == "full" else f"-{protocol.scale}"
     name = f"{plain_name(protocol.variant)}{scale}-{protocol.steps}-s{protocol.seed}"

@@ -263,7 +263,8 @@ def create_run(
         role: `sweep` keeps the run out of comparisons.
         equal: what the arms of the study get the same of: tokens, flops or seconds.
         start: becomes the run's first checkpoint, so that it depends on no other run.
-        started_from: what the manifest calls `start`.
+        started_from: what the manifest calls `start`, with its checksum beside it, for two may be
+            called alike.
 
     Raises:
         UserError: a name that is not plain, a run that exists, or a directory that cannot be made.
@@ -283,6 +284,7 @@ def create_run(
             role=role,
             equal=equal,
             started_from=started_from,
+            started_from_sha256=start.sha256[:16] if start else None,
         )
         write_json(folder / "run.json", manifest)
         if tokenizer is not None:

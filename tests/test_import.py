@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from smolctl.card import study_comparison
 from smolctl.models import load_one
 from smolctl.targets import finished_runs
 from smollm2.data import TokenData, batch
@@ -351,6 +352,37 @@ def test_a_run_that_was_trained_on_is_a_run_like_any_other(capsys, model, traini
     commands = [line for line in out.splitlines() if line.startswith("smolctl train")]
     assert [" --from ./mine " in command for command in commands] == [True, True]
     assert not any("--variant" in command for command in commands)
+
+
+def test_runs_from_other_weights_of_the_same_name_are_no_seeds_of_one_arm(
+    capsys, elsewhere, workdir, training
+):
+    """Two models of one architecture, in folders of one name; the first one in two studies."""
+    for study, kind in (("a", "untied"), ("b", "untied"), ("c", "fp16")):
+        shutil.rmtree("mine", ignore_errors=True)
+        shutil.copytree(elsewhere / kind, "mine")
+        more = ("--from", "./mine", "--steps", "2", "--study", study)
+        assert run_main(capsys, *training, *more, "--seed", str("abc".index(study)))[0] == 0
+    runs = [Run(path) for path in sorted(Path("results").glob("*/mine-*"))]
+    assert {run.manifest["started_from"] for run in runs} == {"./mine"}
+    ends, starts = zip(
+        *((run.name[-6:], run.manifest["started_from_sha256"]) for run in runs), strict=True
+    )
+    assert (ends[0], starts[0]) == (ends[1], starts[1])  # seeds of one arm
+    assert ends[0] != ends[2]
+    for run in runs:
+        shutil.copytree(run.path, Path("results/all") / run.name)
+
+    def left_out() -> list[str]:
+        return list(study_comparison("all", finished_runs(Path("results"), "all")).left_out)
+
+    expected = f"(weights started from: {starts[2]} there, {starts[0]} here), and is left out."
+    assert [text.endswith(expected) for text in left_out()] == [True, True]
+    for path in Path("results/all").iterdir():
+        manifest = json.loads((path / "run.json").read_text())
+        del manifest["started_from_sha256"]  # as an older version wrote it
+        (path / "run.json").write_text(json.dumps(manifest))
+    assert left_out() == []
 
 
 WRONG_START = {

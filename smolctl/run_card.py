@@ -101,8 +101,8 @@ def training_table(run: Run) -> Table:
 
 def scores_table(run: Run) -> Table:
     """Every row of eval.csv; none if there is no such file."""
-    columns = ("task", "metric", "value", "stderr", "n", "total", "protocol")
-    header = ("task", "metric", "value", "standard error", "scored", "of", "how")
+    columns = ("task", "metric", "value", "stderr", "n", "total", "protocol", "fingerprint")
+    header = ("task", "metric", "value", "standard error", "scored", "of", "how", "fingerprint")
     if not (run.path / "eval.csv").exists():
         return Table("Scores", header, [])
     cells = run.table("eval")[list(columns)].round(4).astype(object).fillna("–").astype(str)

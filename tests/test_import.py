@@ -152,6 +152,24 @@ def test_held_out_text_is_scored_as_transformers_scores_it(
     assert rows["loss"] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), tokens[1:]).item())
 
 
+def test_scores_on_two_texts_are_told_apart(capsys, model, corpus, story_file):
+    for text in (str(corpus), story_file):
+        assert run_main(capsys, "eval", "./mine", "--data", text, "--tokens", "64")[0] == 0
+    run = Run(Path("results/runs/mine"))
+    one, other = (row["fingerprint"] for row in run.rows("eval") if row["metric"] == "loss")
+    assert one != other
+    assert run_main(capsys, "export", "mine", "--to", "hf", "out")[0] == 0
+    for text in (run_main(capsys, "runs", "show", "mine")[1], Path("out/README.md").read_text()):
+        rows = [line for line in text.splitlines() if one in line or other in line]
+        assert len(rows) == 2 * 4  # loss, accuracy, perplexity, bits per byte
+        assert text.count(one) == text.count(other) == 4
+    digits = run.rows("eval")
+    for row in digits:
+        row["fingerprint"] = "0123456789012345"
+    run.replace("eval", digits)
+    assert set(run.table("eval")["fingerprint"]) == {"0123456789012345"}
+
+
 def test_tasks_are_scored_as_transformers_scores_them(capsys, workdir, elsewhere, questions):
     target, theirs = str(elsewhere / "mixtral"), theirs_in(elsewhere / "mixtral")
     options = ("--data-dir", str(questions), "--tasks", "piqa", "--dtype", "fp32", "--json")

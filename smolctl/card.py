@@ -123,6 +123,8 @@ def render(
         study=comparison.study,
         comparison=comparison,
         base=comparison.base,
+        started_from=comparison.base.runs[0].run.manifest["started_from"],
+        origin=origin_of(comparison),
         figures=figures,
         architecture=architecture_table(models),
         training=training_table(comparison),
@@ -217,12 +219,18 @@ def front_matter(comparison: Comparison, exported: Run | None) -> str:
     card = ModelCardData(
         model_name=exported.name if exported else f"smolctl-{comparison.study}",
         eval_results=results,
-        license="apache-2.0",
+        license=None if origin_of(comparison) else "apache-2.0",
         library_name="transformers" if exported else None,
         pipeline_tag="text-generation",
         tags=["smolctl", "small-language-model"],
     )
     return str(card.to_yaml())
+
+
+def origin_of(comparison: Comparison) -> str | None:
+    """The model from elsewhere that the weights began as; its license and authors are its own."""
+    origins = (facts.run.origin for arm in comparison.arms for facts in arm.runs)
+    return next((origin for origin in origins if origin), None)
 
 
 def only_of(comparison: Comparison, run: Run) -> Comparison:

@@ -73,7 +73,7 @@ def short_card(run: Run) -> str:
 
     model, is_ours = run.protocol.model, run.protocol.data is not None
     front_matter = ModelCardData(
-        license="apache-2.0" if is_ours else None,
+        license="apache-2.0" if is_ours and not run.origin else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["smolctl", "small-language-model"],

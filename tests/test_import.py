@@ -372,6 +372,53 @@ def test_a_run_that_was_trained_on_is_a_run_like_any_other(capsys, model, traini
     assert not any("--variant" in command for command in commands)
 
 
+# What a card of weights from elsewhere may not say.
+FALSE = ("license", "apache", "scratch", "smollm2 family", "allal", "variant(", "knows nothing")
+
+
+def test_the_cards_of_what_was_trained_on_name_its_origin_and_no_license(capsys, model, training):
+    start = "./mine"
+    for study in ("first", "second"):
+        options = ("--from", start, "--steps", "2", "--study", study, "--name", study)
+        assert run_main(capsys, *training, *options)[0] == 0
+        start = f"./results/{study}/{study}"
+    run = Run(Path(start))
+    assert (run.manifest["started_from"], run.origin) == ("first", "./mine")
+
+    _, first, _ = run_main(capsys, "report", "--study", "first")
+    _, second, _ = run_main(capsys, "report", "--study", "second")
+    assert "trained on from the weights of `./mine` under one protocol" in first
+    assert "on from the weights of `first`, which began as `./mine`, under" in second
+    assert run_main(capsys, "export", start, "--to", "hf", "whole")[0] == 0
+    run.update(role="sweep")
+    assert "a short one" in run_main(capsys, "export", start, "--to", "hf", "short")[1]
+    whole, short = (Path(name, "README.md").read_text() for name in ("whole", "short"))
+    assert "started from the weights of `first`, which began as `./mine`." in short
+    for card in (first, second, whole, short):
+        assert [word for word in FALSE if word in card.lower()] == []
+
+
+def test_a_run_that_goes_on_from_one_of_ours_keeps_the_license(capsys, finished, training):
+    start = "./results/runs/first"
+    options = ("--from", start, "--steps", "2", "--study", "on", "--name", "second")
+    assert run_main(capsys, *training, *options)[0] == 0
+    code, card, err = run_main(capsys, "report", "--study", "on")
+    assert code == 0, err
+    assert "of the SmolLM2 family, trained on from the weights of `first` under one" in card
+    assert "\nlicense: apache-2.0\n" in card
+    assert "- **License:** Apache-2.0" in card
+
+
+def test_the_origin_of_an_older_manifest_is_what_it_started_from(template, workdir):
+    shutil.copytree(template, "run")
+    path = Path("run/run.json")
+    for start, origin in (("./mine", "./mine"), ("hf:a/b", "hf:a/b"), ("a@3", None), (None, None)):
+        manifest = json.loads(path.read_text()) | {"started_from": start}
+        manifest.pop("origin", None)
+        path.write_text(json.dumps(manifest))
+        assert Run(Path("run")).origin == origin
+
+
 def test_runs_from_other_weights_of_the_same_name_are_no_seeds_of_one_arm(
     capsys, elsewhere, workdir, training
 ):

@@ -177,8 +177,8 @@ def markdown(table: Table) -> str:
 
 
 def front_matter(comparison: Comparison, exported: Run | None) -> str:
-    """YAML for the Hugging Face hub, with the scores of every arm as its model-index; beside exported
-    weights with theirs only, for the hub takes all of them for those of the weights."""
+    """YAML for the Hugging Face hub, with the scores of every arm as its model-index; beside
+    exported weights theirs only, for the hub takes what stands there for scores of the weights."""
     from huggingface_hub import EvalResult, ModelCardData
 
     if exported is not None:

@@ -331,7 +331,7 @@ def prepare_run(
     checkpoint, label, origin = None, None, None
     if start is not None:
         checkpoint, label, origin = start.checkpoint, start.label, start.run.origin
-    weights = start and f"{start.label} {start.checkpoint.sha256}"
+    weights = f"{start.label} {start.checkpoint.sha256}" if start else None
     name = name or new(default_run_name(request, protocol, weights))
     if dry_run:
         first = checkpoint.step if checkpoint else 0

@@ -82,7 +82,7 @@ class Run(Tables):
 
     @property
     def origin(self) -> str | None:
-        """The model from elsewhere that its weights began as, be it many runs ago; None for none."""
+        """The model from elsewhere that its weights began as, be it many runs ago."""
         if self.is_imported:
             return str(self.manifest["source"]["name"])
         # Older manifests only name what the run itself started from; a run's name has no slash.

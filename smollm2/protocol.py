@@ -344,7 +344,7 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
 
 def default_seq_len(scale: str) -> int:
     """Tokens in a sequence unless others are asked for."""
-    return 2048 if scale == "full" else 256
+    return 256 if scale == "nano" else 2048
 
 
 def resolve_recipe(request: Request) -> tuple[Recipe, list[str]]:

@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import run_main
+from planted import plant_weights
 from safetensors.torch import load_file, save_file
 from test_tasks import ROWS, write
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -23,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from smolctl.card import study_comparison
 from smolctl.models import load_one
 from smolctl.targets import finished_runs
+from smollm2 import SmolLM2, variant
 from smollm2.data import TokenData, batch
 from smollm2.errors import UserError
 from smollm2.hf_import import read_config
@@ -315,6 +318,33 @@ def test_an_imported_model_is_quantized(capsys, workdir, elsewhere, corpus, stor
     code, _, err = run_main(capsys, "quantize", target, *options)
     assert code == 2
     assert "has been quantized on another text than stories.jsonl" in err
+
+
+def test_the_speed_of_a_small_model_is_not_measured_and_it_is_said_why(
+    capsys, workdir, tokenizer, training, story_file
+):
+    """A nano run that comes back from its exported folder."""
+    nano = SmolLM2(variant("pow2:n_layers=2,max_seq_len=64", scale="nano"))
+    tokens = Tokenizer.from_file(f"{tokenizer}/tokenizer.json")
+    plant_weights(Path("results"), "r", nano, tokens)
+    assert run_main(capsys, "export", "r", "--to", "hf", "back")[0] == 0
+    options = ("--tokens", "256", "--data", story_file)
+    code, out, err = run_main(capsys, "quantize", "./back", *options)
+    assert code == 0, err
+    size = sum(p.numel() for name, p in nano.named_parameters() if "embed" not in name)
+    assert f"back is not timed: the speed at small scale ({size:,} parameters besides " in err
+    assert "tokens/s" not in out + err
+    run = Run(Path("results/runs/back"))
+    assert run.protocol.scale == "small"
+    assert run.table("quantize")["loss"].notna().all()
+    assert run.table("quantize").filter(like="per_second").isna().all(axis=None)
+
+    options = (*training, "--data", story_file, "--from", "./back", "--steps", "2", "--study", "on")
+    assert run_main(capsys, *options)[0] == 0
+    code, card, err = run_main(capsys, "report", "--study", "on")
+    assert code == 0, err
+    assert "Nothing is concluded about speed or memory: what holds at small scale" in card
+    assert "full scale" not in card
 
 
 # Training on

@@ -422,6 +422,7 @@ def test_the_cards_of_what_was_trained_on_name_its_origin_and_no_license(capsys,
     assert run_main(capsys, "export", start, "--to", "hf", "whole")[0] == 0
     run.update(role="sweep")
     assert "a short one" in run_main(capsys, "export", start, "--to", "hf", "short")[1]
+    assert "\n\n## Architecture" in first
     whole, short = (Path(name, "README.md").read_text() for name in ("whole", "short"))
     assert "started from the weights of `first`, which began as `./mine`." in short
     for card in (first, second, whole, short):

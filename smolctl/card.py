@@ -123,6 +123,8 @@ def render(
         study=comparison.study,
         comparison=comparison,
         base=comparison.base,
+        started_from=comparison.base.runs[0].run.manifest["started_from"],
+        origin=origin_of(comparison),
         figures=figures,
         architecture=architecture_table(models),
         training=training_table(comparison),
@@ -175,8 +177,15 @@ def markdown(table: Table) -> str:
 
 
 def front_matter(comparison: Comparison, exported: Run | None) -> str:
-    """YAML for the Hugging Face hub, with the scores of every arm as its model-index."""
+    """YAML for the Hugging Face hub, with the scores of every arm as its model-index; beside
+    exported weights theirs only, for the hub takes what stands there for scores of the weights."""
     from huggingface_hub import EvalResult, ModelCardData
+
+    if exported is not None:
+        comparison = only_of(comparison, exported)
+
+    def of(arm: str, count: int) -> str:
+        return f"of {exported.name}" if exported else f"of {arm}, mean of {count}"
 
     results = []
     for arm in comparison.arms:
@@ -189,7 +198,7 @@ def front_matter(comparison: Comparison, exported: Run | None) -> str:
                     dataset_type=data.source,
                     dataset_name=f"{data.source}, test split",
                     metric_type=kind,
-                    metric_name=f"{metric.label} of {arm.name}, mean of {len(arm.runs)}",
+                    metric_name=f"{metric.label} {of(arm.name, len(arm.runs))}",
                     metric_value=round(mean_and_spread(arm.values(metric))[0], 6),
                 )
             )
@@ -203,19 +212,36 @@ def front_matter(comparison: Comparison, exported: Run | None) -> str:
                 dataset_name=f"{row['task']} ({how})",
                 dataset_config=how,  # the hub merges what agrees in this and the type
                 metric_type=row["metric"],
-                metric_name=f"{row['metric']} of {row['arm']}, mean of {row['count']}",
+                metric_name=f"{row['metric']} {of(row['arm'], row['count'])}",
                 metric_value=round(row["mean"], 6),
             )
         )
     card = ModelCardData(
-        model_name=f"smolctl-{comparison.study}",
+        model_name=exported.name if exported else f"smolctl-{comparison.study}",
         eval_results=results,
-        license="apache-2.0",
+        license=None if origin_of(comparison) else "apache-2.0",
         library_name="transformers" if exported else None,
         pipeline_tag="text-generation",
         tags=["smolctl", "small-language-model"],
     )
     return str(card.to_yaml())
+
+
+def origin_of(comparison: Comparison) -> str | None:
+    """The model from elsewhere that the weights began as; its license and authors are its own."""
+    origins = (facts.run.origin for arm in comparison.arms for facts in arm.runs)
+    return next((origin for origin in origins if origin), None)
+
+
+def only_of(comparison: Comparison, run: Run) -> Comparison:
+    """One of the runs of a comparison by itself."""
+    arms = (
+        dataclasses.replace(arm, runs=(facts,))
+        for arm in comparison.arms
+        for facts in arm.runs
+        if facts.name == run.name
+    )
+    return dataclasses.replace(comparison, arms=tuple(arms))
 
 
 def test_documents(facts: RunFacts) -> int:

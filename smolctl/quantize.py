@@ -141,6 +141,8 @@ def quantize(
     try:
         for model in models:
             quantizer = Quantizer(model, what, device=device, source=data)
+            if quantizer.untimed:
+                say(quantizer.untimed)
             for row in quantizer.measure(configs):
                 rows.append({"study": model.run.study, "run": model.run.name} | row)
                 say(one_line(model.run, row))

@@ -35,7 +35,7 @@ class What:
         n_tokens: of the validation split, in windows at even distances; None is as many as the
             run's quantize.csv holds, else `VALIDATION_TOKENS`.
         asked: the questions of the tasks that are scored.
-        speed: whether decoding is timed. It is not at nano scale, which says nothing about it.
+        speed: whether decoding is timed. It is at full size only; no other says anything about it.
         compiled: whether it is also timed compiled.
     """
 
@@ -72,6 +72,23 @@ class Quantizer:
         self.is_timed = what.speed and self.run.protocol.scale == "full"
         self.n_tokens = self.sample()
         self.decoders: dict[bool, Decoder] = {}  # of the original, eager and compiled
+
+    @property
+    def untimed(self) -> str:
+        """Why decoding is not timed, though it was asked for, as a sentence; empty if it is."""
+        from smollm2.cost import full_size, parameters
+
+        scale = self.run.protocol.scale
+        if self.is_timed or not self.what.speed:
+            return ""
+        why = ""
+        if scale == "small":
+            size = parameters(self.run.protocol.model).non_embedding
+            why = f" ({size:,} parameters besides embeddings; full size begins at {full_size():,})"
+        return (
+            f"{self.run.name} is not timed: the speed at {scale} scale{why} does not carry over to "
+            "full size."
+        )
 
     def sample(self) -> int:
         """How many validation tokens there are in the windows that are scored: the same for every

@@ -73,7 +73,7 @@ def short_card(run: Run) -> str:
 
     model, is_ours = run.protocol.model, run.protocol.data is not None
     front_matter = ModelCardData(
-        license="apache-2.0" if is_ours else None,
+        license="apache-2.0" if is_ours and not run.origin else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["smolctl", "small-language-model"],
@@ -101,8 +101,8 @@ def training_table(run: Run) -> Table:
 
 def scores_table(run: Run) -> Table:
     """Every row of eval.csv; none if there is no such file."""
-    columns = ("task", "metric", "value", "stderr", "n", "total", "protocol")
-    header = ("task", "metric", "value", "standard error", "scored", "of", "how")
+    columns = ("task", "metric", "value", "stderr", "n", "total", "protocol", "fingerprint")
+    header = ("task", "metric", "value", "standard error", "scored", "of", "how", "fingerprint")
     if not (run.path / "eval.csv").exists():
         return Table("Scores", header, [])
     cells = run.table("eval")[list(columns)].round(4).astype(object).fillna("–").astype(str)

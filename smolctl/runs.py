@@ -177,7 +177,7 @@ def show(
         raise UserError(f"{name}/run.json lacks {error}; --json shows what it has.") from None
     facts(f"{run.name}, of study {run.study}", pairs)
     if scores:
-        header = ("task", "protocol", "metric", "value", "stderr", "scored", "of")
+        header = ("task", "protocol", "metric", "value", "stderr", "scored", "of", "fingerprint")
         table("Scores", header, map(score_cells, scores), n_words=3)
     if weights:
         rows = ((name, size(n_bytes)) for name, n_bytes in weights.items())
@@ -286,7 +286,7 @@ def score_cells(row: dict[str, Any]) -> tuple[str, ...]:
         "–" if row[name] is None else f"{row[name]:.4f}" for name in ("value", "stderr")
     )
     n, total = ("–" if row[name] is None else f"{row[name]:,.0f}" for name in ("n", "total"))
-    return (*words, value, error, n, total)
+    return (*words, value, error, n, total, row.get("fingerprint") or "–")
 
 
 @app.command(epilog=EXAMPLES)

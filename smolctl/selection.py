@@ -137,12 +137,18 @@ def mismatch(base: RunFacts, other: RunFacts) -> str:
     """What keeps `other` from being compared, as a predicate of it; empty if nothing does."""
     from smollm2.protocol import differing
 
+    manifests = [facts.run.manifest for facts in (base, other)]
+    # Older ones only name what they started from.
+    has_weights = all(manifest.get("started_from_sha256") for manifest in manifests)
+
     def shared(facts: RunFacts) -> dict[str, Any]:
         manifest = facts.run.manifest
         fields = facts.protocol.controlled() | {
             "equal": manifest["equal"],
             "started from": manifest["started_from"],
         }
+        if has_weights:
+            fields["weights started from"] = manifest["started_from_sha256"]
         # Only a study that gives its arms equal FLOPs or seconds lets their steps differ.
         return fields | ({"steps": facts.protocol.steps} if manifest["equal"] == "tokens" else {})
 

@@ -339,13 +339,18 @@ def prepare_run(
     if start is not None:
         start.require_same_tokens(data)
     protocol = draft.on(data)
-    checkpoint, label = (start.checkpoint, start.label) if start else (None, None)
-    name = name or new(default_run_name(request, protocol, label))
+    checkpoint, label, origin = None, None, None
+    if start is not None:
+        checkpoint, label, origin = start.checkpoint, start.label, start.run.origin
+    weights = f"{start.label} {start.checkpoint.sha256}" if start else None
+    name = name or new(default_run_name(request, protocol, weights))
     if dry_run:
         first = checkpoint.step if checkpoint else 0
         show_plan(protocol, data, f"{results}/{study}/{name}", first, as_json)
         return None
-    run = create_run(results, study, name, request, protocol, data.tokenizer, checkpoint, label)
+    run = create_run(
+        results, study, name, request, protocol, data.tokenizer, checkpoint, label, origin
+    )
     return run, data
 
 

@@ -100,7 +100,7 @@ VARIANTS: dict[str, ModelConfig] = {
     ),
 }
 
-SCALES = ("full", "nano")
+SCALES = ("full", "nano")  # of variants; a model from elsewhere may be `small` (cost.scale_of)
 
 
 def variant(spec: str, scale: str = "full", settings: Iterable[str] = ()) -> ModelConfig:

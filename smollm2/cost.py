@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from smollm2.config import ModelConfig
+from smollm2.config import VARIANTS, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class Parameters:
     active: int
     embedding: int
 
+    @property
+    def non_embedding(self) -> int:
+        return self.total - self.embedding
+
 
 def parameters(config: ModelConfig) -> Parameters:
     """Exact parameter counts of `config`."""
@@ -27,6 +31,19 @@ def parameters(config: ModelConfig) -> Parameters:
     total = matrix_parameters(config, config.n_experts)
     active = matrix_parameters(config, config.n_active_experts)
     return Parameters(embedding + norms + total, embedding + norms + active, embedding)
+
+
+def full_size() -> int:
+    """Parameters besides embeddings from which a model from elsewhere is of full size: half of the
+    smallest variant's, so that a few layers or heads less make none small. The nano scale has a
+    32nd."""
+    return min(parameters(config).non_embedding for config in VARIANTS.values()) // 2
+
+
+def scale_of(config: ModelConfig) -> str:
+    """The scale of a model from elsewhere: `full`, or `small`, at which speed, bytes and
+    quantization are judged no more than at nano scale."""
+    return "full" if parameters(config).non_embedding >= full_size() else "small"
 
 
 def matrix_parameters(config: ModelConfig, n_experts: int) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from smollm2.checkpoints import Checkpoints
 from smollm2.config import ModelConfig, typed
+from smollm2.cost import scale_of
 from smollm2.errors import RunError, UserError
 from smollm2.files import checksum, write_json
 from smollm2.protocol import RECIPES, Protocol
@@ -283,7 +284,7 @@ def import_run(results: Path, study: str, name: str, source: Source) -> Run:
     dtype = dtype_name(state["embed.weight"].dtype)
     protocol = Protocol(
         variant=name,
-        scale="full",
+        scale=scale_of(source.config),
         model=source.config,
         recipe=RECIPES["smollm2"],
         steps=0,

@@ -344,7 +344,7 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
 
 def default_seq_len(scale: str) -> int:
     """Tokens in a sequence unless others are asked for."""
-    return 2048 if scale == "full" else 256
+    return 256 if scale == "nano" else 2048
 
 
 def resolve_recipe(request: Request) -> tuple[Recipe, list[str]]:
@@ -460,7 +460,8 @@ def default_run_name(request: Request, protocol: Protocol, start: str | None = N
     the hash of what runs share are appended, so that comparable runs end alike.
 
     Args:
-        start: what the run starts from, such as `trunk@10`, if not from scratch; it is hashed too.
+        start: what the run starts from, such as `trunk@10` and the checksum of its weights, if not
+            from scratch; it is hashed too.
     """
     scale = "" if protocol.scale == "full" else f"-{protocol.scale}"
     name = f"{plain_name(protocol.variant)}{scale}-{protocol.steps}-s{protocol.seed}"

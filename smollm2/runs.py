@@ -82,6 +82,16 @@ class Run(Tables):
         return bool(self.manifest["role"] == IMPORTED)
 
     @property
+    def origin(self) -> str | None:
+        """The model from elsewhere that its weights began as, be it many runs ago."""
+        if self.is_imported:
+            return str(self.manifest["source"]["name"])
+        # Older manifests only name what the run itself started from; a run's name has no slash.
+        start = str(self.manifest["started_from"] or "")
+        origin: str | None = self.manifest.get("origin", start if "/" in start else None)
+        return origin
+
+    @property
     def tokenizer_fingerprint(self) -> str | None:
         """Of the tokenizer that its weights go with, where that is recorded."""
         if self.is_imported:
@@ -260,6 +270,7 @@ def create_run(
     tokenizer: "Tokenizer | None" = None,
     start: Checkpoint | None = None,
     started_from: str | None = None,
+    origin: str | None = None,
     arm: str | None = None,
     role: str = "final",
     equal: str = "tokens",
@@ -271,7 +282,9 @@ def create_run(
         role: `sweep` keeps the run out of comparisons.
         equal: what the arms of the study get the same of: tokens, flops or seconds.
         start: becomes the run's first checkpoint, so that it depends on no other run.
-        started_from: what the manifest calls `start`.
+        started_from: what the manifest calls `start`, with its checksum beside it, for two may be
+            called alike.
+        origin: of the run that `start` is of.
 
     Raises:
         UserError: a name that is not plain, a run that exists, or a directory that cannot be made.
@@ -291,6 +304,8 @@ def create_run(
             role=role,
             equal=equal,
             started_from=started_from,
+            started_from_sha256=start.sha256[:16] if start else None,
+            origin=origin,
         )
         write_json(folder / "run.json", manifest)
         if tokenizer is not None:

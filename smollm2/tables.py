@@ -71,7 +71,7 @@ class Tables:
         replace_file(self.path / f"{table}.csv", text.getvalue())
 
     def table(self, table: str) -> "pd.DataFrame":
-        """A table as numbers; empty cells are NaN.
+        """A table as numbers, but for words and fingerprints; empty cells are NaN.
 
         Raises:
             UserError: the file is missing, lacks a column, or ends in the middle of a line.
@@ -84,7 +84,7 @@ class Tables:
         text = path.read_text(encoding="utf-8")
         if not text.endswith("\n"):
             raise UserError(f"{self.name}/{path.name} ends in the middle of a line.")
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(path, dtype={"fingerprint": str})  # which may have digits only
         missing = [column for column in TABLES[table] if column not in frame.columns]
         if missing:
             raise UserError(f"{self.name}/{path.name} lacks the column {missing[0]!r}.")

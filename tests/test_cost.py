@@ -12,6 +12,7 @@ from smollm2.cost import (
     forward_flops_per_token,
     kv_cache_bytes_per_token,
     parameters,
+    scale_of,
     training_flops_per_token,
     training_state_bytes,
 )
@@ -51,6 +52,15 @@ def counted_flops(run):
 @pytest.mark.parametrize(("name", "count"), FULL.items())
 def test_full_size_has_the_published_number_of_parameters(name, count):
     assert parameters(VARIANTS[name]).total == count
+
+
+def test_every_variant_is_of_full_size_with_fewer_layers_too_and_none_at_nano_scale():
+    for name, config in VARIANTS.items():
+        fewer = dataclasses.replace(config, n_layers=config.n_layers * 3 // 4, n_kv_heads=1)
+        assert scale_of(config) == scale_of(fewer) == "full"
+        assert scale_of(variant(name, scale="nano")) == "small"
+        words = dataclasses.replace(variant(name, scale="nano"), vocab_size=10**6)
+        assert scale_of(words) == "small"  # a large vocabulary makes no wide layers
 
 
 @pytest.mark.parametrize("name", VARIANTS)

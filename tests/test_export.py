@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import run_main
 from gguf import GGUFReader
+from huggingface_hub import ModelCard
 from planted import plant_weights, planted
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -130,6 +131,23 @@ def test_the_card_is_that_of_the_study_with_its_figures(capsys, workdir, templat
         *("README", "config", "model", "tokenizer", "tokenizer_config", "generation_config"),
         "figures",
     }
+
+
+def test_the_hub_reads_only_the_scores_of_the_weights(capsys, workdir, template):
+    for seed in range(2):
+        planted(template, "orig", seed, 5.0 + 0.01 * seed, model={"d_ff": 72})
+        run = planted(template, "pow2", seed, 5.1 + 0.01 * seed)
+        task = {"task": "piqa", "metric": "acc", "value": 0.5 + 0.01 * seed, "n": 9, "total": 9}
+        run.append("eval", task | {"protocol": "lm-eval, 0-shot, validation", "fingerprint": "f"})
+    export(capsys, "pow2-s1", "--study", "s", "--to", "hf", "out")
+    data = ModelCard.load("out/README.md").data
+    (accuracy,) = (row["value"] for row in run.rows("eval") if row["metric"] == "accuracy")
+    assert [(found.metric_name, found.metric_value) for found in data.eval_results] == [
+        ("test loss of pow2-s1", 5.11),
+        ("test accuracy of pow2-s1", round(float(accuracy), 6)),
+        ("acc of pow2-s1", 0.51),
+    ]
+    assert data.model_name == "pow2-s1"
 
 
 def test_the_usage_of_the_card_runs(capsys, trained, monkeypatch):

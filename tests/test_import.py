@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import run_main
+from planted import plant_weights
 from safetensors.torch import load_file, save_file
 from test_tasks import ROWS, write
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -20,8 +22,10 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from smolctl.card import study_comparison
 from smolctl.models import load_one
 from smolctl.targets import finished_runs
+from smollm2 import SmolLM2, variant
 from smollm2.data import TokenData, batch
 from smollm2.errors import UserError
 from smollm2.hf_import import read_config
@@ -149,6 +153,24 @@ def test_held_out_text_is_scored_as_transformers_scores_it(
     with torch.no_grad():
         logits = theirs_in(elsewhere / "untied")(tokens[:-1].view(2, 64)).logits
     assert rows["loss"] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), tokens[1:]).item())
+
+
+def test_scores_on_two_texts_are_told_apart(capsys, model, corpus, story_file):
+    for text in (str(corpus), story_file):
+        assert run_main(capsys, "eval", "./mine", "--data", text, "--tokens", "64")[0] == 0
+    run = Run(Path("results/runs/mine"))
+    one, other = (row["fingerprint"] for row in run.rows("eval") if row["metric"] == "loss")
+    assert one != other
+    assert run_main(capsys, "export", "mine", "--to", "hf", "out")[0] == 0
+    for text in (run_main(capsys, "runs", "show", "mine")[1], Path("out/README.md").read_text()):
+        rows = [line for line in text.splitlines() if one in line or other in line]
+        assert len(rows) == 2 * 4  # loss, accuracy, perplexity, bits per byte
+        assert text.count(one) == text.count(other) == 4
+    digits = run.rows("eval")
+    for row in digits:
+        row["fingerprint"] = "0123456789012345"
+    run.replace("eval", digits)
+    assert set(run.table("eval")["fingerprint"]) == {"0123456789012345"}
 
 
 def test_tasks_are_scored_as_transformers_scores_them(capsys, workdir, elsewhere, questions):
@@ -298,6 +320,33 @@ def test_an_imported_model_is_quantized(capsys, workdir, elsewhere, corpus, stor
     assert "has been quantized on another text than stories.jsonl" in err
 
 
+def test_the_speed_of_a_small_model_is_not_measured_and_it_is_said_why(
+    capsys, workdir, tokenizer, training, story_file
+):
+    """A nano run that comes back from its exported folder."""
+    nano = SmolLM2(variant("pow2:n_layers=2,max_seq_len=64", scale="nano"))
+    tokens = Tokenizer.from_file(f"{tokenizer}/tokenizer.json")
+    plant_weights(Path("results"), "r", nano, tokens)
+    assert run_main(capsys, "export", "r", "--to", "hf", "back")[0] == 0
+    options = ("--tokens", "256", "--data", story_file)
+    code, out, err = run_main(capsys, "quantize", "./back", *options)
+    assert code == 0, err
+    size = sum(p.numel() for name, p in nano.named_parameters() if "embed" not in name)
+    assert f"back is not timed: the speed at small scale ({size:,} parameters besides " in err
+    assert "tokens/s" not in out + err
+    run = Run(Path("results/runs/back"))
+    assert run.protocol.scale == "small"
+    assert run.table("quantize")["loss"].notna().all()
+    assert run.table("quantize").filter(like="per_second").isna().all(axis=None)
+
+    options = (*training, "--data", story_file, "--from", "./back", "--steps", "2", "--study", "on")
+    assert run_main(capsys, *options)[0] == 0
+    code, card, err = run_main(capsys, "report", "--study", "on")
+    assert code == 0, err
+    assert "Nothing is concluded about speed or memory: what holds at small scale" in card
+    assert "full scale" not in card
+
+
 # Training on
 
 
@@ -351,6 +400,85 @@ def test_a_run_that_was_trained_on_is_a_run_like_any_other(capsys, model, traini
     commands = [line for line in out.splitlines() if line.startswith("smolctl train")]
     assert [" --from ./mine " in command for command in commands] == [True, True]
     assert not any("--variant" in command for command in commands)
+
+
+# What a card of weights from elsewhere may not say.
+FALSE = ("license", "apache", "scratch", "smollm2 family", "allal", "variant(", "knows nothing")
+
+
+def test_the_cards_of_what_was_trained_on_name_its_origin_and_no_license(capsys, model, training):
+    start = "./mine"
+    for study in ("first", "second"):
+        options = ("--from", start, "--steps", "2", "--study", study, "--name", study)
+        assert run_main(capsys, *training, *options)[0] == 0
+        start = f"./results/{study}/{study}"
+    run = Run(Path(start))
+    assert (run.manifest["started_from"], run.origin) == ("first", "./mine")
+
+    _, first, _ = run_main(capsys, "report", "--study", "first")
+    _, second, _ = run_main(capsys, "report", "--study", "second")
+    assert "trained on from the weights of `./mine` under one protocol" in first
+    assert "on from the weights of `first`, which began as `./mine`, under" in second
+    assert run_main(capsys, "export", start, "--to", "hf", "whole")[0] == 0
+    run.update(role="sweep")
+    assert "a short one" in run_main(capsys, "export", start, "--to", "hf", "short")[1]
+    assert "\n\n## Architecture" in first
+    whole, short = (Path(name, "README.md").read_text() for name in ("whole", "short"))
+    assert "started from the weights of `first`, which began as `./mine`." in short
+    for card in (first, second, whole, short):
+        assert [word for word in FALSE if word in card.lower()] == []
+
+
+def test_a_run_that_goes_on_from_one_of_ours_keeps_the_license(capsys, finished, training):
+    start = "./results/runs/first"
+    options = ("--from", start, "--steps", "2", "--study", "on", "--name", "second")
+    assert run_main(capsys, *training, *options)[0] == 0
+    code, card, err = run_main(capsys, "report", "--study", "on")
+    assert code == 0, err
+    assert "of the SmolLM2 family, trained on from the weights of `first` under one" in card
+    assert "\nlicense: apache-2.0\n" in card
+    assert "- **License:** Apache-2.0" in card
+
+
+def test_the_origin_of_an_older_manifest_is_what_it_started_from(template, workdir):
+    shutil.copytree(template, "run")
+    path = Path("run/run.json")
+    for start, origin in (("./mine", "./mine"), ("hf:a/b", "hf:a/b"), ("a@3", None), (None, None)):
+        manifest = json.loads(path.read_text()) | {"started_from": start}
+        manifest.pop("origin", None)
+        path.write_text(json.dumps(manifest))
+        assert Run(Path("run")).origin == origin
+
+
+def test_runs_from_other_weights_of_the_same_name_are_no_seeds_of_one_arm(
+    capsys, elsewhere, workdir, training
+):
+    """Two models of one architecture, in folders of one name; the first one in two studies."""
+    for study, kind in (("a", "untied"), ("b", "untied"), ("c", "fp16")):
+        shutil.rmtree("mine", ignore_errors=True)
+        shutil.copytree(elsewhere / kind, "mine")
+        more = ("--from", "./mine", "--steps", "2", "--study", study)
+        assert run_main(capsys, *training, *more, "--seed", str("abc".index(study)))[0] == 0
+    runs = [Run(path) for path in sorted(Path("results").glob("*/mine-*"))]
+    assert {run.manifest["started_from"] for run in runs} == {"./mine"}
+    ends, starts = zip(
+        *((run.name[-6:], run.manifest["started_from_sha256"]) for run in runs), strict=True
+    )
+    assert (ends[0], starts[0]) == (ends[1], starts[1])  # seeds of one arm
+    assert ends[0] != ends[2]
+    for run in runs:
+        shutil.copytree(run.path, Path("results/all") / run.name)
+
+    def left_out() -> list[str]:
+        return list(study_comparison("all", finished_runs(Path("results"), "all")).left_out)
+
+    expected = f"(weights started from: {starts[2]} there, {starts[0]} here), and is left out."
+    assert [text.endswith(expected) for text in left_out()] == [True, True]
+    for path in Path("results/all").iterdir():
+        manifest = json.loads((path / "run.json").read_text())
+        del manifest["started_from_sha256"]  # as an older version wrote it
+        (path / "run.json").write_text(json.dumps(manifest))
+    assert left_out() == []
 
 
 WRONG_START = {

@@ -39,11 +39,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from tokenizers import Tokenizer
 
+    from smollm2.data import Bounds
     from smollm2.model import SmolLM2
 
 FORMAT = 1
 IMPORTED = "imported"  # the role of a run whose training happened elsewhere
 LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended
+SOURCE = {  # what an imported run's manifest says of the model
+    *("name", "fingerprint", "tokenizer_fingerprint", "dtype", "bos_token_id", "eos_token_id"),
+}
 REQUIRED = {"name", "arm", "role", "equal", "state", "started_from", "request", "protocol"}
 STEP_TABLES = ("train", "val", "experts")
 # Columns that two runs of the same protocol need not share.
@@ -201,6 +205,20 @@ def load_run_tokenizer(run: Run) -> "Tokenizer":
             f"(fingerprint {wanted}); put the right one back."
         )
     return tokenizer
+
+
+def text_bounds(run: Run, tokenizer: "Tokenizer") -> "Bounds":
+    """What begins and ends a text of the run's model: of an imported one what came with it.
+
+    Raises:
+        UserError: the tokenizer of a run that was trained here has no token that ends a document.
+    """
+    from smollm2.data import Bounds, document_bounds
+
+    if run.is_imported:
+        source = run.manifest["source"]
+        return Bounds(source["bos_token_id"], tuple(source["eos_token_id"]))
+    return document_bounds(tokenizer)
 
 
 def final_weights(run: Run) -> Checkpoint:
@@ -431,7 +449,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{name}/run.json cannot be read: {error}.") from None
     is_known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
     if is_known and manifest.get("role") == IMPORTED:
-        is_known = isinstance(manifest.get("source"), dict)
+        source = manifest.get("source")
+        is_known = isinstance(source, dict) and source.keys() >= SOURCE
     if not (is_known and manifest.keys() >= REQUIRED):
         raise UserError(f"{name}/run.json is not a manifest of this version.")
     try:

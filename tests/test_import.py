@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import run_main
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from test_tasks import ROWS, write
 from transformers import (
@@ -22,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from smolctl.models import load_one
 from smolctl.targets import finished_runs
-from smollm2.data import TokenData, batch
+from smollm2.data import TokenData, batch, load_tokenizer
 from smollm2.errors import UserError
 from smollm2.hf_import import read_config
 from smollm2.multiple_choice import ItemScore
@@ -373,6 +374,72 @@ def test_a_wrong_continuation_is_refused(capsys, model, corpus, case):
     assert set(runs_here()) <= {"mine"}
 
 
+# Where a text ends
+
+# config.json and generation_config.json, in which A and B stand for the sixth and the third token
+# of a text that nothing ends.
+ENDS = {
+    "one": ({"eos_token_id": "B", "bos_token_id": 3}, None),
+    "several": ({"eos_token_id": ["A", "B"]}, None),
+    "the other file first": ({"eos_token_id": "A"}, {"eos_token_id": ["B"], "bos_token_id": 1}),
+    "none in the other file": ({"eos_token_id": "A"}, {"do_sample": False}),
+    "none": ({"eos_token_id": None}, None),
+    "left out": ({"eos_token_id": ...}, None),
+    "numbers of no token": ({"eos_token_id": [-1, 512, "B"]}, None),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_a_text_ends_where_transformers_ends_it_and_still_does_after_export(capsys, model, case):
+    def theirs(folder: str) -> list[int]:
+        options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+        prompt = torch.tensor([load_tokenizer(folder).encode("abc de").ids])
+        new = theirs_in(Path(folder)).generate(prompt, **options)
+        return new[0, prompt.shape[1] :].tolist()
+
+    def set_ends(config: dict, other: dict | None) -> None:
+        change(model, **config)
+        (model / "generation_config.json").unlink(missing_ok=True)
+        if other is not None:
+            generation(model, **other)
+
+    def numbers(value):
+        if isinstance(value, dict):
+            return {name: numbers(inner) for name, inner in value.items()}
+        return [*map(numbers, value)] if isinstance(value, list) else tokens.get(value, value)
+
+    set_ends({"eos_token_id": None}, None)
+    endless = theirs("mine")
+    tokens = {"A": endless[5], "B": endless[2]}
+    set_ends(*map(numbers, ENDS[case]))
+    expected = theirs("mine")
+    is_ended = "B" in str(ENDS[case])
+    assert expected == endless[: 3 if is_ended else 8]
+
+    options = ("--prompt", "abc de", "--max-new-tokens", "8", "--dtype", "fp32", "--json")
+    code, out, err = run_main(capsys, "generate", "./mine", *options)
+    assert code == 0, err
+    assert json.loads(out)["tokens"] == (expected[:-1] if is_ended else expected)
+    assert run_main(capsys, "export", "mine", "out", "--to", "hf", "--dtype", "fp32")[0] == 0
+    assert theirs("out") == expected
+    before, after = (theirs_in(Path(name)).generation_config for name in ("mine", "out"))
+    assert after.bos_token_id == before.bos_token_id
+
+
+def test_a_gguf_file_names_what_came_with_the_model(capsys, model):
+    (model / "generation_config.json").unlink()
+    change(model, bos_token_id=1, eos_token_id=[2, 5])
+    assert run_main(capsys, "export", "./mine", "m.gguf", "--to", "gguf")[0] == 0
+    fields = GGUFReader("m.gguf").fields
+    names = ("bos_token_id", "eos_token_id", "eot_token_id")
+    assert [fields[f"tokenizer.ggml.{name}"].contents() for name in names] == [1, 2, 5]
+    change(model, eos_token_id=[2, 3, 4, 5])
+    code, _, err = run_main(capsys, "export", "./mine", "n.gguf", "--to", "gguf", "--study", "s")
+    assert code == 2
+    assert "4 tokens of the model end a text, and a GGUF file names 3 at most" in err
+    assert not Path("n.gguf").exists()
+
+
 # Reading config.json
 
 
@@ -417,6 +484,10 @@ def test_what_is_left_out_is_what_transformers_takes(tmp_path, kind):
 
 def field(**fields):
     return lambda folder: change(folder, **fields)
+
+
+def generation(folder: Path, **fields) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(fields))
 
 
 def tensors(edit):
@@ -472,6 +543,14 @@ BAD = {
     "a list as config": (
         lambda folder: (folder / "config.json").write_text("[1]"),
         "config.json is no table",
+    ),
+    "an end in words": (
+        lambda folder: generation(folder, eos_token_id="</s>"),
+        'generation_config.json has eos_token_id "</s>", and only the numbers of tokens',
+    ),
+    "a broken generation config": (
+        lambda folder: (folder / "generation_config.json").write_text("{"),
+        "generation_config.json cannot be read",
     ),
     "another architecture": (
         field(architectures=["GPT2LMHeadModel"]),

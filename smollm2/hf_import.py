@@ -70,6 +70,7 @@ ONLY: dict[str, Any] = {
     "hidden_act": "silu",
     "sliding_window": None,
     "quantization_config": None,
+    "auto_map": None,  # code of its own
 }
 ONLY_ROPE: dict[str, Any] = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
 # Of what a repository on the hub may hold.
@@ -131,11 +132,22 @@ def read_config(folder: Path) -> ModelConfig:
             f"config.json has architectures {json.dumps(names)}, and only one of "
             f"{', '.join(LAYOUTS)} can be imported."
         )
+    kind = names[0].removesuffix("ForCausalLM").lower()
+    if content.get("model_type") != kind:  # transformers goes by this, and not by `architectures`
+        raise UserError(
+            f"config.json has model_type {json.dumps(content.get('model_type'))}, and with "
+            f"{names[0]} only {json.dumps(kind)} can be imported."
+        )
     require_only(content, ONLY)
-    ropes = [content.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
-    for rope in ropes:
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = content.get(name) or {}
         if not isinstance(rope, dict):
-            raise UserError(f"config.json has rope settings {json.dumps(rope)}, which is no table.")
+            raise UserError(f"config.json has {name} {json.dumps(rope)}, which is no table.")
+        if tables := [key for key, value in rope.items() if isinstance(value, dict)]:
+            raise UserError(
+                f"config.json has {name} for each kind of layer ({', '.join(tables)}), and only "
+                "the same for all can be imported."
+            )
         require_only(rope, ONLY_ROPE, "rope ")
         content |= {key: value for key, value in rope.items() if key == "rope_theta"}
     require_only(content, {"partial_rotary_factor": 1})

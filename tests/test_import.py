@@ -445,7 +445,7 @@ def test_a_gguf_file_names_what_came_with_the_model(capsys, model):
 
 def config_in(tmp_path: Path, **fields):
     content = {key: value for key, value in SHAPE.items() if value is not None}
-    content |= {"architectures": ["LlamaForCausalLM"]} | fields
+    content |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | fields
     (tmp_path / "config.json").write_text(json.dumps(content))
     return read_config(tmp_path)
 
@@ -468,7 +468,8 @@ def test_what_is_left_out_is_what_transformers_takes(tmp_path, kind):
     needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     content = {key: SHAPE[key] for key in needed} | {"num_attention_heads": 8}
     name = kind.__name__.replace("Config", "ForCausalLM")
-    (tmp_path / "config.json").write_text(json.dumps(content | {"architectures": [name]}))
+    names = {"architectures": [name], "model_type": kind.model_type}
+    (tmp_path / "config.json").write_text(json.dumps(content | names))
     ours, theirs = read_config(tmp_path), kind(**content)
     assert ours.n_kv_heads == theirs.num_key_value_heads == 8
     assert ours.max_seq_len == theirs.max_position_embeddings
@@ -577,7 +578,20 @@ BAD = {
         field(partial_rotary_factor=0.5),
         "config.json has partial_rotary_factor 0.5",
     ),
-    "rope settings that are none": (field(rope_scaling=[2]), "config.json has rope settings [2]"),
+    "rope settings that are none": (field(rope_scaling=[2]), "config.json has rope_scaling [2]"),
+    "positions for each kind of layer": (
+        field(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e6}}),
+        "config.json has rope_parameters for each kind of layer (full_attention)",
+    ),
+    "a type that is not its architecture's": (
+        field(model_type="granite", logits_scaling=8.0),
+        'config.json has model_type "granite", and with LlamaForCausalLM only "llama"',
+    ),
+    "no type": (field(model_type=...), "config.json has model_type null"),
+    "code of its own": (
+        field(auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"}),
+        "config.json has auto_map",
+    ),
     "wider heads": (field(head_dim=16), "config.json has head_dim 16, and only hidden_size"),
     "no width": (field(hidden_size=...), "config.json lacks hidden_size"),
     "a width in words": (field(hidden_size="wide"), "hidden_size takes a whole number, not 'wide'"),

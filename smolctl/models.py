@@ -129,10 +129,11 @@ def models_of(target: str, results: Path, study: str) -> list[Model]:
 def split_quantized(target: str) -> tuple[str, str | None]:
     """The run that `target` names and, of its quantized models, which; None for itself."""
     path = Path(target)
+    # Of transformers, with whatever other files and with a + in its name or not.
+    if path.joinpath("config.json").exists():
+        return target, None
     if path.joinpath("model.json").exists():  # RUN/quantized/NAME
         return str(path.resolve().parents[1]), path.name
-    if path.joinpath("config.json").exists():  # of transformers, and may have a + in its name
-        return target, None
     folder, slash, last = target.rpartition("/")  # as may the folder that a run is in
     last, plus, name = last.partition("+")
     return folder + slash + last, name if plus else None

@@ -198,6 +198,15 @@ def test_the_first_use_imports_and_later_ones_find_the_run(capsys, model):
     assert "'mine' is no run or variant here; for the folder give ./mine" in err
 
 
+def test_other_files_in_the_folder_are_no_matter(capsys, model):
+    (model / "model.json").write_text("{}")
+    code, _, err = run_main(
+        capsys, "generate", "./mine", "--prompt", "abc", "--max-new-tokens", "1"
+    )
+    assert code == 0, err
+    assert runs_here() == ["mine"]
+
+
 def test_an_imported_model_is_listed_and_shown_as_one(capsys, model):
     run_main(capsys, "generate", "./mine", "--prompt", "abc", "--max-new-tokens", "1")
     code, out, err = run_main(capsys, "runs")

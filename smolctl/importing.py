@@ -46,12 +46,33 @@ def start_of(spec: str, results: Path, study: str) -> "tuple[Run, str | None]":
     """
     from smollm2.runs import Run, open_run
 
-    if is_elsewhere(spec):
-        return imported(spec, results, study), None
-    target, at, step = spec.partition("@")
+    target, step = split_step(spec)
+    if is_elsewhere(target):
+        require_no_step(target, step)
+        return imported(target, results, study), None
     require_either(target)
     run = Run(Path(target)) if is_path(target) else open_run(results, study, target)
-    return run, step if at else None
+    if run.is_imported:
+        require_no_step(target, step)
+    return run, step
+
+
+def split_step(spec: str) -> tuple[str, str | None]:
+    """RUN@STEP as RUN and STEP; without a step, None."""
+    if (Path(spec) / "config.json").exists():  # of transformers, and may have an @ in its name
+        return spec, None
+    folder, slash, last = spec.rpartition("/")  # as may the folder that a run is in
+    name, at, step = last.rpartition("@")
+    return (folder + slash + name, step) if at else (spec, None)
+
+
+def require_no_step(target: str, step: str | None) -> None:
+    """Raise `UserError` if a step is given, of a model from elsewhere."""
+    if step is not None:
+        raise UserError(
+            f"{target} was trained elsewhere and has no step {step} to continue; start from its "
+            f"weights: --from {target}."
+        )
 
 
 def require_either(target: str) -> None:

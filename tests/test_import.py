@@ -363,6 +363,27 @@ def test_a_run_that_was_trained_on_is_a_run_like_any_other(capsys, model, traini
     assert not any("--variant" in command for command in commands)
 
 
+def test_paths_may_have_the_sign_of_a_step_in_their_names(capsys, model, training):
+    shutil.move("mine", "my@3")
+    options = ("--steps", "4", "--results", "r@x", "--study", "st", "--keep-step", "2")
+    code, _, err = run_main(capsys, *training, "--from", "./my@3", "--name", "first", *options)
+    assert code == 0, err
+    for start, step in (("./r@x/st/first@2", 3), ("./r@x/st/first", 1)):
+        options = ("--from", start, "--steps", "4", "--name", f"from-{step}")
+        code, _, err = run_main(capsys, *training, *options)
+        assert code == 0, err
+        run = Run(Path("results/runs") / f"from-{step}")
+        assert run.table("train")["step"].iloc[0] == step
+
+
+@pytest.mark.parametrize("start", ["./mine@3", "hf:org/name@3", "mine@3"])
+def test_a_model_from_elsewhere_has_no_steps(capsys, model, training, start):
+    assert run_main(capsys, "generate", "./mine", "--prompt", "a", "--max-new-tokens", "1")[0] == 0
+    code, out, err = run_main(capsys, *training, "--from", start, "--steps", "6")
+    assert (code, out) == (2, "")
+    assert f"{start[:-2]} was trained elsewhere and has no step 3 to continue" in err
+
+
 WRONG_START = {
     "another tokenizer": (("--tokenizer", "train:300"), "has another tokenizer"),
     "another architecture": (("--variant", "orig"), "is another architecture: d_model"),
@@ -798,7 +819,6 @@ def test_what_is_fetched_is_checked_before_the_weights_come(
         ("hf:name", "'hf:name' names no model: expected hf:ORG/NAME"),
         ("hf:", "'hf:' names no model"),
         ("hf:a/b/c", "'hf:a/b/c' names no model"),
-        ("hf:org/name@3", "hf:org/name@3"),
     ],
 )
 def test_a_model_that_is_not_to_be_had_is_a_sentence(capsys, workdir, hub_cache, target, sentence):

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from smollm2.checkpoints import Checkpoint, Checkpoints
 from smollm2.config import VARIANTS
 from smollm2.cost import parameters, training_flops_per_token
-from smollm2.errors import RunError, UserError, did_you_mean
+from smollm2.errors import RunError, RunExists, UserError, did_you_mean
 from smollm2.files import replace_file, write_json
 from smollm2.protocol import Protocol, Request
 from smollm2.tables import Tables
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 IMPORTED = "imported"  # the role of a run whose training happened elsewhere
+RESERVED = {*VARIANTS, "figures"}  # names that mean something else
 LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended
 SOURCE = {  # what an imported run's manifest says of the model
     *("name", "fingerprint", "tokenizer_fingerprint", "dtype", "bos_token_id", "eos_token_id"),
@@ -316,6 +317,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     that no incomplete directory ever stands there.
 
     Raises:
+        RunExists: by now there is something in its place.
         UserError: it cannot be made.
         RunError: the disk is full.
     """
@@ -327,6 +329,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(f"Cannot make run {path.name!r}: {error.strerror}.") from None
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and path.exists():
+            raise RunExists(
+                f"Another process has just made run {path.name!r}; try again."
+            ) from None
         raise UserError(
             f"Cannot write to {path.parents[1]}: {error.strerror}; choose another --results."
         ) from None
@@ -367,7 +373,7 @@ def run_path(results: Path, study: str, name: str) -> Path:
     Raises:
         UserError: a study or run name that is not plain.
     """
-    if name in VARIANTS or name == "figures":
+    if name in RESERVED:
         raise UserError(f"{name!r} means something else; choose a name such as {name}-s0.")
     require_plain("study", study)
     require_plain("run", name)

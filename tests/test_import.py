@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from smolctl.models import load_one
 from smolctl.targets import finished_runs
+from smollm2 import hf_import
 from smollm2.data import TokenData, batch, load_tokenizer
 from smollm2.errors import UserError
 from smollm2.hf_import import read_config
@@ -230,6 +232,46 @@ def test_a_folder_that_has_changed_is_another_model(capsys, model):
     shutil.rmtree("results/runs/mine")
     assert run_main(capsys, "generate", "./mine", *prompt)[0] == 0
     assert Run(Path("results/runs/mine")).protocol.model.rope_theta == 300.0
+
+
+def test_a_damaged_import_stops_no_other(capsys, model):
+    prompt = ("--prompt", "abc", "--max-new-tokens", "3")
+    assert run_main(capsys, "generate", "./mine", *prompt)[0] == 0
+    Run(Path("results/runs/mine")).update(source={})
+    shutil.copytree("mine", "other")
+    code, _, err = run_main(capsys, "generate", "./other", *prompt)
+    assert code == 0, err
+    assert Run(Path("results/runs/other")).manifest["source"]["name"] == "./other"
+    code, _, err = run_main(capsys, "generate", "mine", *prompt)
+    assert code == 2
+    assert "mine/run.json is not a manifest of this version. It is left out" in err
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_of_two_first_uses_at_the_same_moment_the_later_finds_the_run(
+    capsys, model, monkeypatch, same
+):
+    prompt = ("--prompt", "abc", "--max-new-tokens", "3")
+    read = hf_import.read_state
+
+    def meanwhile(source):
+        """While this import reads the weights another one, from first to last."""
+        monkeypatch.setattr(hf_import, "read_state", read)
+        other = hf_import.open_source(model, "./mine")
+        if not same:
+            other.__dict__["fingerprint"] = "0" * 16
+        hf_import.import_run(Path("results"), "runs", "mine", other)
+        return read(source)
+
+    monkeypatch.setattr(hf_import, "read_state", meanwhile)
+    code, out, err = run_main(capsys, "generate", "./mine", *prompt)
+    assert runs_here() == ["mine"]
+    if same:
+        assert (code, err) == (0, "")
+        assert run_main(capsys, "generate", "mine", *prompt) == (0, out, "")
+    else:
+        assert (code, out) == (2, "")
+        assert err == "Error: ./mine: Another process has just made run 'mine'; try again.\n"
 
 
 def test_the_name_of_a_trained_run_is_taken(capsys, finished, elsewhere):
@@ -691,15 +733,19 @@ def test_what_cannot_be_imported_is_refused_with_a_sentence(capsys, model, corpu
         assert not Path("results").exists()
 
 
-@pytest.mark.parametrize("name", ["pow2", "figures", "模型"])
-def test_a_folder_whose_name_no_run_can_have_is_refused(capsys, model, name):
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("pow2", "pow2-hf"), ("Figures", "figures-hf"), ("日本", "model-[0-9a-f]{16}"), ("语-1", "1")],
+)
+def test_a_model_that_no_run_can_be_called_after_has_another_name(capsys, model, name, expected):
     model.rename(name)
-    Path("results/runs").mkdir(parents=True)
-    code, _, err = run_main(capsys, "generate", f"./{name}", "--prompt", "abc")
-    assert code == 2
-    assert err.startswith(f"Error: ./{name}: ")
-    assert "is no name for a run" in err or "means something else" in err
-    assert runs_here() == []
+    prompt = ("--prompt", "abc", "--max-new-tokens", "2")
+    code, out, err = run_main(capsys, "generate", f"./{name}", *prompt)
+    assert code == 0, err
+    (run,) = runs_here()
+    assert re.fullmatch(expected, run)
+    for target in (f"./{name}", run):
+        assert run_main(capsys, "generate", target, *prompt) == (0, out, "")
 
 
 def test_a_full_disk_leaves_no_run(capsys, model, monkeypatch):

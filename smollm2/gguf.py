@@ -48,7 +48,7 @@ def save_gguf(
     own, have 8 bits.
 
     Args:
-        path: is replaced whole.
+        path: a new file, which is there whole or not at all.
         state: of a `SmolLM2` (`model.state_dict()`), in fp32.
         dtype: of the matrices; one of `DTYPES`.
         name: what the file calls the model.
@@ -56,7 +56,7 @@ def save_gguf(
 
     Raises:
         UserError: the package gguf is not installed, a dtype that there is not or whose blocks do
-            not divide a width, or a tokenizer that llama.cpp has not got.
+            not divide a width, a tokenizer that llama.cpp has not got, or `path` exists.
     """
     require_gguf(config, dtype)
     from gguf import GGUFWriter, quantize
@@ -75,6 +75,8 @@ def save_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
+        if path.exists():  # made while this was written
+            raise UserError(f"{path} exists already; name a new file.")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -69,6 +69,7 @@ def export(
         raise UserError(f"Unknown --to {to!r}.{did_you_mean(to, TARGETS)} Choose hf or gguf.")
     with writing(path):
         require_new(path, to)
+    require_dtype(dtype, to)
     model = one_model(target, results, study)
     if model.quantized is not None:
         raise UserError(
@@ -96,6 +97,17 @@ def require_new(path: Path, to: str) -> None:
         raise UserError(f"{path} is the folder that you are in; name another.")
     if not path.absolute().parent.is_dir():
         raise UserError(f"There is no folder {path.parent}; make it first, or name another.")
+
+
+def require_dtype(dtype: str | None, to: str) -> None:
+    """Raise `UserError` if there is no such dtype, before a target is imported in vain."""
+    from smollm2.device import resolve_dtype
+    from smollm2.gguf import DTYPES, require_writer
+
+    if to == "gguf":
+        require_writer(dtype or DTYPES[0])
+    else:
+        resolve_dtype(dtype, "cpu")
 
 
 @contextlib.contextmanager

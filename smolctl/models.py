@@ -77,11 +77,13 @@ def load_one(
     """The one model that `target` names, by default on the run's own device and in its dtype.
 
     Raises:
-        UserError: as `one_model`, or the run's tokenizer is missing or damaged.
+        UserError: as `one_model`, or there is no such device or dtype, or the run's tokenizer is
+            missing or damaged.
     """
-    from smolctl.scoring import machine
+    from smolctl.scoring import machine, require_machine
     from smollm2.runs import load_run_tokenizer
 
+    require_machine(device, dtype)
     source = one_model(target, results, study)
     tokenizer = load_run_tokenizer(source.run)
     return Loaded(source, source.load(*machine(source.run, device, dtype)), tokenizer)

@@ -145,6 +145,13 @@ class Scorer:
                 )
 
 
+def require_machine(device: str | None, dtype: str | None) -> None:
+    """Raise `UserError` if one of them is not to be had, before a target is imported in vain."""
+    from smollm2.device import resolve_device, resolve_dtype
+
+    resolve_dtype(dtype, resolve_device(device))
+
+
 def machine(run: "Run", device: str | None, dtype: str | None) -> tuple[str, str]:
     """The device and dtype to use a run with: as asked, else the run's own where it can be."""
     from smolctl.console import warn

@@ -84,13 +84,7 @@ def save_gguf(
 
 def require_gguf(config: ModelConfig, dtype: str) -> None:
     """Raise `UserError` if a model of this `config` cannot be written in `dtype`."""
-    if find_spec("gguf") is None:
-        raise UserError("GGUF files are written by the package gguf: pip install gguf")
-    if dtype not in DTYPES:
-        raise UserError(
-            f"Unknown dtype {dtype!r} for GGUF.{did_you_mean(dtype, DTYPES)} There are "
-            f"{', '.join(DTYPES)}."
-        )
+    require_writer(dtype)
     if dtype not in ("q8_0", "q4_0"):
         return
     for field in ("d_model", "d_ff"):
@@ -99,6 +93,17 @@ def require_gguf(config: ModelConfig, dtype: str) -> None:
                 f"{dtype} takes {BLOCK} weights of a row at a time, and the model's {field} of "
                 f"{width} does not divide by that; give --dtype f16."
             )
+
+
+def require_writer(dtype: str) -> None:
+    """Raise `UserError` if no model can be written in `dtype`."""
+    if find_spec("gguf") is None:
+        raise UserError("GGUF files are written by the package gguf: pip install gguf")
+    if dtype not in DTYPES:
+        raise UserError(
+            f"Unknown dtype {dtype!r} for GGUF.{did_you_mean(dtype, DTYPES)} There are "
+            f"{', '.join(DTYPES)}."
+        )
 
 
 def describe_model(writer: "GGUFWriter", config: ModelConfig, dtype: str) -> None:

@@ -734,6 +734,23 @@ def test_what_cannot_be_imported_is_refused_with_a_sentence(capsys, model, corpu
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "export ./mine out --to hf --dtype f16",
+        "export ./mine out --to gguf --dtype fp32",
+        "generate ./mine --prompt a --dtype f16",
+        "eval ./mine --tasks piqa --device tpu",
+        "quantize ./mine --device tpu",
+    ],
+)
+def test_nothing_is_imported_for_what_cannot_be(capsys, model, command):
+    code, out, err = run_main(capsys, *command.split())
+    assert (code, out) == (2, "")
+    assert "Unknown d" in err
+    assert runs_here() == []
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [("pow2", "pow2-hf"), ("Figures", "figures-hf"), ("日本", "model-[0-9a-f]{16}"), ("语-1", "1")],
 )

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from smolctl.models import load_one
 from smolctl.targets import finished_runs
 from smollm2 import hf_import
-from smollm2.data import TokenData, batch, load_tokenizer
+from smollm2.data import TokenData, batch, load_tokenizer, prepare
 from smollm2.errors import UserError
 from smollm2.hf_import import read_config
 from smollm2.multiple_choice import ItemScore
@@ -152,6 +152,26 @@ def test_held_out_text_is_scored_as_transformers_scores_it(
     with torch.no_grad():
         logits = theirs_in(elsewhere / "untied")(tokens[:-1].view(2, 64)).logits
     assert rows["loss"] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), tokens[1:]).item())
+
+
+def test_a_text_shorter_than_a_window_is_one(capsys, model, tmp_path):
+    change(model, max_position_embeddings=4096)
+    texts = [f"{i} abc de" for i in range(60)]
+    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    options = ("--data", "short.jsonl", "--dtype", "fp32", "--json")
+    code, out, err = run_main(capsys, "eval", "./mine", *options)
+    assert code == 0, err
+    row = json.loads(out)[0]
+    tokens = prepare("short.jsonl", "mine/tokenizer.json").test.astype("int64")
+    assert row["n"] == row["total"] == len(tokens) - 1 < 2048
+    assert row["protocol"].startswith(f"windows of {len(tokens) - 1}, ")
+    tokens = torch.from_numpy(tokens)
+    with torch.no_grad():
+        logits = theirs_in(model)(tokens[None, :-1]).logits[0]
+    assert row["value"] == pytest.approx(F.cross_entropy(logits, tokens[1:]).item())
+    options = ("--group-size", "32", "--no-speed", "--data", "short.jsonl")
+    code, _, err = run_main(capsys, "quantize", "./mine", *options)
+    assert code == 0, err
 
 
 def test_tasks_are_scored_as_transformers_scores_them(capsys, workdir, elsewhere, questions):
@@ -317,7 +337,10 @@ def test_comparisons_and_reports_leave_imported_runs_out(capsys, finished, model
     shutil.rmtree(finished)
     code, _, err = run_main(capsys, "report")
     assert code == 2
-    assert "has no finished runs. Train one" in err
+    assert "has no finished runs but the imported mine. Train one" in err
+    code, _, err = run_main(capsys, "compare", "a", "b")
+    assert code == 2
+    assert "has no finished runs but the imported mine. Train one" in err
 
 
 # Quantizing

@@ -86,7 +86,7 @@ def evaluate(
 
     from smolctl.console import say
     from smolctl.models import models_of
-    from smolctl.scoring import Scorer, questions, task_names
+    from smolctl.scoring import Scorer, questions, require_machine, task_names
 
     for option, value in (("--limit", limit), ("--tokens", tokens), ("--batch-size", batch_size)):
         if value is not None and value < 1:
@@ -95,6 +95,7 @@ def evaluate(
     splits = [name for name in names if name in SPLITS]
     refuse_idle(context, ("tokens", "data"), "held-out text", bool(splits))
     refuse_idle(context, ("limit", "data_dir"), "tasks", len(splits) < len(names))
+    require_machine(device, dtype)
     models = {
         model.tables.path.resolve(): model
         for target in targets

@@ -69,6 +69,7 @@ def export(
         raise UserError(f"Unknown --to {to!r}.{did_you_mean(to, TARGETS)} Choose hf or gguf.")
     with writing(path):
         require_new(path, to)
+    require_dtype(dtype, to)
     model = one_model(target, results, study)
     if model.quantized is not None:
         raise UserError(
@@ -98,6 +99,17 @@ def require_new(path: Path, to: str) -> None:
         raise UserError(f"There is no folder {path.parent}; make it first, or name another.")
 
 
+def require_dtype(dtype: str | None, to: str) -> None:
+    """Raise `UserError` if there is no such dtype, before a target is imported in vain."""
+    from smollm2.device import resolve_dtype
+    from smollm2.gguf import DTYPES, require_writer
+
+    if to == "gguf":
+        require_writer(dtype or DTYPES[0])
+    else:
+        resolve_dtype(dtype, "cpu")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Says in a sentence why `path` cannot be written."""
@@ -122,16 +134,16 @@ def export_hf(model: "Model", path: Path, dtype: str | None) -> dict[str, Any]:
     from smollm2.device import resolve_dtype
     from smollm2.files import write_folder
     from smollm2.hf import save_hf
-    from smollm2.runs import absolute, load_run_tokenizer
+    from smollm2.runs import absolute, load_run_tokenizer, text_bounds
 
     run, card = model.run, ""
     dtype = run.protocol.dtype if dtype is None else resolve_dtype(dtype, "cpu")
-    load_run_tokenizer(run)  # verified
+    bounds = text_bounds(run, load_run_tokenizer(run))
     state = model.load("cpu", dtype).state_dict()
 
     def write(folder: Path) -> None:
         nonlocal card
-        save_hf(folder, state, run.protocol.model, run.path / "tokenizer.json")
+        save_hf(folder, state, run.protocol.model, run.path / "tokenizer.json", bounds)
         card = write_card(run, folder)
 
     write_folder(absolute(path), write)
@@ -145,13 +157,14 @@ def export_gguf(model: "Model", path: Path, dtype: str | None) -> dict[str, Any]
         UserError: as `save_gguf`, or a file of the run is missing or damaged.
     """
     from smollm2.gguf import DTYPES, require_gguf, save_gguf
-    from smollm2.runs import load_run_tokenizer
+    from smollm2.runs import load_run_tokenizer, text_bounds
 
     run, dtype = model.run, dtype or DTYPES[0]
     require_gguf(run.protocol.model, dtype)
     tokenizer = load_run_tokenizer(run)
     state = model.load("cpu", "float32").state_dict()
-    save_gguf(path, state, run.protocol.model, tokenizer, dtype=dtype, name=run.name)
+    bounds = text_bounds(run, tokenizer)
+    save_gguf(path, state, run.protocol.model, tokenizer, dtype=dtype, name=run.name, bounds=bounds)
     return described(path, dtype, state)
 
 

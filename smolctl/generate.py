@@ -77,9 +77,9 @@ def generate(
 
     from smolctl.console import say, warn
     from smolctl.models import load_one
-    from smollm2.data import end_of_text_id
     from smollm2.generate import Decoder, Sampling, TextStream
     from smollm2.generate import generate as decode
+    from smollm2.runs import text_bounds
 
     sampling = Sampling(temperature, top_p, top_k, seed)
     if temperature == 0 and any(is_typed(context, name) for name in ("top_p", "top_k", "seed")):
@@ -93,10 +93,10 @@ def generate(
         say("Compiling the layer ...")
     decoder = Decoder(loaded.model, len(tokens) + max_new_tokens, compiled)
     stream, times, new = TextStream(loaded.tokenizer), [time.perf_counter()], []
-    end = end_of_text_id(loaded.tokenizer)
+    ends = text_bounds(loaded.source.run, loaded.tokenizer).ends
     try:
         for token in decode(
-            decoder, tokens, max_new_tokens=max_new_tokens, sampling=sampling, end_of_text=end
+            decoder, tokens, max_new_tokens=max_new_tokens, sampling=sampling, ends=ends
         ):
             times.append(time.perf_counter())
             new.append(token)

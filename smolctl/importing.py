@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolctl.targets import is_path, runs_of
-from smollm2.errors import UserError
+from smollm2.errors import RunExists, UserError
 
 if TYPE_CHECKING:
     from smollm2.hf_import import Source
@@ -46,12 +46,33 @@ def start_of(spec: str, results: Path, study: str) -> "tuple[Run, str | None]":
     """
     from smollm2.runs import Run, open_run
 
-    if is_elsewhere(spec):
-        return imported(spec, results, study), None
-    target, at, step = spec.partition("@")
+    target, step = split_step(spec)
+    if is_elsewhere(target):
+        require_no_step(target, step)
+        return imported(target, results, study), None
     require_either(target)
     run = Run(Path(target)) if is_path(target) else open_run(results, study, target)
-    return run, step if at else None
+    if run.is_imported:
+        require_no_step(target, step)
+    return run, step
+
+
+def split_step(spec: str) -> tuple[str, str | None]:
+    """RUN@STEP as RUN and STEP; without a step, None."""
+    if (Path(spec) / "config.json").exists():  # of transformers, and may have an @ in its name
+        return spec, None
+    folder, slash, last = spec.rpartition("/")  # as may the folder that a run is in
+    name, at, step = last.rpartition("@")
+    return (folder + slash + name, step) if at else (spec, None)
+
+
+def require_no_step(target: str, step: str | None) -> None:
+    """Raise `UserError` if a step is given, of a model from elsewhere."""
+    if step is not None:
+        raise UserError(
+            f"{target} was trained elsewhere and has no step {step} to continue; start from its "
+            f"weights: --from {target}."
+        )
 
 
 def require_either(target: str) -> None:
@@ -74,17 +95,20 @@ def imported(target: str, results: Path, study: str) -> "Run":
     """
     from smolctl.console import count, say, warn
     from smollm2.hf_import import import_run
-    from smollm2.protocol import plain_name
-    from smollm2.runs import LONGEST_NAME, list_runs, run_path
+    from smollm2.runs import run_path
 
     with in_words_of(target):
         source = find(target)
-        for run in list_runs(results, study)[0]:
-            if run.is_imported and run.manifest["source"]["fingerprint"] == source.fingerprint:
+        if run := known(source, results, study):
+            return run
+        name = name_of(source)
+        try:
+            require_free(run_path(results, study, name), source)
+            run = import_run(results, study, name, source)
+        except RunExists:  # of the same model, if two commands used it first at the same moment
+            if run := known(source, results, study):
                 return run
-        name = plain_name(source.name.rpartition("/")[2])[:LONGEST_NAME]
-        require_free(run_path(results, study, name), source)
-        run = import_run(results, study, name, source)
+            raise
     size = run.manifest["parameters"]["total"]
     dtype = run.manifest["source"]["dtype"]
     say(f"Imported {target} ({count(size)} parameters, {dtype}) as run {name}: {run.path}")
@@ -107,8 +131,29 @@ def find(target: str) -> "Source":
     return open_source(folder, f"./{folder.name}")
 
 
+def known(source: "Source", results: Path, study: str) -> "Run | None":
+    """The run that the study has of the model."""
+    from smollm2.runs import list_runs
+
+    for run in list_runs(results, study)[0]:
+        if run.is_imported and run.manifest["source"]["fingerprint"] == source.fingerprint:
+            return run
+    return None
+
+
+def name_of(source: "Source") -> str:
+    """What its run is called: as its folder or repository, where a run can be called so."""
+    from smollm2.protocol import plain_name
+    from smollm2.runs import LONGEST_NAME, RESERVED
+
+    name = plain_name(source.name.rpartition("/")[2])[:LONGEST_NAME]
+    if not name:
+        return f"model-{source.fingerprint}"
+    return f"{name}-hf" if name in RESERVED else name
+
+
 def require_free(path: Path, source: "Source") -> None:
-    """Raise `UserError`, which says what is there, if the run directory `path` exists."""
+    """Raise `RunExists`, which says what is there, if the run directory `path` exists."""
     from smollm2.runs import Run
 
     if not path.exists():
@@ -121,7 +166,7 @@ def require_free(path: Path, source: "Source") -> None:
             taken = f"run {path.name} was imported from {run.manifest['source']['name']}, and this"
             taken += " is another model or has changed since"
             remedy += f", or remove {path} to import it again"
-    raise UserError(f"{taken}; {remedy}.")
+    raise RunExists(f"{taken}; {remedy}.")
 
 
 def added_tokens(run: "Run") -> str:

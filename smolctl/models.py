@@ -77,11 +77,13 @@ def load_one(
     """The one model that `target` names, by default on the run's own device and in its dtype.
 
     Raises:
-        UserError: as `one_model`, or the run's tokenizer is missing or damaged.
+        UserError: as `one_model`, or there is no such device or dtype, or the run's tokenizer is
+            missing or damaged.
     """
-    from smolctl.scoring import machine
+    from smolctl.scoring import machine, require_machine
     from smollm2.runs import load_run_tokenizer
 
+    require_machine(device, dtype)
     source = one_model(target, results, study)
     tokenizer = load_run_tokenizer(source.run)
     return Loaded(source, source.load(*machine(source.run, device, dtype)), tokenizer)
@@ -129,10 +131,11 @@ def models_of(target: str, results: Path, study: str) -> list[Model]:
 def split_quantized(target: str) -> tuple[str, str | None]:
     """The run that `target` names and, of its quantized models, which; None for itself."""
     path = Path(target)
+    # Of transformers, with whatever other files and with a + in its name or not.
+    if path.joinpath("config.json").exists():
+        return target, None
     if path.joinpath("model.json").exists():  # RUN/quantized/NAME
         return str(path.resolve().parents[1]), path.name
-    if path.joinpath("config.json").exists():  # of transformers, and may have a + in its name
-        return target, None
     folder, slash, last = target.rpartition("/")  # as may the folder that a run is in
     last, plus, name = last.partition("+")
     return folder + slash + last, name if plus else None

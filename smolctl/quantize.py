@@ -104,7 +104,7 @@ def quantize(
     from smolctl.console import say
     from smolctl.models import Model
     from smolctl.quantizing import Quantizer, What, one_line
-    from smolctl.scoring import questions
+    from smolctl.scoring import questions, require_machine
     from smollm2.runs import final_weights
 
     def typed(*options: str) -> bool:
@@ -128,6 +128,7 @@ def quantize(
     elif bits == 8 and not typed("group_size"):
         group_size = None  # in a file of defaults it is for 4 bits
     config = configuration(bits, backend, method, group_size, embedding)
+    require_machine(device, None)
     runs = chosen(targets or [], results, study)
     configs = config.grid() if sweep else [config]
     if not sweep:

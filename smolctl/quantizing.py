@@ -96,6 +96,7 @@ class Quantizer:
         from smolctl.quantization import read_rows
         from smollm2.data import window_count
         from smollm2.quantize.config import VALIDATION_TOKENS
+        from smollm2.scores import window_length
 
         rows = read_rows(self.run)
         kept = set() if rows is None else set(rows["n"].dropna().astype(int))
@@ -108,8 +109,8 @@ class Quantizer:
                 f"{self.scorer.data.source}, and the changes would not compare; give that --data, "
                 "or remove its quantize.csv to begin anew."
             )
-        seq_len = self.run.protocol.seq_len
-        n_tokens = window_count(self.scorer.data.validation, seq_len, wanted) * seq_len
+        self.seq_len = window_length(self.run, self.scorer.data.validation)
+        n_tokens = window_count(self.scorer.data.validation, self.seq_len, wanted) * self.seq_len
         if kept - {n_tokens}:
             raise UserError(
                 f"Run {self.run.name!r} has been quantized on {min(kept)} validation tokens, not "
@@ -166,10 +167,9 @@ class Quantizer:
         """The loss, and how it changed from the original's."""
         from smollm2.quantize.measure import loss_change, scored_windows
 
-        seq_len = self.run.protocol.seq_len
         change = loss_change(
-            scored_windows(self.original.tables, self.loss, seq_len),
-            scored_windows(subject.tables, loss, seq_len),
+            scored_windows(self.original.tables, self.loss, self.seq_len),
+            scored_windows(subject.tables, loss, self.seq_len),
         )
         return {
             "loss": loss["value"],

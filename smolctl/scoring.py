@@ -117,12 +117,13 @@ class Scorer:
         """
         from smolctl.console import counting
         from smollm2.data import window_count
-        from smollm2.scores import evaluate_task, evaluate_text
+        from smollm2.scores import evaluate_task, evaluate_text, window_length
 
         model = self.model
         for split in splits:
             assert self.data is not None
-            windows = window_count(getattr(self.data, split), model.run.protocol.seq_len, n_tokens)
+            tokens = getattr(self.data, split)
+            windows = window_count(tokens, window_length(model.run, tokens), n_tokens)
             with counting(f"{model.label} {split}, windows", windows) as on_progress:
                 yield evaluate_text(
                     subject,
@@ -143,6 +144,13 @@ class Scorer:
                     batch_size=self.batch_size,
                     on_progress=on_progress,
                 )
+
+
+def require_machine(device: str | None, dtype: str | None) -> None:
+    """Raise `UserError` if one of them is not to be had, before a target is imported in vain."""
+    from smollm2.device import resolve_device, resolve_dtype
+
+    resolve_dtype(dtype, resolve_device(device))
 
 
 def machine(run: "Run", device: str | None, dtype: str | None) -> tuple[str, str]:

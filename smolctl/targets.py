@@ -106,12 +106,14 @@ def runs_in(results: Path, study: str) -> "list[Run]":
 def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
     """What to say where a study has no finished run, a sweep's and imported ones aside."""
     folder = results / study
+    imported = ", ".join(run.name for run in runs if run.is_imported)
+    there = f" but the imported {imported}" if imported else ""
     runs = [run for run in runs if not run.is_imported]
     others = sorted(path.parents[1].name for path in results.glob("*/*/run.json"))
     others = list(dict.fromkeys(name for name in others if name != study))
     if not runs and others:
         return UserError(
-            f"{folder} has no runs.{did_you_mean(study, others)} {results} has the studies "
+            f"{folder} has no runs{there}.{did_you_mean(study, others)} {results} has the studies "
             f"{', '.join(others)}; name one with --study."
         )
     open_runs = [run for run in runs if not run.is_finished]
@@ -125,7 +127,7 @@ def none_finished(runs: "list[Run]", results: Path, study: str) -> UserError:
     where = "" if study == STUDY else f" --study {study}"
     missing = "" if results.exists() else f" (there is no directory {results} here)"
     return UserError(
-        f"{folder} has no finished runs{missing}. Train one: "
+        f"{folder} has no finished runs{there}{missing}. Train one: "
         f"smolctl train --variant pow2 --scale nano --steps 300{where}"
     )
 
@@ -147,7 +149,8 @@ def runs_of(target: str, results: Path, study: str, *, with_imported: bool = Tru
         if not run.is_finished:
             raise UserError(f"Run {target} {unfinished(run)}")
         return [run]
-    runs = [run for run in runs_in(results, study) if with_imported or not run.is_imported]
+    there = runs_in(results, study)
+    runs = [run for run in there if with_imported or not run.is_imported]
     finished = [run for run in runs if run.is_finished]
     if found := called(target, finished):
         return found
@@ -156,7 +159,7 @@ def runs_of(target: str, results: Path, study: str, *, with_imported: bool = Tru
     if with_imported and (Path(target) / "config.json").exists():
         raise UserError(f"{target!r} is no run or variant here; for the folder give ./{target}.")
     if all(run.manifest["role"] == "sweep" for run in finished):
-        raise none_finished(runs, results, study)
+        raise none_finished(there, results, study)
     known = list(dict.fromkeys(run.arm for run in finished if run.manifest["role"] == "final"))
     known += [run.name for run in finished]
     raise UserError(

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class RunExists(UserError):
+    """What is to be a new run's directory is there already."""
+
+
 class RunError(RuntimeError):
     """The request was fine but the work failed (full disk, loss not finite); exit code 1."""
 

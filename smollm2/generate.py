@@ -6,7 +6,7 @@ Shape suffixes as in `model`; L is the number of positions that a cache has room
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -224,12 +224,12 @@ def generate(
     *,
     max_new_tokens: int,
     sampling: Sampling = Sampling(),
-    end_of_text: int | None,
+    ends: Collection[int],
 ) -> Iterator[int]:
-    """The tokens that follow `prompt`, one by one; the last comes before `end_of_text`.
+    """The tokens that follow `prompt`, one by one; the last comes before one of `ends`.
 
     Args:
-        end_of_text: the token that ends a text; None goes on to `max_new_tokens`.
+        ends: the tokens that end a text; without any it goes on to `max_new_tokens`.
 
     Raises:
         UserError: at the first token; an empty prompt, nothing to generate, or more than the
@@ -248,11 +248,11 @@ def generate(
     generator = torch.Generator().manual_seed(sampling.seed)
     token = sampling.choose(decoder.prefill(prompt), generator)
     for _ in range(max_new_tokens - 1):
-        if token == end_of_text:
+        if token in ends:
             return
         yield token
         token = sampling.choose(decoder.step(token), generator)
-    if token != end_of_text:
+    if token not in ends:
         yield token
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from smollm2.config import ModelConfig
-from smollm2.data import end_of_text_id
+from smollm2.data import Bounds, document_bounds, end_of_text_id
 from smollm2.errors import UserError, did_you_mean
 from smollm2.hf import to_hf
 
@@ -40,6 +40,7 @@ def save_gguf(
     *,
     dtype: str = "f16",
     name: str,
+    bounds: Bounds | None = None,
 ) -> None:
     """Write a model and its tokenizer as one file in llama.cpp's Llama layout.
 
@@ -47,14 +48,15 @@ def save_gguf(
     own, have 8 bits.
 
     Args:
-        path: is replaced whole.
+        path: a new file, which is there whole or not at all.
         state: of a `SmolLM2` (`model.state_dict()`), in fp32.
         dtype: of the matrices; one of `DTYPES`.
         name: what the file calls the model.
+        bounds: what begins and ends a text; default the tokenizer's `document_bounds`.
 
     Raises:
         UserError: the package gguf is not installed, a dtype that there is not or whose blocks do
-            not divide a width, or a tokenizer that llama.cpp has not got.
+            not divide a width, a tokenizer that llama.cpp has not got, or `path` exists.
     """
     require_gguf(config, dtype)
     from gguf import GGUFWriter, quantize
@@ -64,6 +66,7 @@ def save_gguf(
     writer.add_name(name)
     describe_model(writer, config, dtype)
     describe_tokenizer(writer, tokenizer, config.vocab_size)
+    describe_bounds(writer, tokenizer, bounds or document_bounds(tokenizer))
     for label, tensor in to_gguf(to_hf(state, config), config).items():
         kind = tensor_type(label, tensor, dtype)
         writer.add_tensor(label, quantize(tensor.numpy(), kind), raw_dtype=kind)
@@ -72,6 +75,8 @@ def save_gguf(
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
+        if path.exists():  # made while this was written
+            raise UserError(f"{path} exists already; name a new file.")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -79,13 +84,7 @@ def save_gguf(
 
 def require_gguf(config: ModelConfig, dtype: str) -> None:
     """Raise `UserError` if a model of this `config` cannot be written in `dtype`."""
-    if find_spec("gguf") is None:
-        raise UserError("GGUF files are written by the package gguf: pip install gguf")
-    if dtype not in DTYPES:
-        raise UserError(
-            f"Unknown dtype {dtype!r} for GGUF.{did_you_mean(dtype, DTYPES)} There are "
-            f"{', '.join(DTYPES)}."
-        )
+    require_writer(dtype)
     if dtype not in ("q8_0", "q4_0"):
         return
     for field in ("d_model", "d_ff"):
@@ -94,6 +93,17 @@ def require_gguf(config: ModelConfig, dtype: str) -> None:
                 f"{dtype} takes {BLOCK} weights of a row at a time, and the model's {field} of "
                 f"{width} does not divide by that; give --dtype f16."
             )
+
+
+def require_writer(dtype: str) -> None:
+    """Raise `UserError` if no model can be written in `dtype`."""
+    if find_spec("gguf") is None:
+        raise UserError("GGUF files are written by the package gguf: pip install gguf")
+    if dtype not in DTYPES:
+        raise UserError(
+            f"Unknown dtype {dtype!r} for GGUF.{did_you_mean(dtype, DTYPES)} There are "
+            f"{', '.join(DTYPES)}."
+        )
 
 
 def describe_model(writer: "GGUFWriter", config: ModelConfig, dtype: str) -> None:
@@ -118,7 +128,7 @@ def describe_model(writer: "GGUFWriter", config: ModelConfig, dtype: str) -> Non
 
 
 def describe_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Add the tokens and merges, and what ends a text.
+    """Add the tokens and merges.
 
     Raises:
         UserError: as `pre_tokenizer`.
@@ -126,7 +136,6 @@ def describe_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: i
     from gguf import TokenType
 
     layout = json.loads(tokenizer.to_str())
-    end = end_of_text_id(tokenizer)
     vocab = layout["model"]["vocab"]
     tokens = {number: (token, TokenType.NORMAL) for token, number in vocab.items()}
     for added in layout["added_tokens"]:
@@ -140,8 +149,25 @@ def describe_tokenizer(writer: "GGUFWriter", tokenizer: Tokenizer, vocab_size: i
     writer.add_token_list([token for token, _ in listed])
     writer.add_token_types([kind for _, kind in listed])
     writer.add_token_merges([" ".join(pair) for pair in layout["model"]["merges"]])
-    writer.add_eos_token_id(end)
-    writer.add_bos_token_id(end)  # without one llama.cpp takes token 11
+
+
+def describe_bounds(writer: "GGUFWriter", tokenizer: Tokenizer, bounds: Bounds) -> None:
+    """Add what begins and ends a text; where nothing does, llama.cpp would take token 11, and gets
+    what ends a document.
+
+    Raises:
+        UserError: more tokens end a text than the file has names for.
+    """
+    ends = bounds.ends or (end_of_text_id(tokenizer),)
+    names = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    if len(ends) > len(names):
+        raise UserError(
+            f"{len(ends)} tokens of the model end a text, and a GGUF file names {len(names)} at "
+            "most; export with --to hf."
+        )
+    for add, end in zip(names, ends, strict=False):
+        add(end)
+    writer.add_bos_token_id(ends[0] if bounds.begin is None else bounds.begin)
     writer.add_add_bos_token(False)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from smollm2.config import ModelConfig
+from smollm2.data import Bounds, document_bounds, load_tokenizer
 from smollm2.errors import UserError
 from smollm2.files import write_json
 from smollm2.model import SmolLM2, matrices
@@ -36,7 +37,11 @@ PUBLISHED = {
 
 
 def save_hf(
-    folder: Path, state: Mapping[str, Tensor], config: ModelConfig, tokenizer_json: Path | None
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer_json: Path | None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Write what `AutoModelForCausalLM.from_pretrained(folder)` reads.
 
@@ -44,9 +49,11 @@ def save_hf(
         folder: is made if need be; files of the same names are replaced.
         state: of a `SmolLM2` (`model.state_dict()`), written in its dtype.
         tokenizer_json: a `tokenizers` file to go with it; None leaves the tokenizer out.
+        bounds: what begins and ends a text; default the tokenizer's `document_bounds`.
 
     Raises:
-        UserError: a tokenizer that cannot be read or has no token that ends a document.
+        UserError: a tokenizer that cannot be read or, without `bounds`, has no token that ends a
+            document.
     """
     from safetensors.torch import save_file
 
@@ -54,34 +61,35 @@ def save_hf(
     dtype = str(state["embed.weight"].dtype).removeprefix("torch.")
     content = hf_config(config, dtype)
     if tokenizer_json is not None:
-        content |= save_tokenizer(folder, tokenizer_json, config.max_seq_len)
+        content |= save_tokenizer(folder, tokenizer_json, config.max_seq_len, bounds)
     write_json(folder / "config.json", content)
     weights = folder / "model.safetensors"
     save_file(to_hf(state, config), weights, metadata={"format": "pt"})
     weights.chmod(0o644)  # its own is for one user only
 
 
-def save_tokenizer(folder: Path, tokenizer_json: Path, max_seq_len: int) -> dict[str, int]:
+def save_tokenizer(
+    folder: Path, tokenizer_json: Path, max_seq_len: int, bounds: Bounds | None
+) -> dict[str, Any]:
     """Write the tokenizer's two files and how text is generated with it; returns what config.json
     says about its tokens."""
-    from smollm2.data import end_of_text_id, load_tokenizer
-
     tokenizer = load_tokenizer(str(tokenizer_json))
-    end = end_of_text_id(tokenizer)
+    bounds = bounds or document_bounds(tokenizer)
+    end = bounds.ends[0] if bounds.ends else None
     shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": tokenizer.id_to_token(end),
+        "eos_token": None if end is None else tokenizer.id_to_token(end),
         "model_max_length": max_seq_len,
         "clean_up_tokenization_spaces": False,
         # Of version 4's own three, the model does not take `token_type_ids`.
         "model_input_names": ["input_ids", "attention_mask"],
     }
     write_json(folder / "tokenizer_config.json", settings)
-    # What ends a document also stands before the next one: it begins a text without a prompt.
-    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end)
-    write_json(folder / "generation_config.json", tokens)
-    return {"eos_token_id": end}
+    ends = list(bounds.ends) if len(bounds.ends) > 1 else end
+    tokens = {"bos_token_id": bounds.begin, "eos_token_id": ends}
+    write_json(folder / "generation_config.json", tokens | {"pad_token_id": end})
+    return tokens
 
 
 def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A model in the layout of transformers on disk -> a run whose training happened elsewhere.
 
-Only config.json, tokenizer.json and safetensors are read: no pickle and no code. What our model
-cannot be is refused by the name of its field, never computed otherwise than transformers does.
+Only config.json, generation_config.json, tokenizer.json and safetensors are read: no pickle and no
+code. What our model cannot be is refused by the name of its field, never computed otherwise than
+transformers does.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from smollm2.checkpoints import Checkpoints
 from smollm2.config import ModelConfig, typed
 from smollm2.cost import scale_of
+from smollm2.data import Bounds
 from smollm2.errors import RunError, UserError
 from smollm2.files import checksum, write_json
 from smollm2.protocol import RECIPES, Protocol
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
+GENERATION = "generation_config.json"  # need not be there
 # For each architecture what transformers takes for a field that config.json leaves out.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {
@@ -68,15 +71,16 @@ ONLY: dict[str, Any] = {
     "hidden_act": "silu",
     "sliding_window": None,
     "quantization_config": None,
+    "auto_map": None,  # code of its own
 }
 ONLY_ROPE: dict[str, Any] = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1}
 # Of what a repository on the hub may hold.
-FILES = ["tokenizer.json", "model*.safetensors", "model.safetensors.index.json"]
+FILES = [GENERATION, "tokenizer.json", "model*.safetensors", "model.safetensors.index.json"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder with a model, of which config.json has been read.
+    """A folder with a model, of which config.json and generation_config.json have been read.
 
     Args:
         name: what a manifest calls it: `hf:ORG/NAME`, or `./NAME` without the machine's path.
@@ -86,13 +90,16 @@ class Source:
     folder: Path
     name: str
     config: ModelConfig
+    bounds: Bounds
     files: tuple[Path, ...]
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of SHA-256 over all files that are read."""
         digest = hashlib.sha256()
-        for path in (self.folder / "config.json", self.folder / "tokenizer.json", *self.files):
+        names = ["config.json", "tokenizer.json"]
+        names += [GENERATION] if (self.folder / GENERATION).is_file() else []
+        for path in (*(self.folder / name for name in names), *self.files):
             digest.update(f"{path.name} {checksum(path)}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -101,15 +108,16 @@ def open_source(folder: Path, name: str) -> Source:
     """The model in `folder`.
 
     Raises:
-        UserError: a file is missing, or config.json is of a model that ours cannot be.
+        UserError: a file is missing or damaged, or config.json is of a model that ours cannot be.
     """
     config, files = read_config(folder), weight_files(folder)
+    bounds = read_bounds(folder, config.vocab_size)
     if not (folder / "tokenizer.json").is_file():
         raise UserError(
             "it has no tokenizer.json: save its tokenizer there with transformers "
             "(AutoTokenizer.from_pretrained(...).save_pretrained(folder))."
         )
-    return Source(folder, name, config, files)
+    return Source(folder, name, config, bounds, files)
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -118,29 +126,74 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         UserError: it is missing, damaged, or of a model that ours cannot be.
     """
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError("it has no config.json.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"config.json cannot be read: {error}.") from None
-    if not isinstance(content, dict):
-        raise UserError("config.json is no table of fields.")
+    content = read_fields(folder / "config.json")
     names = content.get("architectures")
     if names not in [[name] for name in LAYOUTS]:
         raise UserError(
             f"config.json has architectures {json.dumps(names)}, and only one of "
             f"{', '.join(LAYOUTS)} can be imported."
         )
+    kind = names[0].removesuffix("ForCausalLM").lower()
+    if content.get("model_type") != kind:  # transformers goes by this, and not by `architectures`
+        raise UserError(
+            f"config.json has model_type {json.dumps(content.get('model_type'))}, and with "
+            f"{names[0]} only {json.dumps(kind)} can be imported."
+        )
     require_only(content, ONLY)
-    ropes = [content.get(name) or {} for name in ("rope_parameters", "rope_scaling")]
-    for rope in ropes:
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = content.get(name) or {}
         if not isinstance(rope, dict):
-            raise UserError(f"config.json has rope settings {json.dumps(rope)}, which is no table.")
+            raise UserError(f"config.json has {name} {json.dumps(rope)}, which is no table.")
+        if tables := [key for key, value in rope.items() if isinstance(value, dict)]:
+            raise UserError(
+                f"config.json has {name} for each kind of layer ({', '.join(tables)}), and only "
+                "the same for all can be imported."
+            )
         require_only(rope, ONLY_ROPE, "rope ")
         content |= {key: value for key, value in rope.items() if key == "rope_theta"}
     require_only(content, {"partial_rotary_factor": 1})
     return config_of(content, LAYOUTS[names[0]])
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it is missing, damaged or no table.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"it has no {path.name}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name} is no table of fields.")
+    return content
+
+
+def read_bounds(folder: Path, vocab_size: int) -> Bounds:
+    """What begins and ends a text: generation_config.json says it where there is one, for all that
+    it leaves out too, as in transformers; else config.json. What is no token's number is left out.
+
+    Raises:
+        UserError: the file is damaged, or has something else than numbers there.
+    """
+    path = folder / GENERATION
+    path = path if path.is_file() else folder / "config.json"
+    content = read_fields(path)
+
+    def tokens(field: str) -> tuple[int, ...]:
+        value = content.get(field)
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(number) is int for number in numbers):
+            raise UserError(
+                f"{path.name} has {field} {json.dumps(value)}, and only the numbers of tokens can "
+                "be imported."
+            )
+        return tuple(number for number in numbers if 0 <= number < vocab_size)
+
+    return Bounds(next(iter(tokens("bos_token_id")), None), tokens("eos_token_id"))
 
 
 def require_only(content: dict[str, Any], only: dict[str, Any], what: str = "") -> None:
@@ -308,6 +361,8 @@ def import_run(results: Path, study: str, name: str, source: Source) -> Run:
             "fingerprint": source.fingerprint,
             "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
             "dtype": dtype,
+            "bos_token_id": source.bounds.begin,
+            "eos_token_id": list(source.bounds.ends),
         },
     }
     with new_directory(path) as folder:

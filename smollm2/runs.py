@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from smollm2.checkpoints import Checkpoint, Checkpoints
 from smollm2.config import VARIANTS
 from smollm2.cost import parameters, training_flops_per_token
-from smollm2.errors import RunError, UserError, did_you_mean
+from smollm2.errors import RunError, RunExists, UserError, did_you_mean
 from smollm2.files import replace_file, write_json
 from smollm2.protocol import Protocol, Request
 from smollm2.tables import Tables
@@ -39,11 +39,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from tokenizers import Tokenizer
 
+    from smollm2.data import Bounds
     from smollm2.model import SmolLM2
 
 FORMAT = 1
 IMPORTED = "imported"  # the role of a run whose training happened elsewhere
+RESERVED = {*VARIANTS, "figures"}  # names that mean something else
 LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended
+SOURCE = {  # what an imported run's manifest says of the model
+    *("name", "fingerprint", "tokenizer_fingerprint", "dtype", "bos_token_id", "eos_token_id"),
+}
 REQUIRED = {"name", "arm", "role", "equal", "state", "started_from", "request", "protocol"}
 LOCK_SECONDS = 1.0  # to wait for the lock of a run
 STEP_TABLES = ("train", "val", "experts")
@@ -221,6 +226,20 @@ def load_run_tokenizer(run: Run) -> "Tokenizer":
     return tokenizer
 
 
+def text_bounds(run: Run, tokenizer: "Tokenizer") -> "Bounds":
+    """What begins and ends a text of the run's model: of an imported one what came with it.
+
+    Raises:
+        UserError: the tokenizer of a run that was trained here has no token that ends a document.
+    """
+    from smollm2.data import Bounds, document_bounds
+
+    if run.is_imported:
+        source = run.manifest["source"]
+        return Bounds(source["bos_token_id"], tuple(source["eos_token_id"]))
+    return document_bounds(tokenizer)
+
+
 def final_weights(run: Run) -> Checkpoint:
     """The verified checkpoint that training ended with.
 
@@ -321,6 +340,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     that no incomplete directory ever stands there.
 
     Raises:
+        RunExists: by now there is something in its place.
         UserError: it cannot be made.
         RunError: the disk is full.
     """
@@ -332,6 +352,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(f"Cannot make run {path.name!r}: {error.strerror}.") from None
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and path.exists():
+            raise RunExists(
+                f"Another process has just made run {path.name!r}; try again."
+            ) from None
         raise UserError(
             f"Cannot write to {path.parents[1]}: {error.strerror}; choose another --results."
         ) from None
@@ -372,7 +396,7 @@ def run_path(results: Path, study: str, name: str) -> Path:
     Raises:
         UserError: a study or run name that is not plain.
     """
-    if name in VARIANTS or name == "figures":
+    if name in RESERVED:
         raise UserError(f"{name!r} means something else; choose a name such as {name}-s0.")
     require_plain("study", study)
     require_plain("run", name)
@@ -454,7 +478,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{name}/run.json cannot be read: {error}.") from None
     is_known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
     if is_known and manifest.get("role") == IMPORTED:
-        is_known = isinstance(manifest.get("source"), dict)
+        source = manifest.get("source")
+        is_known = isinstance(source, dict) and source.keys() >= SOURCE
     if not (is_known and manifest.keys() >= REQUIRED):
         raise UserError(f"{name}/run.json is not a manifest of this version.")
     try:

@@ -31,6 +31,7 @@ from smollm2.tables import Tables
 from smollm2.tasks import TaskItems, items_fingerprint
 
 if TYPE_CHECKING:
+    import numpy as np
     from tokenizers import Tokenizer
 
     from smollm2.data import TokenData
@@ -80,7 +81,7 @@ def evaluate_text(
     batch_size: int | None,
     on_progress: OnProgress,
 ) -> list[dict[str, Any]]:
-    """Score `split` in windows of the run's sequence length and record it; rows of eval.csv.
+    """Score `split` in windows of `window_length` and record it; rows of eval.csv.
 
     Args:
         n_tokens: so many; None is the whole split.
@@ -92,8 +93,8 @@ def evaluate_text(
     Raises:
         UserError: the split has no whole window, or the record is damaged.
     """
-    run, seq_len = subject.run, subject.run.protocol.seq_len
-    tokens = getattr(data, split)
+    run, tokens = subject.run, getattr(data, split)
+    seq_len = window_length(run, tokens)
     count = window_count(tokens, seq_len, n_tokens)
     wanted = spread_windows(window_count(tokens, seq_len), count) if spread else range(count)
     done = 0
@@ -130,6 +131,13 @@ def evaluate_text(
         ]
         put_rows(subject.tables, rows)
     return rows
+
+
+def window_length(run: Run, tokens: "np.ndarray") -> int:
+    """Tokens in a window of held-out text: as many as the run was trained on at a time; of an
+    imported model, whatever the text, as many as there are up to that."""
+    seq_len = run.protocol.seq_len
+    return min(seq_len, max(1, len(tokens) - 1)) if run.is_imported else seq_len
 
 
 def evaluate_task(

@@ -29,7 +29,7 @@ quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def greedy(decoder, prompt=PROMPT, n=40, **options):
-    return list(generate(decoder, prompt, max_new_tokens=n, end_of_text=None, **options))
+    return list(generate(decoder, prompt, max_new_tokens=n, ends=(), **options))
 
 
 @torch.no_grad()
@@ -199,9 +199,9 @@ def test_generation_fills_the_room_and_stops_at_the_end_of_text():
     decoder = Decoder(perturbed(NANO["pow2"]), 48)
     tokens = greedy(decoder)
     assert len(tokens) == 40
-    end = tokens[20]
-    stopped = generate(decoder, PROMPT, max_new_tokens=40, end_of_text=end)
-    assert list(stopped) == tokens[: tokens.index(end)]
+    ends = tokens[30], tokens[20]
+    stopped = generate(decoder, PROMPT, max_new_tokens=40, ends=ends)
+    assert list(stopped) == tokens[: min(map(tokens.index, ends))]
 
 
 # Sampling

@@ -35,7 +35,7 @@ def test_the_text_is_what_the_library_generates(capsys, results):
     run = Run(results / "runs/run")
     tokenizer, prompt = load_run_tokenizer(run), load_run_tokenizer(run).encode(PROMPT).ids
     decoder = Decoder(load_model(run, "cpu", run.protocol.dtype), 64)
-    tokens = list(generate(decoder, prompt, max_new_tokens=12, end_of_text=0))
+    tokens = list(generate(decoder, prompt, max_new_tokens=12, ends=(0,)))
     assert len(tokens) > 3
     code, out, err = run_main(capsys, *options())
     assert (code, out, err) == (0, tokenizer.decode(tokens) + "\n", "")
@@ -81,7 +81,7 @@ def test_stats_go_to_stderr(capsys, results):
 
 def test_the_end_of_the_text_ends_it(capsys, results, monkeypatch):
     tokens = json.loads(run_main(capsys, *options("--json"))[1])["tokens"]
-    monkeypatch.setattr("smollm2.data.end_of_text_id", lambda tokenizer: tokens[3])
+    monkeypatch.setattr("smollm2.data.tokenizer.end_of_text_id", lambda tokenizer: tokens[3])
     found = json.loads(run_main(capsys, *options("--json"))[1])
     assert found["tokens"] == tokens[: tokens.index(tokens[3])]
     assert found["stopped_by"] == "end-of-text"

@@ -219,6 +219,17 @@ def test_a_width_that_blocks_do_not_divide_is_named(tmp_path, tokens):
         (tmp_path / "m.gguf").unlink()
 
 
+def test_a_file_that_came_up_meanwhile_is_kept(tmp_path, tokens, monkeypatch):
+    def meanwhile(*arguments):
+        (tmp_path / "m.gguf").write_text("another's")
+        return to_gguf(*arguments)
+
+    monkeypatch.setattr("smollm2.gguf.to_gguf", meanwhile)
+    with pytest.raises(UserError, match=r"m\.gguf exists already; name a new file"):
+        written(tmp_path, DENSE, tokens)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["another's"]
+
+
 def test_without_the_package_the_command_that_installs_it_is_said(tmp_path, tokens, monkeypatch):
     monkeypatch.setattr("smollm2.gguf.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install gguf$"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import run_main
+from gguf import GGUFReader
 from planted import plant_weights
 from safetensors.torch import load_file, save_file
 from test_tasks import ROWS, write
@@ -25,8 +27,8 @@ from transformers.utils.logging import disable_progress_bar
 from smolctl.card import study_comparison
 from smolctl.models import load_one
 from smolctl.targets import finished_runs
-from smollm2 import SmolLM2, variant
-from smollm2.data import TokenData, batch
+from smollm2 import SmolLM2, hf_import, variant
+from smollm2.data import TokenData, batch, load_tokenizer, prepare
 from smollm2.errors import UserError
 from smollm2.hf_import import read_config
 from smollm2.multiple_choice import ItemScore
@@ -173,6 +175,26 @@ def test_scores_on_two_texts_are_told_apart(capsys, model, corpus, story_file):
     assert set(run.table("eval")["fingerprint"]) == {"0123456789012345"}
 
 
+def test_a_text_shorter_than_a_window_is_one(capsys, model, tmp_path):
+    change(model, max_position_embeddings=4096)
+    texts = [f"{i} abc de" for i in range(60)]
+    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    options = ("--data", "short.jsonl", "--dtype", "fp32", "--json")
+    code, out, err = run_main(capsys, "eval", "./mine", *options)
+    assert code == 0, err
+    row = json.loads(out)[0]
+    tokens = prepare("short.jsonl", "mine/tokenizer.json").test.astype("int64")
+    assert row["n"] == row["total"] == len(tokens) - 1 < 2048
+    assert row["protocol"].startswith(f"windows of {len(tokens) - 1}, ")
+    tokens = torch.from_numpy(tokens)
+    with torch.no_grad():
+        logits = theirs_in(model)(tokens[None, :-1]).logits[0]
+    assert row["value"] == pytest.approx(F.cross_entropy(logits, tokens[1:]).item())
+    options = ("--group-size", "32", "--no-speed", "--data", "short.jsonl")
+    code, _, err = run_main(capsys, "quantize", "./mine", *options)
+    assert code == 0, err
+
+
 def test_tasks_are_scored_as_transformers_scores_them(capsys, workdir, elsewhere, questions):
     target, theirs = str(elsewhere / "mixtral"), theirs_in(elsewhere / "mixtral")
     options = ("--data-dir", str(questions), "--tasks", "piqa", "--dtype", "fp32", "--json")
@@ -219,6 +241,15 @@ def test_the_first_use_imports_and_later_ones_find_the_run(capsys, model):
     assert "'mine' is no run or variant here; for the folder give ./mine" in err
 
 
+def test_other_files_in_the_folder_are_no_matter(capsys, model):
+    (model / "model.json").write_text("{}")
+    code, _, err = run_main(
+        capsys, "generate", "./mine", "--prompt", "abc", "--max-new-tokens", "1"
+    )
+    assert code == 0, err
+    assert runs_here() == ["mine"]
+
+
 def test_an_imported_model_is_listed_and_shown_as_one(capsys, model):
     run_main(capsys, "generate", "./mine", "--prompt", "abc", "--max-new-tokens", "1")
     code, out, err = run_main(capsys, "runs")
@@ -242,6 +273,46 @@ def test_a_folder_that_has_changed_is_another_model(capsys, model):
     shutil.rmtree("results/runs/mine")
     assert run_main(capsys, "generate", "./mine", *prompt)[0] == 0
     assert Run(Path("results/runs/mine")).protocol.model.rope_theta == 300.0
+
+
+def test_a_damaged_import_stops_no_other(capsys, model):
+    prompt = ("--prompt", "abc", "--max-new-tokens", "3")
+    assert run_main(capsys, "generate", "./mine", *prompt)[0] == 0
+    Run(Path("results/runs/mine")).update(source={})
+    shutil.copytree("mine", "other")
+    code, _, err = run_main(capsys, "generate", "./other", *prompt)
+    assert code == 0, err
+    assert Run(Path("results/runs/other")).manifest["source"]["name"] == "./other"
+    code, _, err = run_main(capsys, "generate", "mine", *prompt)
+    assert code == 2
+    assert "mine/run.json is not a manifest of this version. It is left out" in err
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_of_two_first_uses_at_the_same_moment_the_later_finds_the_run(
+    capsys, model, monkeypatch, same
+):
+    prompt = ("--prompt", "abc", "--max-new-tokens", "3")
+    read = hf_import.read_state
+
+    def meanwhile(source):
+        """While this import reads the weights another one, from first to last."""
+        monkeypatch.setattr(hf_import, "read_state", read)
+        other = hf_import.open_source(model, "./mine")
+        if not same:
+            other.__dict__["fingerprint"] = "0" * 16
+        hf_import.import_run(Path("results"), "runs", "mine", other)
+        return read(source)
+
+    monkeypatch.setattr(hf_import, "read_state", meanwhile)
+    code, out, err = run_main(capsys, "generate", "./mine", *prompt)
+    assert runs_here() == ["mine"]
+    if same:
+        assert (code, err) == (0, "")
+        assert run_main(capsys, "generate", "mine", *prompt) == (0, out, "")
+    else:
+        assert (code, out) == (2, "")
+        assert err == "Error: ./mine: Another process has just made run 'mine'; try again.\n"
 
 
 def test_the_name_of_a_trained_run_is_taken(capsys, finished, elsewhere):
@@ -287,7 +358,10 @@ def test_comparisons_and_reports_leave_imported_runs_out(capsys, finished, model
     shutil.rmtree(finished)
     code, _, err = run_main(capsys, "report")
     assert code == 2
-    assert "has no finished runs. Train one" in err
+    assert "has no finished runs but the imported mine. Train one" in err
+    code, _, err = run_main(capsys, "compare", "a", "b")
+    assert code == 2
+    assert "has no finished runs but the imported mine. Train one" in err
 
 
 # Quantizing
@@ -481,6 +555,27 @@ def test_runs_from_other_weights_of_the_same_name_are_no_seeds_of_one_arm(
     assert left_out() == []
 
 
+def test_paths_may_have_the_sign_of_a_step_in_their_names(capsys, model, training):
+    shutil.move("mine", "my@3")
+    options = ("--steps", "4", "--results", "r@x", "--study", "st", "--keep-step", "2")
+    code, _, err = run_main(capsys, *training, "--from", "./my@3", "--name", "first", *options)
+    assert code == 0, err
+    for start, step in (("./r@x/st/first@2", 3), ("./r@x/st/first", 1)):
+        options = ("--from", start, "--steps", "4", "--name", f"from-{step}")
+        code, _, err = run_main(capsys, *training, *options)
+        assert code == 0, err
+        run = Run(Path("results/runs") / f"from-{step}")
+        assert run.table("train")["step"].iloc[0] == step
+
+
+@pytest.mark.parametrize("start", ["./mine@3", "hf:org/name@3", "mine@3"])
+def test_a_model_from_elsewhere_has_no_steps(capsys, model, training, start):
+    assert run_main(capsys, "generate", "./mine", "--prompt", "a", "--max-new-tokens", "1")[0] == 0
+    code, out, err = run_main(capsys, *training, "--from", start, "--steps", "6")
+    assert (code, out) == (2, "")
+    assert f"{start[:-2]} was trained elsewhere and has no step 3 to continue" in err
+
+
 WRONG_START = {
     "another tokenizer": (("--tokenizer", "train:300"), "has another tokenizer"),
     "another architecture": (("--variant", "orig"), "is another architecture: d_model"),
@@ -501,12 +596,78 @@ def test_a_wrong_continuation_is_refused(capsys, model, corpus, case):
     assert set(runs_here()) <= {"mine"}
 
 
+# Where a text ends
+
+# config.json and generation_config.json, in which A and B stand for the sixth and the third token
+# of a text that nothing ends.
+ENDS = {
+    "one": ({"eos_token_id": "B", "bos_token_id": 3}, None),
+    "several": ({"eos_token_id": ["A", "B"]}, None),
+    "the other file first": ({"eos_token_id": "A"}, {"eos_token_id": ["B"], "bos_token_id": 1}),
+    "none in the other file": ({"eos_token_id": "A"}, {"do_sample": False}),
+    "none": ({"eos_token_id": None}, None),
+    "left out": ({"eos_token_id": ...}, None),
+    "numbers of no token": ({"eos_token_id": [-1, 512, "B"]}, None),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_a_text_ends_where_transformers_ends_it_and_still_does_after_export(capsys, model, case):
+    def theirs(folder: str) -> list[int]:
+        options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+        prompt = torch.tensor([load_tokenizer(folder).encode("abc de").ids])
+        new = theirs_in(Path(folder)).generate(prompt, **options)
+        return new[0, prompt.shape[1] :].tolist()
+
+    def set_ends(config: dict, other: dict | None) -> None:
+        change(model, **config)
+        (model / "generation_config.json").unlink(missing_ok=True)
+        if other is not None:
+            generation(model, **other)
+
+    def numbers(value):
+        if isinstance(value, dict):
+            return {name: numbers(inner) for name, inner in value.items()}
+        return [*map(numbers, value)] if isinstance(value, list) else tokens.get(value, value)
+
+    set_ends({"eos_token_id": None}, None)
+    endless = theirs("mine")
+    tokens = {"A": endless[5], "B": endless[2]}
+    set_ends(*map(numbers, ENDS[case]))
+    expected = theirs("mine")
+    is_ended = "B" in str(ENDS[case])
+    assert expected == endless[: 3 if is_ended else 8]
+
+    options = ("--prompt", "abc de", "--max-new-tokens", "8", "--dtype", "fp32", "--json")
+    code, out, err = run_main(capsys, "generate", "./mine", *options)
+    assert code == 0, err
+    assert json.loads(out)["tokens"] == (expected[:-1] if is_ended else expected)
+    assert run_main(capsys, "export", "mine", "out", "--to", "hf", "--dtype", "fp32")[0] == 0
+    assert theirs("out") == expected
+    before, after = (theirs_in(Path(name)).generation_config for name in ("mine", "out"))
+    assert after.bos_token_id == before.bos_token_id
+
+
+def test_a_gguf_file_names_what_came_with_the_model(capsys, model):
+    (model / "generation_config.json").unlink()
+    change(model, bos_token_id=1, eos_token_id=[2, 5])
+    assert run_main(capsys, "export", "./mine", "m.gguf", "--to", "gguf")[0] == 0
+    fields = GGUFReader("m.gguf").fields
+    names = ("bos_token_id", "eos_token_id", "eot_token_id")
+    assert [fields[f"tokenizer.ggml.{name}"].contents() for name in names] == [1, 2, 5]
+    change(model, eos_token_id=[2, 3, 4, 5])
+    code, _, err = run_main(capsys, "export", "./mine", "n.gguf", "--to", "gguf", "--study", "s")
+    assert code == 2
+    assert "4 tokens of the model end a text, and a GGUF file names 3 at most" in err
+    assert not Path("n.gguf").exists()
+
+
 # Reading config.json
 
 
 def config_in(tmp_path: Path, **fields):
     content = {key: value for key, value in SHAPE.items() if value is not None}
-    content |= {"architectures": ["LlamaForCausalLM"]} | fields
+    content |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"} | fields
     (tmp_path / "config.json").write_text(json.dumps(content))
     return read_config(tmp_path)
 
@@ -529,7 +690,8 @@ def test_what_is_left_out_is_what_transformers_takes(tmp_path, kind):
     needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
     content = {key: SHAPE[key] for key in needed} | {"num_attention_heads": 8}
     name = kind.__name__.replace("Config", "ForCausalLM")
-    (tmp_path / "config.json").write_text(json.dumps(content | {"architectures": [name]}))
+    names = {"architectures": [name], "model_type": kind.model_type}
+    (tmp_path / "config.json").write_text(json.dumps(content | names))
     ours, theirs = read_config(tmp_path), kind(**content)
     assert ours.n_kv_heads == theirs.num_key_value_heads == 8
     assert ours.max_seq_len == theirs.max_position_embeddings
@@ -545,6 +707,10 @@ def test_what_is_left_out_is_what_transformers_takes(tmp_path, kind):
 
 def field(**fields):
     return lambda folder: change(folder, **fields)
+
+
+def generation(folder: Path, **fields) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(fields))
 
 
 def tensors(edit):
@@ -601,6 +767,14 @@ BAD = {
         lambda folder: (folder / "config.json").write_text("[1]"),
         "config.json is no table",
     ),
+    "an end in words": (
+        lambda folder: generation(folder, eos_token_id="</s>"),
+        'generation_config.json has eos_token_id "</s>", and only the numbers of tokens',
+    ),
+    "a broken generation config": (
+        lambda folder: (folder / "generation_config.json").write_text("{"),
+        "generation_config.json cannot be read",
+    ),
     "another architecture": (
         field(architectures=["GPT2LMHeadModel"]),
         'config.json has architectures ["GPT2LMHeadModel"], and only one of LlamaForCausalLM',
@@ -626,7 +800,20 @@ BAD = {
         field(partial_rotary_factor=0.5),
         "config.json has partial_rotary_factor 0.5",
     ),
-    "rope settings that are none": (field(rope_scaling=[2]), "config.json has rope settings [2]"),
+    "rope settings that are none": (field(rope_scaling=[2]), "config.json has rope_scaling [2]"),
+    "positions for each kind of layer": (
+        field(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e6}}),
+        "config.json has rope_parameters for each kind of layer (full_attention)",
+    ),
+    "a type that is not its architecture's": (
+        field(model_type="granite", logits_scaling=8.0),
+        'config.json has model_type "granite", and with LlamaForCausalLM only "llama"',
+    ),
+    "no type": (field(model_type=...), "config.json has model_type null"),
+    "code of its own": (
+        field(auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"}),
+        "config.json has auto_map",
+    ),
     "wider heads": (field(head_dim=16), "config.json has head_dim 16, and only hidden_size"),
     "no width": (field(hidden_size=...), "config.json lacks hidden_size"),
     "a width in words": (field(hidden_size="wide"), "hidden_size takes a whole number, not 'wide'"),
@@ -696,15 +883,36 @@ def test_what_cannot_be_imported_is_refused_with_a_sentence(capsys, model, corpu
         assert not Path("results").exists()
 
 
-@pytest.mark.parametrize("name", ["pow2", "figures", "模型"])
-def test_a_folder_whose_name_no_run_can_have_is_refused(capsys, model, name):
-    model.rename(name)
-    Path("results/runs").mkdir(parents=True)
-    code, _, err = run_main(capsys, "generate", f"./{name}", "--prompt", "abc")
-    assert code == 2
-    assert err.startswith(f"Error: ./{name}: ")
-    assert "is no name for a run" in err or "means something else" in err
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export ./mine out --to hf --dtype f16",
+        "export ./mine out --to gguf --dtype fp32",
+        "generate ./mine --prompt a --dtype f16",
+        "eval ./mine --tasks piqa --device tpu",
+        "quantize ./mine --device tpu",
+    ],
+)
+def test_nothing_is_imported_for_what_cannot_be(capsys, model, command):
+    code, out, err = run_main(capsys, *command.split())
+    assert (code, out) == (2, "")
+    assert "Unknown d" in err
     assert runs_here() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("pow2", "pow2-hf"), ("Figures", "figures-hf"), ("日本", "model-[0-9a-f]{16}"), ("语-1", "1")],
+)
+def test_a_model_that_no_run_can_be_called_after_has_another_name(capsys, model, name, expected):
+    model.rename(name)
+    prompt = ("--prompt", "abc", "--max-new-tokens", "2")
+    code, out, err = run_main(capsys, "generate", f"./{name}", *prompt)
+    assert code == 0, err
+    (run,) = runs_here()
+    assert re.fullmatch(expected, run)
+    for target in (f"./{name}", run):
+        assert run_main(capsys, "generate", target, *prompt) == (0, out, "")
 
 
 def test_a_full_disk_leaves_no_run(capsys, model, monkeypatch):
@@ -824,7 +1032,6 @@ def test_what_is_fetched_is_checked_before_the_weights_come(
         ("hf:name", "'hf:name' names no model: expected hf:ORG/NAME"),
         ("hf:", "'hf:' names no model"),
         ("hf:a/b/c", "'hf:a/b/c' names no model"),
-        ("hf:org/name@3", "hf:org/name@3"),
     ],
 )
 def test_a_model_that_is_not_to_be_had_is_a_sentence(capsys, workdir, hub_cache, target, sentence):

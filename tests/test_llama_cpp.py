@@ -76,7 +76,7 @@ def test_llama_cpp_writes_what_the_run_does(llama_cpp, run, tmp_path, dtype, tol
         prompt = tokenizer.encode(text, add_special_tokens=False).ids
         assert llama.tokenize(text.encode()) == prompt
         decoder = Decoder(model, len(prompt) + N_NEW)
-        ours = list(generate(decoder, prompt, max_new_tokens=N_NEW, end_of_text=-1))
+        ours = list(generate(decoder, prompt, max_new_tokens=N_NEW, ends=()))
         assert len(set(ours)) > 20
 
         llama.reset()

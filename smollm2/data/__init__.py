@@ -15,6 +15,8 @@ from smollm2.data.prepare import (
     prepare,
 )
 from smollm2.data.tokenizer import (
+    Bounds,
+    document_bounds,
     end_of_text_id,
     load_tokenizer,
     parse_train_spec,
@@ -25,9 +27,11 @@ from smollm2.data.tokenizer import (
 )
 
 __all__ = [
+    "Bounds",
     "TokenData",
     "batch",
     "cache_dir",
+    "document_bounds",
     "documents",
     "end_of_text_id",
     "epochs",

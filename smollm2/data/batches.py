@@ -47,7 +47,7 @@ def window_count(tokens: np.ndarray, seq_len: int, n_tokens: int | None = None) 
     if available < 1:
         raise UserError(
             f"The evaluation split has {len(tokens):,} tokens, too few for one window of "
-            f"{seq_len:,}: expected at least {seq_len + 1:,}. Use a shorter --seq-len or more text."
+            f"{seq_len:,}: expected at least {seq_len + 1:,}. Use more text."
         )
     return available if n_tokens is None else min(max(1, n_tokens // seq_len), available)
 

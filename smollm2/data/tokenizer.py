@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ SMALLEST_VOCAB = 300  # 256 bytes, the end of text and a few merges
 LARGEST_VOCAB = 1_000_000  # several times that of any model
 SAMPLE_BYTES = 32 * 2**20
 SAMPLE_BYTES_PER_DOCUMENT = 256 * 2**10  # so that a few long books do not decide the vocabulary
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The tokens between which a model writes a text.
+
+    Args:
+        begin: stands before a text that has no prompt; None where nothing does.
+        ends: a text is over at any of them; empty where it never is.
+    """
+
+    begin: int | None
+    ends: tuple[int, ...]
 
 
 def load_tokenizer(spec: str, *, fetch: bool = True) -> Tokenizer:
@@ -93,6 +107,16 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
         "The tokenizer has no token that ends a document: expected one of "
         f"{', '.join(END_OF_TEXT)}. Use `smollm2` or `train:4096`."
     )
+
+
+def document_bounds(tokenizer: Tokenizer) -> Bounds:
+    """Those of a model that is trained here: what ends a document also stands before the next one.
+
+    Raises:
+        UserError: as `end_of_text_id`.
+    """
+    end = end_of_text_id(tokenizer)
+    return Bounds(end, (end,))
 
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:

@@ -143,16 +143,21 @@ def mismatch(base: RunFacts, other: RunFacts) -> str:
 
     def shared(facts: RunFacts) -> dict[str, Any]:
         manifest = facts.run.manifest
-        fields = facts.protocol.controlled() | {
-            "equal": manifest["equal"],
-            "started from": manifest["started_from"],
-        }
+        fields = {"equal": manifest["equal"], "started from": manifest["started_from"]}
         if has_weights:
             fields["weights started from"] = manifest["started_from_sha256"]
         # Only a study that gives its arms equal FLOPs or seconds lets their steps differ.
-        return fields | ({"steps": facts.protocol.steps} if manifest["equal"] == "tokens" else {})
+        if manifest["equal"] == "tokens":
+            fields["steps"] = facts.protocol.steps
+        return fields | facts.protocol.controlled()
 
-    if fields := differing(shared(base), shared(other), names=("there", "here")):
+    one, two = shared(base), shared(other)
+    if one["data"] != two["data"]:  # fingerprints, which tell a reader nothing
+        one["data"], two["data"] = (
+            data and f"{data.source} ({data.fingerprint})"
+            for data in (base.protocol.data, other.protocol.data)
+        )
+    if fields := differing(one, two, names=("there", "here")):
         first, more = fields.split("; ")[:3], fields.count("; ") - 2
         return f"differs from {base.name} ({'; '.join(first)}{f'; {more} more' * (more > 0)})"
     if base.run.manifest["equal"] == "flops":

@@ -1,0 +1,21 @@
+"""The committed studies: their cards follow from their files, and they hold no weights."""
+
+from pathlib import Path
+
+import pytest
+from conftest import run_main
+
+ROOT = Path(__file__).parent.parent
+CARDS = sorted(path.relative_to(ROOT) for path in (ROOT / "results").glob("*/MODEL_CARD.md"))
+CARDS = [path for path in CARDS if path.parent.name not in ("runs", "demo")]  # are not committed
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.parent.name)
+def test_a_committed_card_follows_from_its_files(capsys, monkeypatch, card):
+    monkeypatch.chdir(ROOT)
+    code, out, _ = run_main(capsys, "report", "--check", str(card))
+    assert (code, out) == (0, "")
+
+
+def test_there_are_committed_studies():
+    assert CARDS

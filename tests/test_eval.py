@@ -283,6 +283,8 @@ def test_ctrl_c_says_how_to_go_on(finished, questions, tmp_path):
         [*command, "--data-dir", str(questions), "--batch-size", "1"],
         stderr=subprocess.PIPE,
         text=True,
+        # A job that a shell started in the background ignores it, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 90
     while not list(finished.glob("items/piqa*.csv")) and time.monotonic() < deadline:

@@ -76,7 +76,7 @@ def tiny_world(tmp_path_factory) -> Iterator[pytest.MonkeyPatch]:
             patch.setitem(VARIANTS, name, ModelConfig(**TINY, **heads, **experts))
         # `smollm2.data.documents` is the function of that name too.
         patch.setattr(sys.modules["smollm2.data.documents"], "stdlib_files", lambda: files)
-        # Read from the environment when datasets was imported, which may have been before the tests.
+        # Read from the environment when datasets was imported, maybe before the tests.
         patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         patch.setattr(
             "datasets.load_dataset",

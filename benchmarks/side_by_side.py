@@ -1,0 +1,209 @@
+"""Contenders side by side: each in a process of its own, in turns, with the same settings.
+
+A script says what it measures and who takes part, in this way:
+
+    def main() -> None:
+        parser = side_by_side.parser(__doc__)
+        parser.add_argument("--steps", type=int, default=10)    # children get the same options
+        options = side_by_side.start(parser, measure)           # a child ends here
+        contenders = {"pow2 1x512": ("ours", "transformers", "limit")}
+        side_by_side.run(options, contenders, ["tokens_per_second"])
+
+    def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
+        return {"tokens_per_second": ...}
+
+`run` starts a process for each round, work and contender: round by round, so that a machine that
+slows down slows all. All get the same threads and, by `SETTINGS`, the same allocator and caches as
+`smolctl` gives itself. What only a machine could do (its limit) is a contender like the others.
+
+Each row goes to the script's CSV as it comes, a long table: `work`, `contender` and `round`, the
+script's quantities, and then of the contender's process `peak_rss_mb` (10^6 bytes, imports
+included) and `versions` of what it had imported, `device`, `threads` and the `command`. Measuring a
+work again replaces its rows and leaves those of the others. `read` reads such a table, `middle`
+gives a median of it.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from smolctl.cli import KEPT_PRODUCTS
+
+Row = dict[str, Any]
+Measure = Callable[[str, str, argparse.Namespace], Row]
+
+# What smolctl sets for itself when it starts, for every contender.
+SETTINGS = KEPT_PRODUCTS
+# Of these a row names the versions, if its contender had imported them.
+PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "llama_cpp")
+FIRST = ("work", "contender", "round")
+LAST = ("peak_rss_mb", "versions", "device", "threads", "command")
+TEXTS = ("work", "contender", "versions", "device", "command")
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The options that every script has; `doc` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--works", help="only those with one of these words, commas between")
+    parser.add_argument("--contenders", help="likewise, to explore: nothing goes to the CSV")
+    parser.add_argument("--csv", type=Path, default=Path(sys.argv[0]).with_suffix(".csv"))
+    parser.add_argument("--measure", nargs=2, metavar=("WORK", "CONTENDER"), help="in this process")
+    return parser
+
+
+def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespace:
+    """The options; but a process that is to measure a contender does so, prints its row and ends.
+
+    Args:
+        measure: gives the row of a work and contender, at least its quantities. It may hold more,
+            which `run` hands to `amend`, and `device` or `versions` if they are not those here.
+    """
+    options = parser.parse_args()
+    if options.measure is None:
+        return options
+    work, contender = options.measure
+    row = measure(work, contender, options)
+    row["peak_rss_mb"] = peak_rss_mb()  # before anything else is imported
+    loaded = (name for name in PACKAGES if name in sys.modules)
+    row.setdefault("versions", ", ".join(f"{name} {version(name)}" for name in loaded))
+    if "device" not in row:
+        from smollm2.device import device_name
+
+        row["device"] = device_name("cpu")
+    print(json.dumps(row))
+    sys.exit()
+
+
+def run(
+    options: argparse.Namespace,
+    contenders: Mapping[str, Sequence[str]],
+    quantities: Sequence[str],
+    amend: Callable[[Row, list[Row]], Row] = lambda row, before: row,
+) -> list[Row]:
+    """Measure the contenders of each work in turns, and print the medians of the quantities.
+
+    Args:
+        contenders: by the name of the work.
+        quantities: the columns of the CSV that the script's rows fill.
+        amend: makes the row to be written of a row and those before it.
+
+    Raises:
+        SystemExit: a contender failed; all others have been measured.
+    """
+    works = chosen(contenders, options.works)
+    log, rows, failed = Console(stderr=True), list[Row](), list[str]()
+    columns = [*FIRST, *quantities, *LAST]
+    kept = [row for row in read(options.csv) if row.get("work") in set(contenders) - set(works)]
+    with open(os.devnull if options.contenders else options.csv, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        for work in works:
+            for number in range(1, options.rounds + 1):
+                for contender in chosen(contenders[work], options.contenders):
+                    try:
+                        row = in_process(work, contender, options)
+                    except subprocess.CalledProcessError:
+                        failed.append(f"{work}: {contender}")
+                        continue
+                    rows.append(amend(row | {"round": number, "command": command()}, rows))
+                    writer.writerow(rows[-1])
+                    file.flush()
+                    cells = (
+                        f"{row[name]:,.4g} {name}" for name in quantities if is_number(row, name)
+                    )
+                    log.print(f"{work}: {contender}, round {number}: {', '.join(cells)}")
+    Console().print(medians(rows, quantities))
+    if failed:
+        sys.exit(f"Failed: {'; '.join(dict.fromkeys(failed))}.")
+    return rows
+
+
+def chosen(names: Iterable[str], words: str | None) -> list[str]:
+    """Those of `names` that hold one of the comma-separated `words`; without words all."""
+    return [name for name in names if words is None or any(w in name for w in words.split(","))]
+
+
+def in_process(work: str, contender: str, options: argparse.Namespace) -> Row:
+    """The row of one measurement, in a process of its own, with this one's options."""
+    output = subprocess.run(
+        [sys.executable, *sys.argv, "--measure", work, contender],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | SETTINGS | {"OMP_NUM_THREADS": str(options.threads)},
+    ).stdout
+    row: Row = json.loads(output.splitlines()[-1])
+    return {"work": work, "contender": contender, "threads": options.threads} | row
+
+
+def command() -> str:
+    """How this script was called, files by their base names."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(base, sys.argv[1:])])
+
+
+def base(argument: str) -> str:
+    return Path(argument).name if os.sep in argument else argument
+
+
+def medians(rows: Sequence[Row], quantities: Sequence[str]) -> Table:
+    """A line for each work and contender."""
+    shown = [*quantities, "peak_rss_mb"]
+    table = Table("work", "contender", *shown, title="Medians of the rounds")
+    for work, contender in dict.fromkeys((row["work"], row["contender"]) for row in rows):
+        values = (middle(rows, work, contender, quantity) for quantity in shown)
+        table.add_row(work, contender, *("–" if x is None else f"{x:,.4g}" for x in values))
+    return table
+
+
+def middle(rows: Sequence[Row], work: str, contender: str, quantity: str) -> float | None:
+    """The median over the rounds; None where there are none."""
+    found = [row for row in rows if (row["work"], row["contender"]) == (work, contender)]
+    values = [row[quantity] for row in found if is_number(row, quantity)]
+    return median(values) if values else None
+
+
+def is_number(row: Row, quantity: str) -> bool:
+    return isinstance(row.get(quantity), int | float)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a script's CSV; none where there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {name: cell if name in TEXTS else number(cell) for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def number(cell: str) -> float | str:
+    """The number that `cell` holds, or what it holds instead."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(cell)
+    return cell
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process in MB; rusage may give its parent's. nan elsewhere than
+    on Linux. (`smollm2.device` has this too, but imports torch, which is 300 MB.)"""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peaks = [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")]
+    return peaks[0] if peaks else float("nan")

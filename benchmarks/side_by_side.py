@@ -31,7 +31,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -78,8 +77,8 @@ def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespa
     work, contender = options.measure
     row = measure(work, contender, options)
     row["peak_rss_mb"] = peak_rss_mb()  # before anything else is imported
-    loaded = (name for name in PACKAGES if name in sys.modules)
-    row.setdefault("versions", ", ".join(f"{name} {version(name)}" for name in loaded))
+    loaded = ((name, sys.modules[name]) for name in PACKAGES if name in sys.modules)
+    row.setdefault("versions", ", ".join(f"{name} {module.__version__}" for name, module in loaded))
     if "device" not in row:
         from smollm2.device import device_name
 

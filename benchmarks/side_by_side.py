@@ -116,7 +116,8 @@ def run(
                 for contender in chosen(contenders[work], options.contenders):
                     try:
                         row = in_process(work, contender, options)
-                    except subprocess.CalledProcessError:
+                    except subprocess.CalledProcessError as error:
+                        log.print(error.stderr, markup=False)
                         failed.append(f"{work}: {contender}")
                         continue
                     rows.append(amend(row | {"round": number, "command": command()}, rows))
@@ -125,7 +126,9 @@ def run(
                     cells = (
                         f"{row[name]:,.4g} {name}" for name in quantities if is_number(row, name)
                     )
-                    log.print(f"{work}: {contender}, round {number}: {', '.join(cells)}")
+                    log.print(
+                        f"{work}: {contender}, round {number}: {', '.join(cells)}", soft_wrap=True
+                    )
     Console().print(medians(rows, quantities))
     if failed:
         sys.exit(f"Failed: {'; '.join(dict.fromkeys(failed))}.")
@@ -142,7 +145,7 @@ def in_process(work: str, contender: str, options: argparse.Namespace) -> Row:
     output = subprocess.run(
         [sys.executable, *sys.argv, "--measure", work, contender],
         check=True,
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=os.environ | SETTINGS | {"OMP_NUM_THREADS": str(options.threads)},
     ).stdout
@@ -162,7 +165,8 @@ def base(argument: str) -> str:
 def medians(rows: Sequence[Row], quantities: Sequence[str]) -> Table:
     """A line for each work and contender."""
     shown = [*quantities, "peak_rss_mb"]
-    table = Table("work", "contender", *shown, title="Medians of the rounds")
+    names = (quantity.replace("_", " ") for quantity in shown)
+    table = Table("work", "contender", *names, title="Medians of the rounds")
     for work, contender in dict.fromkeys((row["work"], row["contender"]) for row in rows):
         values = (middle(rows, work, contender, quantity) for quantity in shown)
         table.add_row(work, contender, *("–" if x is None else f"{x:,.4g}" for x in values))

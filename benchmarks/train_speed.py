@@ -1,139 +1,80 @@
-"""How fast and how large training is, beside the same model in transformers.
+"""How fast and how large training is, beside the same model in transformers and its own matmuls.
 
-    python benchmarks/train_speed.py [--rounds 3] [--steps 10]
-    python benchmarks/train_speed.py --device cuda --batch 8 --models orig,pow2,moe-160m
+    python benchmarks/train_speed.py [--works 1x512] [--rounds 2] [--seconds 8]
+    python benchmarks/train_speed.py --device cuda --batch 8 --csv train_speed_cuda.csv
 
-Ours is the training step of `smolctl train` in bf16. Its peer is Llama as transformers writes it,
-trained as its users do: fp32 weights, bf16 autocast, the fused AdamW of torch, the same clipping.
-Both see the same random tokens.
+Ours is the training step of `smolctl train` in bf16, eager and compiled. Its peer is Llama or
+Mixtral as transformers writes them, trained as its users do: fp32 weights, bf16 autocast, the fused
+AdamW of torch, the same clipping and, of a mixture of experts, the same balance loss. It runs
+eager and with its layers compiled, which made 1.29 × of `pow2` (the whole model compiled 0.95 ×,
+and took 75 s to compile instead of 8); Mixtral with either of its experts that can train, for
+`batched_mm` copies their weights for each token, 40 GB at 1 × 512. All see the same random tokens.
 
-Each measurement is a process of its own, so that its peak memory is its own, imports included; the
-two take turns, so that a machine that slows down slows both; and both get the same threads and,
-by inheritance, the same allocator. Medians of the rounds are printed, every round goes to the CSV.
+Of a mixture of experts, `dense` is ours with as many parameters as one of its tokens uses. `limit`
+is the rate at which the model's own matrix products alone would train it, forward and both
+gradients of every linear layer and the head without attention, each at the best rate that it
+reaches here in bf16.
 """
 
 import argparse
-import csv
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+import side_by_side
+from side_by_side import Row
 
+from smollm2.config import ModelConfig, variant
 from smollm2.protocol import Protocol, Request, resolve
 
-COLUMNS = (
-    "model", "contender", "round", "tokens_per_second", "peak_rss_mb", "device", "torch",
-    "threads", "batch_size", "seq_len", "peak_cuda_mb", "matmul_flops_per_second", "mfu",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SMALL = "2.5m"  # 2.5 M parameters: the cost of everything but the arithmetic shows
-Row = dict[str, Any]
+VARIANTS = {SMALL: ("pow2:n_layers=8", "nano")}
+WORKS = ("pow2 1x512", "pow2 4x512", "orig 1x512", "orig 4x512", f"{SMALL} 8x256", "moe-160m 1x512")
+DENSE = ("ours", "ours compiled", "transformers", "transformers compiled", "limit")
+MOE = (
+    *("ours", "ours compiled", "dense", "dense compiled"),
+    *("transformers eager", "transformers grouped_mm", "transformers grouped_mm compiled", "limit"),
+)
+QUANTITIES = ("tokens_per_second", "first_step_seconds")
+CUDA_QUANTITIES = ("peak_cuda_mb", "matmul_flops_per_second", "mfu")
+FEWEST_STEPS = 2
 Step = Callable[[], object]
 
 
 def main() -> None:
-    options = parse_options()
-    if options.measure:
-        print(json.dumps(measure(resolve(request(options.models, options)), options)))
-        return
-    console, rows = Console(), []
-    with options.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in measurements(options):
-            rows.append(row)
-            writer.writerow(row)
-            file.flush()
-            console.log(
-                f"{row['model']} {row['contender']} round {row['round']}: "
-                f"{row['tokens_per_second']:,.0f} tokens/s, {row['peak_rss_mb']:,.0f} MB"
-            )
-    console.print(comparison(rows))
-    if options.device == "cuda":
-        console.print(use_of_the_gpu(rows))
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", help=f"variants and {SMALL}, with commas between")
+    parser = side_by_side.parser(__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=10, help="timed steps of each measurement")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
-    parser.add_argument("--batch", type=int, help="sequences (default: 1, on cuda 8)")
-    parser.add_argument("--seq-len", type=int, help="tokens (default: 512, on cuda 2048)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--peer-moe", action="store_true", help="measure Mixtral as well")
-    parser.add_argument("--csv", type=Path, default=Path("train_speed.csv"))
-    parser.add_argument("--measure", choices=CONTENDERS, help="measure one, in this process")
-    options = parser.parse_args()
-    if options.models is None:
-        options.models = "pow2" if options.device == "cuda" else f"pow2,{SMALL}"
-    return options
+    parser.add_argument("--batch", type=int, default=8, help="sequences of 2048 tokens, on cuda")
+    parser.add_argument("--seconds", type=float, default=6.0, help="timed, and at least two steps")
+    parser.set_defaults(rounds=2)
+    options = side_by_side.start(parser, measure)
+    works, quantities = WORKS, QUANTITIES
+    if options.device == "cuda":
+        works = tuple(f"{model} {options.batch}x2048" for model in ("pow2", "orig", "moe-160m"))
+        quantities += CUDA_QUANTITIES
+    contenders = {work: MOE if work.startswith("moe") else DENSE for work in works}
+    side_by_side.run(options, contenders, quantities)
 
 
-def request(model: str, options: argparse.Namespace) -> Request:
-    """The training that is measured: model, shape of a batch, device."""
-    small, cuda = model == SMALL, options.device == "cuda"
-    return Request(
-        variant="pow2:n_layers=8" if small else model,
-        scale="nano" if small else "full",
-        steps=options.warmup + options.steps,
-        batch_size=options.batch or (8 if small or cuda else 1),
-        seq_len=options.seq_len or (256 if small else 2048 if cuda else 512),
-        device=options.device,
-        dtype="bf16",
-        compile=cuda,
-    )
+def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
+    protocol = resolve(request(work, contender, options.device))
+    if contender == "limit":
+        return {"tokens_per_second": protocol.tokens_per_step / matmul_seconds(protocol)}
 
+    from smollm2.device import device_name, matmul_flops_per_second, peak_memory_mb
 
-def measurements(options: argparse.Namespace) -> Iterator[Row]:
-    """A row for each process, as they end."""
-    threads = {"OMP_NUM_THREADS": str(options.threads)}
-    for model in options.models.split(","):
-        has_peer = options.peer_moe or not resolve(request(model, options)).model.is_moe
-        for number in range(options.rounds):
-            for contender in CONTENDERS if has_peer else [OURS]:
-                command = [sys.executable, *sys.argv, "--measure", contender, "--models", model]
-                output = subprocess.run(
-                    command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads
-                ).stdout
-                shared = {"model": model, "contender": contender, "round": number + 1}
-                yield shared | json.loads(output.splitlines()[-1])
-
-
-def measure(protocol: Protocol, options: argparse.Namespace) -> Row:
-    """Speed and peak memory of one contender, in this process."""
-    import torch
-
-    from smollm2.device import device_name, matmul_flops_per_second, peak_memory_mb, synchronize
-
-    step, device = CONTENDERS[options.measure](protocol), protocol.device
-    for _ in range(options.warmup):
-        step()
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(options.steps):
-        step()
-    synchronize(device)
-    seconds = (time.perf_counter() - start) / options.steps
-    row: Row = {
+    make = transformers_step if contender.startswith("transformers") else our_step
+    step, device = synchronized(make(protocol, contender), protocol.device), protocol.device
+    first, seconds = timed(step, options.seconds)
+    row = {
         "tokens_per_second": protocol.tokens_per_step / seconds,
-        "peak_rss_mb": peak_memory_mb("cpu"),
+        "first_step_seconds": first,
         "device": device_name(device),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "batch_size": protocol.batch_size,
-        "seq_len": protocol.seq_len,
     }
     if device == "cuda":
         row["peak_cuda_mb"] = peak_memory_mb(device)
@@ -142,14 +83,62 @@ def measure(protocol: Protocol, options: argparse.Namespace) -> Row:
     return row
 
 
-def our_step(protocol: Protocol) -> Step:
+def request(work: str, contender: str, device: str) -> Request:
+    """The training that is measured."""
+    model, shape = work.split()
+    name, scale = VARIANTS.get(model, (model, "full"))
+    batch_size, seq_len = map(int, shape.split("x"))
+    if contender.startswith("dense"):
+        name = dense_as(name)
+    return Request(
+        variant=name,
+        scale=scale,
+        steps=1000,  # of the learning rate's schedule
+        batch_size=batch_size,
+        seq_len=seq_len,
+        device=device,
+        dtype="bf16",
+        compile=contender.endswith("compiled"),
+    )
+
+
+def dense_as(name: str) -> str:
+    """The dense variant with as many parameters as a token of the mixture `name` uses."""
+    moe = variant(name)
+    return f"{name}:n_experts=1,n_active_experts=1,d_ff={moe.n_active_experts * moe.d_ff}"
+
+
+def timed(step: Step, at_least: float) -> tuple[float, float]:
+    """Seconds of the first step, which compiles, and of a later one: the mean of as many as take
+    `at_least` seconds."""
+    started = time.perf_counter()
+    step()
+    first = time.perf_counter() - started
+    n_steps, started = 0, time.perf_counter()
+    while n_steps < FEWEST_STEPS or time.perf_counter() - started < at_least:
+        step()
+        n_steps += 1
+    return first, (time.perf_counter() - started) / n_steps
+
+
+def synchronized(step: Step, device: str) -> Step:
+    from smollm2.device import synchronize
+
+    def run() -> None:
+        step()
+        synchronize(device)
+
+    return run
+
+
+def our_step(protocol: Protocol, contender: str) -> Step:
     from smollm2.train import Trainer
 
     trainer = Trainer(protocol, random_tokens(protocol))
     return lambda: trainer.update(trainer.gradients())
 
 
-def transformers_step(protocol: Protocol) -> Step:
+def transformers_step(protocol: Protocol, contender: str) -> Step:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -157,10 +146,15 @@ def transformers_step(protocol: Protocol) -> Step:
     from smollm2.hf import hf_config
 
     recipe, data, steps = protocol.recipe, random_tokens(protocol), iter(range(protocol.steps))
-    config = AutoConfig.for_model(**hf_config(protocol.model))
-    model = AutoModelForCausalLM.from_config(config).to(protocol.device).train()
+    content, how = hf_config(protocol.model), {}
+    if protocol.model.is_moe:
+        content |= {"output_router_logits": True, "router_aux_loss_coef": recipe.balance_weight}
+        how["experts_implementation"] = contender.split()[1]
+    config = AutoConfig.for_model(**content)
+    model = AutoModelForCausalLM.from_config(config, **how).to(protocol.device).train()
     if protocol.compile:
-        model.compile()
+        for layer in model.model.layers:
+            layer.compile()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=recipe.lr,
@@ -184,47 +178,50 @@ def transformers_step(protocol: Protocol) -> Step:
     return step
 
 
-OURS, PEER = "smolctl", "transformers"
-CONTENDERS: dict[str, Callable[[Protocol], Step]] = {OURS: our_step, PEER: transformers_step}
-
-
 def random_tokens(protocol: Protocol) -> Any:
     """What a training step reads of prepared data."""
-    tokens = np.random.default_rng(0).integers(protocol.model.vocab_size, size=500_000)
+    tokens = np.random.default_rng(0).integers(protocol.model.vocab_size, size=2_000_000)
     return SimpleNamespace(train=tokens.astype(np.uint16), fingerprint="random")
 
 
-def comparison(rows: list[Row]) -> Table:
-    """Medians side by side; each ratio is ours to the peer's."""
-    table = Table(title=f"Training: {OURS} (ours) beside {PEER} (theirs), medians")
-    for column in ("model", "batch", "tokens/s", "theirs", "ratio", "peak MB", "theirs", "ratio"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    memory = "peak_cuda_mb" if "peak_cuda_mb" in rows[0] else "peak_rss_mb"
-    for model in dict.fromkeys(row["model"] for row in rows):
-        shape = next(row for row in rows if row["model"] == model)
-        cells = [model, f"{shape['batch_size']} × {shape['seq_len']}"]
-        for quantity in ("tokens_per_second", memory):
-            ours, peer = (middle(rows, model, who, quantity) for who in CONTENDERS)
-            cells.append(f"{ours:,.0f}")
-            cells += ["–", "–"] if peer is None else [f"{peer:,.0f}", f"{ours / peer:.2f}"]
-        table.add_row(*cells)
-    return table
+def matmul_seconds(protocol: Protocol) -> float:
+    """Seconds of a step's matrix products alone, each in the fastest of its ways."""
+    products = linear_layers(protocol.model, protocol.tokens_per_step)
+    return sum(count * linear_seconds(*shape, protocol.device) for count, *shape in products)
 
 
-def use_of_the_gpu(rows: list[Row]) -> Table:
-    """How much of the measured rate of a large matrix product the training reaches."""
-    table = Table("model", "contender", "matrix product, TFLOP/s", "share reached")
-    for model, contender in dict.fromkeys((row["model"], row["contender"]) for row in rows):
-        rate = middle(rows, model, contender, "matmul_flops_per_second")
-        share = middle(rows, model, contender, "mfu")
-        table.add_row(model, contender, f"{rate / 1e12:.0f}", f"{share:.1%}")
-    return table
+def linear_layers(model: ModelConfig, n_tokens: int) -> Iterator[tuple[int, int, int, int]]:
+    """How often, rows, inputs and outputs of the linear layers that a step of `n_tokens` runs
+    through; experts share the tokens evenly."""
+    qkv = (model.n_heads + 2 * model.n_kv_heads) * model.head_dim
+    yield model.n_layers, n_tokens, model.d_model, qkv
+    yield model.n_layers, n_tokens, model.d_model, model.d_model
+    rows = n_tokens * model.n_active_experts // model.n_experts
+    n_mlps = model.n_layers * model.n_experts
+    yield n_mlps, rows, model.d_model, 2 * model.d_ff
+    yield n_mlps, rows, model.d_ff, model.d_model
+    yield 1, n_tokens, model.d_model, model.vocab_size
 
 
-def middle(rows: list[Row], model: str, contender: str, quantity: str) -> Any:
-    """The median over the rounds; None where there are none."""
-    values = [r[quantity] for r in rows if (r["model"], r["contender"]) == (model, contender)]
-    return median(values) if values else None
+def linear_seconds(rows: int, n_in: int, n_out: int, device: str) -> float:
+    """Seconds of a linear layer's three products in bf16: of each the shortest of five times and of
+    two layouts of its weights."""
+    import torch
+    import torch.nn.functional as F
+
+    from smollm2.device import best_seconds
+
+    x, dy, w = (
+        torch.randn(*shape, device=device).bfloat16()
+        for shape in ((rows, n_in), (rows, n_out), (n_out, n_in))
+    )
+    w_t = w.T.contiguous()
+    products: list[list[Callable[[], Tensor]]] = [
+        [lambda: F.linear(x, w), lambda: x @ w_t],
+        [lambda: dy @ w, lambda: F.linear(dy, w_t)],
+        [lambda: dy.T @ x, lambda: x.T @ dy],
+    ]
+    return sum(min(best_seconds(way, device) for way in ways) for ways in products)
 
 
 if __name__ == "__main__":

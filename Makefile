@@ -33,5 +33,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+# About half an hour on two idle cores, which nothing else should use meanwhile.
 bench: install
-	$(BIN)/python benchmarks/train_speed.py
+	for script in train_speed decode_speed eval_speed tokenization startup growth; do \
+		$(BIN)/python benchmarks/$$script.py || exit; \
+	done
+	$(BIN)/python benchmarks/table.py

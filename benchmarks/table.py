@@ -1,0 +1,275 @@
+"""Write the tables of README.md, between its two marks, from the scripts' CSVs alone.
+
+    python benchmarks/table.py
+
+A line compares the better of ours with the best of its peers, by the medians of a quantity. A ratio
+is ours to the peer's, of a rate and of seconds or memory alike; a goal says which way is good.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import log
+from pathlib import Path
+
+from side_by_side import Row, middle, read
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a ratio is to be: at least, or with `at_most` at most, `value`."""
+
+    value: float
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.value:g}"
+
+    def is_met(self, ratio: float) -> bool:
+        return ratio <= self.value if self.at_most else ratio >= self.value
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table: its name, and which medians it stands on.
+
+    share: goal of our rate as a share of the limit's; rss: goal of the ratio of peak RSS.
+    """
+
+    name: str
+    script: str
+    work: str
+    ours: tuple[str, ...]
+    peers: tuple[str, ...]
+    goal: Goal
+    quantity: str = "tokens_per_second"
+    limit: str = "limit"
+    share: Goal | None = field(default=None)
+    rss: Goal | None = field(default=None)
+
+
+OURS, PEERS = ("ours", "ours compiled"), ("transformers", "transformers compiled")
+SHARE = Goal(0.85)
+
+
+def training(model: str, shape: str, goal: float, rss: Goal | None = None) -> Line:
+    name = f"train {model}, {shape.replace('x', ' × ')}"
+    share = None if model == "2.5m" else SHARE
+    work = f"{model} {shape}"
+    return Line(name, "train_speed", work, OURS, PEERS, Goal(goal), share=share, rss=rss)
+
+
+def decoding(weights: str, peer: str, goal: float) -> Line:
+    ours = (weights, f"{weights} compiled")
+    name = f"decode pow2, {weights}, beside {peer}"
+    quantity, limit = "decode_tokens_per_second", f"limit {weights}"
+    return Line(name, "decode_speed", "pow2", ours, (peer,), Goal(goal), quantity, limit)
+
+
+MOE = "moe-160m 1x512"
+MIXTRAL = ("transformers eager", "transformers grouped_mm", "transformers grouped_mm compiled")
+LINES = (
+    training("pow2", "1x512", 1.5),
+    training("pow2", "4x512", 1.5, Goal(0.75, at_most=True)),
+    training("orig", "1x512", 1.5),
+    training("orig", "4x512", 1.5, Goal(0.75, at_most=True)),
+    training("2.5m", "8x256", 2.0),
+    Line("train moe-160m, 1 × 512", "train_speed", MOE, OURS, MIXTRAL, Goal(1.6)),
+    # At most 1.5 times the time of a step.
+    Line(
+        *("the same, beside dense with its active parameters", "train_speed", MOE, OURS),
+        *(("dense", "dense compiled"), Goal(0.67)),
+    ),
+    decoding("bf16", "llama.cpp F16", 1.0),
+    decoding("int8", "llama.cpp Q8_0", 1.0),
+    decoding("int4-g64", "llama.cpp Q4_0", 1.0),
+    decoding("bf16", "transformers bf16", 5.0),
+    *(
+        Line(
+            *(f"HellaSwag, orig, {dtype}", "eval_speed", "hellaswag orig", (f"ours {dtype}",)),
+            *(("lm-eval fp32",), Goal(goal), "items_per_second", f"limit {dtype}"),
+        )
+        for dtype, goal in (("fp32", 4.0), ("bf16", 7.0))
+    ),
+    Line(
+        *("tokenize the novels", "tokenization", "novels", ("prepare",)),
+        *(("raw documents", "raw pieces"), Goal(0.95), "mb_per_second"),
+    ),
+    Line(
+        *("`smolctl --help`", "startup", "--help", ("ours",), ("empty app",)),
+        *(Goal(1.2, at_most=True), "seconds"),
+    ),
+)
+# Goals without a peer: what, script, work, contender, quantity, its largest value.
+BOUNDS = (
+    ("peak RSS of tokenizing, MB", "tokenization", "novels", "prepare", "peak_rss_mb", 500),
+    ("`smolctl train` to the first step at nano, s", "startup", "train", "ours", "seconds", 6),
+    ("first token from a cold start, s", "startup", "generate", "ours", "seconds", 10),
+)
+HEADINGS = [
+    *("work", "ours", "best peer", "ratio", "goal", "limit", "share", "goal"),
+    *("RSS ratio", "goal", "reached"),
+]
+
+
+def main() -> None:
+    readme = HERE / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    readme.write_text(with_tables(text, HERE), encoding="utf-8")
+
+
+def with_tables(text: str, folder: Path) -> str:
+    """`text` with what is between the marks made anew from the CSVs in `folder`."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{tables(folder)}\n{END}{after}"
+
+
+def tables(folder: Path) -> str:
+    scripts = dict.fromkeys([*(line.script for line in LINES), "growth"])
+    measured = {script: rows_of(folder / f"{script}.csv") for script in scripts}
+    lines = [row_of(line, measured[line.script]) for line in LINES]
+    parts = (
+        markdown(HEADINGS, lines),
+        markdown(["", "measured", "goal", "reached"], [bound(measured, *b) for b in BOUNDS]),
+        growth(measured["growth"]),
+        provenance(measured),
+    )
+    return "\n\n".join(parts)
+
+
+def bound(
+    measured: dict[str, list[Row]],
+    name: str,
+    script: str,
+    work: str,
+    contender: str,
+    quantity: str,
+    largest: float,
+) -> list[str]:
+    """The cells of one of `BOUNDS`."""
+    value = middle(measured[script], work, contender, quantity)
+    if value is None:
+        return [name, f"{NOT_MEASURED}: `python benchmarks/{script}.py`", f"≤ {largest:g}", "–"]
+    return [name, figure(value), f"≤ {largest:g}", "yes" if value <= largest else "no"]
+
+
+def rows_of(path: Path) -> list[Row]:
+    """The rows of a CSV as `side_by_side` writes it; none of one that is not."""
+    rows = read(path)
+    return rows if rows and "work" in rows[0] else []
+
+
+def row_of(line: Line, rows: list[Row]) -> list[str]:
+    """The cells of one line."""
+    pick = min if line.goal.at_most else max
+    ours = best(rows, line, line.ours, pick)
+    peer = best(rows, line, line.peers, pick)
+    if ours is None or peer is None:
+        command = f"`python benchmarks/{line.script}.py`"
+        return [line.name, f"{NOT_MEASURED}: {command}", *["–"] * (len(HEADINGS) - 2)]
+    limit = middle(rows, line.work, line.limit, line.quantity)
+    share = ours[1] / limit if limit else None
+    rss = None
+    if line.rss:
+        ours_mb, peer_mb = (middle(rows, line.work, x[0], "peak_rss_mb") for x in (ours, peer))
+        rss = ours_mb / peer_mb if ours_mb and peer_mb else None
+    ratio = ours[1] / peer[1]
+    goals = (("ratio", line.goal, ratio), ("share", line.share, share), ("RSS", line.rss, rss))
+    missed = [f"{name}" for name, goal, x in goals if goal and not (x and goal.is_met(x))]
+    return [
+        line.name,
+        f"{figure(ours[1])} ({ours[0]})",
+        f"{figure(peer[1])} ({peer[0]})",
+        *(f"{ratio:.2f}", str(line.goal)),
+        *(figure(limit), figure(share), str(line.share or "–")),
+        *(figure(rss), str(line.rss or "–")),
+        f"no: {', '.join(missed)}" if missed else "yes",
+    ]
+
+
+def best(
+    rows: list[Row], line: Line, contenders: tuple[str, ...], pick: Callable
+) -> tuple[str, float] | None:
+    """The contender with the best median, and that."""
+    found = ((name, middle(rows, line.work, name, line.quantity)) for name in contenders)
+    return pick(((n, x) for n, x in found if x is not None), key=lambda p: p[1], default=None)
+
+
+def figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def growth(rows: list[Row]) -> str:
+    """Memory against vocabulary, and the powers with which a step's cost ends up growing."""
+    steps: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: int(row["work"].split()[1])):
+        steps.setdefault(row["work"].split()[0], []).append(row)
+    if "vocabulary" not in steps:
+        return f"Growth: {NOT_MEASURED}: `python benchmarks/growth.py`"
+    vocabularies = steps.pop("vocabulary")
+    peak, state = (ends(vocabularies, name) for name in ("peak_rss_mb", "predicted_mb"))
+    ratio = (peak[1] - peak[0]) / (state[1] - state[0])
+    verdict = "reached" if ratio <= 1.1 else "not reached"
+    words = (
+        f"From a vocabulary of 8k to 49k the peak RSS grows by {peak[1] - peak[0]:,.0f} MB, "
+        f"weights, gradients and optimizer by {state[1] - state[0]:,.0f} MB: {ratio:.2f} × "
+        f"(goal ≤ 1.1, {verdict})."
+    )
+    cells = [[name, *(f"{power(found, q):.2f}" for q in POWERS)] for name, found in steps.items()]
+    headings = ["varied", "step time", "FLOPs", "peak RSS"]
+    caption = (
+        "With which power a step's cost grows between the two largest sizes (1 is linear, 2 "
+        "square; memory has a constant part):"
+    )
+    return "\n\n".join((words, "![growth](growth.png)", caption, markdown(headings, cells)))
+
+
+POWERS = ("step_seconds", "flops", "peak_rss_mb")
+
+
+def ends(rows: list[Row], quantity: str) -> tuple[float, float]:
+    """The medians of the smallest and the largest size."""
+    works = list(dict.fromkeys(row["work"] for row in rows))
+    first, last = (middle(rows, work, "ours", quantity) for work in (works[0], works[-1]))
+    assert first is not None
+    assert last is not None
+    return first, last
+
+
+def power(rows: list[Row], quantity: str) -> float:
+    """The slope between the two largest sizes on logarithmic axes."""
+    works = list(dict.fromkeys(row["work"] for row in rows))[-2:]
+    low, high = ends([row for row in rows if row["work"] in works], quantity)
+    sizes = [int(work.split()[1]) for work in works]
+    return log(high / low) / log(sizes[1] / sizes[0])
+
+
+def provenance(measured: dict[str, list[Row]]) -> str:
+    """Machine, versions and commands."""
+    rows = [row for found in measured.values() for row in found]
+    devices = dict.fromkeys(f"{row['device']}, {row['threads']} threads" for row in rows)
+    named = (part for row in rows for part in str(row["versions"]).split(", ") if part)
+    commands = dict.fromkeys(f"`{row['command']}`" for row in rows)
+    return "\n".join(
+        f"{what}: {'; '.join(values) or NOT_MEASURED}.  "
+        for what, values in (
+            ("Machine", devices),
+            ("Versions", sorted(dict.fromkeys(named))),
+            ("Commands", commands),
+        )
+    ).rstrip()
+
+
+def markdown(headings: list[str], rows: list[list[str]]) -> str:
+    marks = [":--", *["--:"] * (len(headings) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The tables of the benchmarks follow from their CSVs."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import table
+
+    yield table
+    for name in ("table", "side_by_side"):
+        sys.modules.pop(name, None)
+
+
+def write_rates(folder: Path, rates: dict[str, list[float]]) -> None:
+    """A train_speed.csv of one work, a round for each number."""
+    common = {"versions": "torch 2", "device": "a CPU", "threads": 2, "command": "python x.py"}
+    rows = [
+        {"work": "pow2 4x512", "contender": who, "round": i, "tokens_per_second": x} | common
+        for who, found in rates.items()
+        for i, x in enumerate(found)
+    ]
+    for row in rows:
+        row["peak_rss_mb"] = 300 if row["contender"].startswith("ours") else 500
+    with (folder / "train_speed.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def line_of(text: str, work: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {work} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_committed_tables_follow_from_the_committed_csvs(table):
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    assert table.with_tables(text, BENCHMARKS) == text
+
+
+def test_a_line_takes_the_best_medians_and_says_which_goals_are_missed(table, tmp_path):
+    rates = {"ours": [90, 110, 100], "ours compiled": [160, 159, 900], "limit": [200]}
+    rates |= {"transformers": [100, 80, 99], "transformers compiled": [70]}
+    write_rates(tmp_path, rates)
+    cells = line_of(table.tables(tmp_path), "train pow2, 4 × 512")
+    assert cells[1:4] == ["160 (ours compiled)", "99.0 (transformers)", "1.62"]
+    assert cells[5:7] == ["200", "0.80"]
+    assert cells[8] == "0.60"
+    assert cells[-1] == "no: share"
+
+
+def test_what_was_not_measured_is_said_to_be_so(table, tmp_path):
+    write_rates(tmp_path, {"ours": [100]})
+    cells = line_of(table.tables(tmp_path), "train pow2, 4 × 512")
+    assert cells[1] == "not measured: `python benchmarks/train_speed.py`"
+    assert cells[-1] == "–"

@@ -63,8 +63,10 @@ def compiled_step(model: SmolLM2, keys: Tensor, values: Tensor) -> Step:
     config = model.config
     n_layers, _, n_kv_heads, L, head_dim = keys.shape
     n_heads = config.n_heads
-    attn_norms = stack([block.attn_norm.weight for block in model.blocks])
-    mlp_norms = stack([block.mlp_norm.weight for block in model.blocks])
+    attn_norms, mlp_norms = (
+        stack([block.get_parameter(f"{name}.weight") for block in model.blocks])
+        for name in ("attn_norm", "mlp_norm")
+    )
     products, stacks = zip(*(stacked(model, name) for name in MATRICES), strict=True)
     head_product, head_operands = product_of(getattr(model.head, "matrix", model.head))
     final_norm, eps = model.norm.weight.detach(), config.norm_eps

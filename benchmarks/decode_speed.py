@@ -1,189 +1,199 @@
-"""How fast text is generated, one sequence at a time, beside the same model in transformers.
+"""How fast text is written, one sequence at a time, beside llama.cpp and transformers.
 
-    python benchmarks/decode_speed.py [--models pow2,orig] [--rounds 3]
+    python benchmarks/decode_speed.py [--rounds 3] [--works int8]
 
-Ours is `smollm2.generate.Decoder`, eager and with a compiled layer; its peer is the `generate` of
-transformers, greedy, with its KV cache. Both compute in bf16 with random weights, which ours also
-quantizes, read the same prompt of 64 tokens and write 64. Reading and writing are timed apart;
-loading, compilation and a first short pass are not timed.
+Ours is `smollm2.generate.Decoder`, eager and compiled, in bf16, int8 and int4 in groups of 64. Its
+peers are llama.cpp in F16, Q8_0 and Q4_0 (`pip install llama-cpp-python`, built from source) and
+the `generate` of transformers in bf16, eager and with its forward pass compiled. All have random
+weights of `pow2`, read the same prompt of 64 tokens and write 64, greedily; loading, compilation
+and a first short pass are not timed. The limit is the memory's: how often a second it could read
+the bytes that ours reads for a token, at the rate at which torch sums a large tensor.
 
-Each measurement is a process of its own, and they take turns, so that a machine that slows down
-slows all. Medians of the rounds are printed, every round goes to the CSV.
+`first_token_seconds` is from the start of the process to the first token after the prompt: imports,
+random weights (in the place of loading), quantizing and compilation without any cache of it.
 """
 
 import argparse
-import csv
-import json
 import os
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
+import side_by_side
+from side_by_side import Row
 
 if TYPE_CHECKING:
-    from smollm2.generate import Speed
     from smollm2.model import SmolLM2
 
-COLUMNS = (
-    "model", "contender", "round", "prefill_tokens_per_second", "decode_tokens_per_second",
-    "prompt", "new", "device", "torch", "threads",
+LLAMA_CPP = {"bf16": "f16", "int8": "q8_0", "int4-g64": "q4_0"}
+OURS = ("ours", "ours compiled", "llama.cpp", "limit")
+CONTENDERS = {
+    f"pow2 {weights}": (*OURS, *(("transformers", "transformers compiled") if not i else ()))
+    for i, weights in enumerate(LLAMA_CPP)
+}
+QUANTITIES = (
+    "decode_tokens_per_second", "prefill_tokens_per_second", "first_token_seconds", "bytes_a_token",
+    "read_gb_per_second",
 )  # fmt: skip
-SPEEDS = ("decode_tokens_per_second", "prefill_tokens_per_second")
-# A contender of ours is what its weights are in, and whether the layer is compiled.
-PEER, COMPILED = "transformers bf16", " compiled"
-CONTENDERS = (
-    *(PEER, "bf16", "int8", "int4-g64", "nf4-g64", "llm-int8"),
-    *("bf16 compiled", "int8 compiled", "int4-g64 compiled"),
-)
-Row = dict[str, Any]
 
 
 def main() -> None:
-    options = parse_options()
-    if options.measure:
-        print(json.dumps(measure(options)))
-        return
-    console, rows = Console(), []
-    with options.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in measurements(options):
-            rows.append(row)
-            writer.writerow(row)
-            file.flush()
-            console.log(
-                f"{row['model']} {row['contender']} round {row['round']}: "
-                f"{row['decode_tokens_per_second']:.1f} tokens/s, "
-                f"prompt {row['prefill_tokens_per_second']:,.0f}"
-            )
-    console.print(comparison(rows))
-
-
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", default="pow2", help="variants, with commas between")
-    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="with commas between")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = side_by_side.parser(__doc__)
     parser.add_argument("--prompt", type=int, default=64, help="tokens")
     parser.add_argument("--new", type=int, default=64, help="tokens")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--csv", type=Path, default=Path("decode_speed.csv"))
-    parser.add_argument("--measure", help="measure one contender, in this process")
-    return parser.parse_args()
+    side_by_side.run(side_by_side.start(parser, measure), CONTENDERS, QUANTITIES)
 
 
-def measurements(options: argparse.Namespace) -> Iterator[Row]:
-    """A row for each process, as they end."""
-    threads = {"OMP_NUM_THREADS": str(options.threads)}
-    for model in options.models.split(","):
-        for number in range(options.rounds):
-            for contender in options.contenders.split(","):
-                command = [sys.executable, *sys.argv, "--measure", contender, "--models", model]
-                output = subprocess.run(
-                    command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | threads
-                ).stdout
-                shared = {"model": model, "contender": contender, "round": number + 1}
-                yield shared | json.loads(output.splitlines()[-1])
+def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
+    weights = work.split()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # compilation starts from nothing
+        if contender == "limit":
+            return limit(weights)
+        if contender == "llama.cpp":
+            return llama_cpp(weights, Path(folder), options)
+        run = ours if contender.startswith("ours") else transformers
+        return run(weights, contender.endswith("compiled"), options)
 
 
-def measure(options: argparse.Namespace) -> Row:
-    """The speed of one contender, in this process."""
-    import torch
+def ours(weights: str, compiled: bool, options: argparse.Namespace) -> Row:
+    from smollm2.generate import Decoder
 
-    from smollm2.device import device_name
+    decoder = Decoder(model_in(weights), options.prompt + options.new, compiled)
 
-    speed = (peer if options.measure == PEER else ours)(options)
-    return {
-        "prefill_tokens_per_second": speed.prefill_tokens_per_second,
-        "decode_tokens_per_second": speed.decode_tokens_per_second,
-        "prompt": options.prompt,
-        "new": options.new,
-        "device": device_name(options.device),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
+    def write(n: int) -> tuple[float, float]:
+        start = time.perf_counter()
+        token = int(decoder.prefill(range(options.prompt)).argmax())
+        read = time.perf_counter()
+        for _ in range(n):
+            token = int(decoder.step(token).argmax())
+        return read - start, time.perf_counter() - read
 
-
-def ours(options: argparse.Namespace) -> "Speed":
-    from smollm2.generate import Decoder, measure_speed
-
-    weights = options.measure.removesuffix(COMPILED)
-    model = model_in(weights, options.models).to(options.device).eval()
-    decoder = Decoder(model, options.prompt + options.new, options.measure != weights)
-    return measure_speed(decoder, options.prompt, options.new)
+    write(0)
+    first = since_start()
+    write(4)
+    return speeds(options, *write(options.new)) | {"first_token_seconds": first}
 
 
-def model_in(weights: str, name: str) -> "SmolLM2":
-    """The variant `name` with its weights in `weights`: bf16, or as `QuantConfig.name` says."""
+def model_in(weights: str) -> "SmolLM2":
+    """`pow2` with its weights in `weights`: bf16, or as `QuantConfig.name` says."""
     from smollm2 import SmolLM2, variant
     from smollm2.quantize.config import QuantConfig
     from smollm2.quantize.convert import assemble, quantize
 
-    model = SmolLM2(variant(name)).bfloat16()
+    model = SmolLM2(variant("pow2")).bfloat16().eval()
     if weights == "bf16":
         return model
     config = QuantConfig.of(weights)
     return assemble(model.config, config, quantize(model, config), model.dtype)
 
 
-def peer(options: argparse.Namespace) -> "Speed":
+def llama_cpp(weights: str, folder: Path, options: argparse.Namespace) -> Row:
+    import numpy as np
+    from llama_cpp import Llama
+
+    from smollm2 import SmolLM2, variant
+    from smollm2.data import train_tokenizer
+    from smollm2.gguf import save_gguf
+
+    model = SmolLM2(variant("pow2"))
+    tokenizer = train_tokenizer(320, [Path(__file__).read_text()] * 20)
+    path, dtype = folder / "pow2.gguf", LLAMA_CPP[weights]
+    save_gguf(path, model.state_dict(), model.config, tokenizer, dtype=dtype, name="pow2")
+    llama = Llama(
+        str(path),
+        n_ctx=options.prompt + options.new,
+        n_threads=options.threads,
+        n_threads_batch=options.threads,
+        verbose=False,
+    )
+
+    def write(n: int) -> tuple[float, float]:
+        llama.reset()
+        start = time.perf_counter()
+        llama.eval(list(range(options.prompt)))
+        read = time.perf_counter()
+        for _ in range(n):
+            llama.eval([int(np.argmax(llama.scores[llama.n_tokens - 1]))])
+        return read - start, time.perf_counter() - read
+
+    write(4)
+    return speeds(options, *write(options.new))
+
+
+def transformers(weights: str, compiled: bool, options: argparse.Namespace) -> Row:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from smollm2 import variant
-    from smollm2.generate import Speed
     from smollm2.hf import hf_config
 
-    config = AutoConfig.for_model(**hf_config(variant(options.models), "bfloat16"))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model = model.to(options.device).eval()
-    tokens = torch.arange(options.prompt, device=options.device)[None]
+    config = AutoConfig.for_model(**hf_config(variant("pow2"), "bfloat16"))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    cache = {}
+    if compiled:
+        model.forward = torch.compile(model.forward)
+        cache = {"cache_implementation": "static"}  # of one shape, as compiled code needs it
+    tokens = torch.arange(options.prompt)[None]
 
-    def seconds(n_new: int) -> float:
+    def seconds(n: int) -> float:
         start = time.perf_counter()
         out = model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             do_sample=False,
-            use_cache=True,
-            max_new_tokens=n_new,
+            min_new_tokens=n,
+            max_new_tokens=n,
             pad_token_id=0,
+            **cache,
         )
-        assert out.shape[1] == options.prompt + n_new
-        out.cpu()  # waits for a GPU
+        assert out.shape[1] == options.prompt + n
         return time.perf_counter() - start
 
-    seconds(4)
+    seconds(1)
+    first = since_start()
+    for n in (1, 1 + options.new):  # a static cache is made anew for another length
+        seconds(n)
     reading = seconds(1)
-    return Speed(options.prompt / reading, options.new / (seconds(1 + options.new) - reading))
+    writing = seconds(1 + options.new) - reading
+    return speeds(options, reading, writing) | {"first_token_seconds": first}
 
 
-def comparison(rows: list[Row]) -> Table:
-    """Medians side by side, and their ratios to the peer's."""
-    table = Table(title=f"{rows[0]['new']} tokens after {rows[0]['prompt']}, medians")
-    for column in ("model", "contender", "tokens/s", "ratio", "prompt tokens/s", "ratio"):
-        table.add_column(column, justify="left" if column in ("model", "contender") else "right")
-    for model, contender in dict.fromkeys((row["model"], row["contender"]) for row in rows):
-        cells = []
-        for quantity in SPEEDS:
-            speed = middle(rows, model, contender, quantity)
-            theirs = middle(rows, model, PEER, quantity)
-            cells += [f"{speed:,.1f}", "–" if theirs is None else f"{speed / theirs:.2f}"]
-        table.add_row(model, contender, *cells)
-    return table
+def speeds(options: argparse.Namespace, reading: float, writing: float) -> Row:
+    return {
+        "prefill_tokens_per_second": options.prompt / reading,
+        "decode_tokens_per_second": options.new / writing,
+    }
 
 
-def middle(rows: list[Row], model: str, contender: str, quantity: str) -> Any:
-    """The median over the rounds; None where there are none."""
-    values = [r[quantity] for r in rows if (r["model"], r["contender"]) == (model, contender)]
-    return median(values) if values else None
+def limit(weights: str) -> Row:
+    """The memory's: every byte of the weights is read once a token."""
+    import torch
+
+    from smollm2.quantize.convert import memory_bytes
+
+    size = memory_bytes(model_in(weights))
+    numbers = torch.ones(2**27, dtype=torch.int64)
+    rate = numbers.nbytes / min(timed(numbers.sum) for _ in range(5))
+    return {
+        "decode_tokens_per_second": rate / size,
+        "bytes_a_token": size,
+        "read_gb_per_second": rate / 1e9,
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def since_start() -> float:
+    """Seconds since this process began (Linux)."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from smollm2.errors import RunError, UserError
 from smollm2.model import KVCache, SmolLM2, rope_tables
 from smollm2.moe import MoE
+from smollm2.step import Step, can_step, compiled_step
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -97,7 +98,7 @@ class Decoder:
 
     Args:
         max_len: positions to make room for, at most the model's `max_seq_len`.
-        compiled: compile the layer of a step now (seconds); `prefill` stays eager.
+        compiled: compile a step now (seconds); `prefill` stays eager.
 
     Raises:
         UserError: `max_len` is out of range.
@@ -115,14 +116,16 @@ class Decoder:
         self.max_len = max_len
         self.compiled = compiled
         self.length = 0  # tokens so far
+        # Compiled code attends to the whole cache: so it serves all lengths of one unit.
+        room = -(-max_len // UNIT) * UNIT if compiled else max_len
         zeros = partial(torch.zeros, device=model.device, dtype=model.dtype)
-        shape = (1, config.n_kv_heads, max_len, config.head_dim)
-        self._keys = [zeros(shape) for _ in model.blocks]
-        self._values = [zeros(shape) for _ in model.blocks]
-        self._mask = zeros(1, 1, 1, max_len)  # 0 where there is a token, else -inf
-        self._positions = torch.arange(max_len, device=model.device)
-        self._rope = rope_tables(config, max_len, model.device, model.dtype)
+        shape = (config.n_layers, 1, config.n_kv_heads, room, config.head_dim)
+        self._keys, self._values = zeros(shape), zeros(shape)
+        self._mask = zeros(1, 1, 1, room)  # 0 where there is a token, else -inf
+        self._positions = torch.arange(room, device=model.device)
+        self._rope = rope_tables(config, room, model.device, model.dtype)
         self._step_layer: Layer = run_layer
+        self._whole_step: Step | None = None
         if compiled:
             self._compile()
 
@@ -136,11 +139,18 @@ class Decoder:
             isinstance(block.mlp, MoE) and block.mlp.is_quantized for block in self.model.blocks
         ):
             raise RunError("Quantized experts are not compiled: each token takes others of them.")
-        self._step_layer = torch.compile(run_layer, dynamic=False)
+        if can_step(self.model):
+            self._whole_step = compiled_step(self.model, self._keys, self._values)
+        else:
+            self._step_layer = torch.compile(run_layer, dynamic=False)
         self.prefill([0])
         self.length = 0
         try:
-            with config.patch(recompile_limit=COMPILED_KINDS, fail_on_recompile_limit_hit=True):
+            with config.patch(
+                recompile_limit=COMPILED_KINDS,
+                fail_on_recompile_limit_hit=True,
+                capture_scalar_outputs=True,  # the number of a layer
+            ):
                 self.step(0)
         except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
             reason = str(error).strip().splitlines()[0]
@@ -174,16 +184,22 @@ class Decoder:
         if n > self.max_len:
             raise ValueError(f"The decoder's room for {self.max_len} tokens is used up.")
         self._mask[..., n - 1] = 0
-        # Compiled code is for one shape: it attends to the whole cache, the empty part masked.
-        seen = self.max_len if self.compiled else min(self.max_len, -(-n // UNIT) * UNIT)
         token_11 = torch.tensor([[token]], device=self.model.device)
+        if self._whole_step is not None:
+            x_D, rope = self.model.embed(token_11)[0, 0], self._rope_of(n - 1, n)
+            logits = self._whole_step(x_D, self._positions[n - 1 : n], rope, self._mask[0, 0, 0])
+            self.length = n
+            return logits
+        # Compiled code is for one shape: it attends to the whole cache, the empty part masked.
+        room = self._mask.shape[-1]
+        seen = room if self.compiled else min(room, -(-n // UNIT) * UNIT)
         with without_onednn():
             return self._logits(token_11, seen, self._mask[..., :seen], self._step_layer)
 
     def _logits(self, tokens_1T: Tensor, seen: int, mask: Tensor | None, layer: Layer) -> Tensor:
         """Logits (V,) of the last of `tokens_1T`, appended; the first `seen` positions are read."""
         start, end = self.length, self.length + tokens_1T.shape[1]
-        rope = self._rope[0][start:end], self._rope[1][start:end]
+        rope = self._rope_of(start, end)
         positions = self._positions[start:end]
         x_1TD = self.model.embed(tokens_1T)
         for block, keys, values in zip(self.model.blocks, self._keys, self._values, strict=True):
@@ -191,6 +207,9 @@ class Decoder:
             x_1TD = layer(block, x_1TD, rope, mask, cache)
         self.length = end
         return self.model.head.logits(self.model.norm(x_1TD[:, -1:]))[0, 0]
+
+    def _rope_of(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        return self._rope[0][start:end], self._rope[1][start:end]
 
 
 def run_layer(

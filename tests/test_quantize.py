@@ -16,6 +16,7 @@ from smolctl.quantize import configuration
 from smollm2 import SmolLM2, variant
 from smollm2.errors import UserError
 from smollm2.evaluate import TextScore
+from smollm2.generate import Decoder
 from smollm2.quantize.config import QuantConfig
 from smollm2.quantize.convert import assemble, memory_bytes, quantize, quantized_share
 from smollm2.quantize.matrix import QuantizedMatrix, Unfit
@@ -83,6 +84,27 @@ def test_the_kernel_the_rows_and_the_matrix_made_anew_agree(kind, dtype):
     numbers = torch.tensor([143, 0, 7, 7, 64])
     assert torch.equal(matrix.rows(numbers), matrix.weight()[numbers])
     assert matrix(few.view(5, 1, 192)).shape == (5, 1, 144)
+
+
+@pytest.mark.parametrize("kind", [Int4, Int8])
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_a_compiled_step_multiplies_with_the_same_matrix(kind, group_size):
+    matrix = kind(kind.choose(weight(144, 192), group_size, "rtn"), torch.float32)
+    x = inputs(1, 192, torch.float32)[0]
+    y = matrix.step_product(x, *matrix.step_operands())
+    assert relative_error(y, F.linear(x, matrix.weight())) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("config", [INT8, INT4], ids=["int8", "int4"])
+def test_a_compiled_step_of_a_quantized_model_has_the_eager_logits(config):
+    model = SmolLM2(variant("pow2:n_layers=2", scale="nano"))
+    quantized = assemble(model.config, config, quantize(model, config), torch.float32)
+    eager, compiled = Decoder(quantized, 70), Decoder(quantized, 70, compiled=True)
+    torch.testing.assert_close(compiled.prefill([5, 17, 300]), eager.prefill([5, 17, 300]))
+    for token in range(0, 670, 10):
+        torch.testing.assert_close(compiled.step(token), eager.step(token), atol=1e-4, rtol=1e-4)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([1e-6, 1.0, 1e4]))

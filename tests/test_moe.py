@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smollm2.config import ModelConfig
-from smollm2.moe import MoE, mean_routing, routing
+from smollm2.moe import MoE, group_multiple, groups, mean_routing, routing
 
 CONFIG = ModelConfig(
     d_model=16, n_heads=2, n_kv_heads=2, n_layers=1, d_ff=24, n_experts=6, n_active_experts=2
@@ -113,6 +113,59 @@ def test_experts_without_tokens_get_zero_gradients(moe):
     for grad in (moe.gate_up.grad, moe.down.grad):
         assert (grad.flatten(1).abs().amax(dim=1) > 0).tolist() == [False, True, True] + [False] * 3
     torch.testing.assert_close(y, token_by_token(moe, x), atol=1e-5, rtol=1e-4)
+
+
+def test_groups_keep_the_order_of_the_choices_and_end_at_multiples():
+    chosen = F.one_hot(torch.tensor([2, 0, 2, 0, 2, 3]), 4)
+    slots, ends, n_rows = groups(chosen, 1)
+    assert slots.tolist() == [2, 0, 3, 1, 4, 5]
+    assert ends.tolist() == [2, 2, 5, 6]
+    assert n_rows == 6
+    slots, ends, n_rows = groups(chosen, 4)
+    assert slots.tolist() == [4, 0, 5, 1, 6, 8]
+    assert ends.tolist() == [4, 4, 8, 12]
+    assert n_rows >= 12
+
+
+def test_rows_always_suffice_for_the_worst_choices():
+    # One row more than a multiple for each of four experts.
+    chosen = F.one_hot(torch.arange(4).repeat(5), 4)
+    _, ends, n_rows = groups(chosen, 4)
+    assert ends[-1] == n_rows == 32
+
+
+def test_only_bf16_on_a_cpu_rounds_groups_up():
+    chosen = torch.zeros(1024, 8)
+    assert group_multiple(torch.empty(1, dtype=torch.bfloat16), chosen) == 16
+    assert group_multiple(torch.empty(1), chosen) == 1
+    assert group_multiple(torch.empty(1, dtype=torch.bfloat16, device="meta"), chosen) == 1
+    assert group_multiple(torch.empty(1, dtype=torch.bfloat16), chosen[:2]) == 1  # one new token
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["all", "some experts idle"])
+def test_rounded_up_groups_change_neither_output_nor_gradients(moe, idle, monkeypatch):
+    x = inputs(2, 96).bfloat16()
+    if idle:
+        x = x.abs()
+        with torch.no_grad():
+            moe.router.weight.fill_(-1.0)
+            moe.router.weight[1:3] = 1.0
+    moe = moe.bfloat16()
+    x.requires_grad_()
+    variables = [x, *moe.parameters()]
+    weights = torch.linspace(-1, 1, x.numel()).view_as(x)
+
+    def output_and_gradients():
+        y, _ = moe(x)
+        return [y, *torch.autograd.grad((y * weights).sum(), variables)]
+
+    found = output_and_gradients()
+    assert group_multiple(x, torch.zeros(2 * 192, 6)) == 8
+    monkeypatch.setattr("smollm2.moe.group_multiple", lambda *_: 1)
+    for rounded_up, plain in zip(found, output_and_gradients(), strict=True):
+        torch.testing.assert_close(
+            rounded_up, plain, rtol=0.01, atol=0.01 * plain.abs().max().item()
+        )
 
 
 def test_layers_are_averaged_in_the_loss_and_stacked_in_the_load():

@@ -31,7 +31,7 @@ def nothing() -> None:
 app()
 """
 TRAIN = "train --variant pow2 --scale nano --steps 3 --tokenizer train:4096 --no-compile"
-CONTENDERS = {"--help": ("ours", "empty Typer app"), "first step, nano": ("ours",)}
+CONTENDERS = {"help": ("ours", "empty Typer app"), "first step, nano": ("ours",)}
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 def measure(work: str, contender: str, options: argparse.Namespace) -> side_by_side.Row:
     with tempfile.TemporaryDirectory() as folder:
-        if work != "--help":
+        if work != "help":
             return {"seconds": first_step(options.corpus, Path(folder))}
         app = Path(folder, "app.py")
         app.write_text(EMPTY_APP)

@@ -13,10 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TILE = 128  # queries; what lies above the diagonal is computed for at most so many keys
+TILE = 128  # queries; above the diagonal, scores of at most so many keys are computed in vain
 # Probabilities are kept for the backward pass up to so many positions, and made anew beyond, where
 # they would outweigh all other activations (half of T a token and head).
 KEPT_POSITIONS = 512
+
+
+def suits_tiles(n_positions: int, device: torch.device) -> bool:
+    """Whether `causal_attention` is the faster way: on a CPU, for more than one tile.
+
+    But compiled code keeps the probabilities of any number of positions, whatever the backward pass
+    here says: beyond those that are kept anyway it is better off with torch's own.
+    """
+    many = n_positions > KEPT_POSITIONS and torch.compiler.is_compiling()
+    return device.type == "cpu" and n_positions > TILE and not many
 
 
 def causal_attention(q_BTHE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:

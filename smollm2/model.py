@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smollm2.attention import TILE, causal_attention
+from smollm2.attention import causal_attention, suits_tiles
 from smollm2.config import ModelConfig
 from smollm2.loss import linear_cross_entropy
 from smollm2.moe import MoE, Routing, mean_routing
@@ -81,7 +81,7 @@ def attend(q_BTHE: Tensor, k_BKLE: Tensor, v_BKLE: Tensor, mask_B1TL: Tensor | N
         q_BKGE = q_BTHE.reshape(B, n_kv_heads, -1, head_dim)
         y_BKGE = F.scaled_dot_product_attention(q_BKGE, k_BKLE, v_BKLE, attn_mask=mask_B1TL)
         return y_BKGE.reshape(B, T, -1)
-    if mask_B1TL is None and T > TILE and q_BTHE.device.type == "cpu":
+    if mask_B1TL is None and suits_tiles(T, q_BTHE.device):
         return causal_attention(q_BTHE, k_BKLE, v_BKLE).flatten(2)
     y_BHTE = F.scaled_dot_product_attention(
         q_BTHE.transpose(1, 2),

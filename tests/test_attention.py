@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from smollm2 import model as model_module
 from smollm2 import variant
-from smollm2.attention import KEPT_POSITIONS, TILE, causal_attention
+from smollm2.attention import KEPT_POSITIONS, TILE, causal_attention, suits_tiles
 from smollm2.protocol import Request, resolve
 from smollm2.train import Trainer
 
@@ -56,7 +56,7 @@ def test_rounding_in_bfloat16_is_of_the_size_of_torchs(shape):
 
 def losses(monkeypatch, data, dtype, in_tiles):
     """Of 20 steps, at a learning rate at which rounding does not grow by itself."""
-    monkeypatch.setattr(model_module, "TILE", TILE if in_tiles else 10**9)
+    monkeypatch.setattr(model_module, "suits_tiles", lambda *_: in_tiles)
     request = Request("pow2", "nano", steps=400, batch_size=2, seq_len=2 * TILE + 5, dtype=dtype)
     protocol = dataclasses.replace(resolve(request), device="cpu", compile=False, dtype=dtype)
     protocol = dataclasses.replace(
@@ -77,3 +77,13 @@ def test_training_is_that_with_torchs_attention(monkeypatch, data):
     assert losses(monkeypatch, data, "float32", in_tiles=True) == pytest.approx(plain, rel=1e-4)
     rounded = losses(monkeypatch, data, "bfloat16", in_tiles=True)
     assert rounded == pytest.approx(plain, rel=1e-3)
+
+
+def test_compiled_code_keeps_no_probabilities_of_long_sequences(monkeypatch):
+    cpu = torch.device("cpu")
+    assert suits_tiles(2048, cpu)
+    assert not suits_tiles(TILE, cpu)
+    assert not suits_tiles(512, torch.device("cuda"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert suits_tiles(KEPT_POSITIONS, cpu)
+    assert not suits_tiles(KEPT_POSITIONS + 1, cpu)

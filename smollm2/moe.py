@@ -84,8 +84,8 @@ def group_multiple(x_ND: Tensor, chosen_SX: Tensor) -> int:
     """What the number of rows of an expert is rounded up to: an eighth of an even share.
 
     On a CPU oneDNN compiles a bf16 product anew for each number of rows, which takes about as long
-    as the product and keeps up to a MB: without this, `moe-160m` trained at 370 tokens/s instead of
-    500, and 8 steps took 1.1 GB more. Of eighths there are few, and on average one row in 16 is
+    as the product and keeps up to a MB: without this, `moe-160m` trained at 356 tokens/s instead of
+    470, and 8 steps took 1.1 GB more. Of eighths there are few, and on average one row in 16 is
     computed in vain.
     """
     if x_ND.device.type != "cpu" or x_ND.dtype != torch.bfloat16:

@@ -33,7 +33,8 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# About half an hour on two idle cores, which nothing else should use meanwhile.
+# About half an hour on two idle cores, which nothing else should use meanwhile. SMOLCTL_DATA names
+# the folder of novels, questions and tokenizer that the README tells of.
 bench: install
 	for script in train_speed decode_speed eval_speed tokenization startup growth; do \
 		$(BIN)/python benchmarks/$$script.py || exit; \

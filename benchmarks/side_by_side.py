@@ -43,8 +43,12 @@ from smolctl.cli import KEPT_PRODUCTS
 Row = dict[str, Any]
 Measure = Callable[[str, str, argparse.Namespace], Row]
 
-# What smolctl sets for itself when it starts, for every contender.
-SETTINGS = KEPT_PRODUCTS
+# What smolctl sets for itself, for every contender: when it starts, and, as `keep_freed_memory`
+# does for training, that the C allocator keeps what is freed; else a peer pays for page faults.
+SETTINGS = KEPT_PRODUCTS | {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
 # Of these a row names the versions, if its contender had imported them.
 PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "llama_cpp")
 FIRST = ("work", "contender", "round")
@@ -62,6 +66,17 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--csv", type=Path, default=Path(sys.argv[0]).with_suffix(".csv"))
     parser.add_argument("--measure", nargs=2, metavar=("WORK", "CONTENDER"), help="in this process")
     return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Of the scripts that need real text, questions or the published tokenizer."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required="SMOLCTL_DATA" not in os.environ,
+        default=os.environ.get("SMOLCTL_DATA"),
+        help="a folder with corpus/, eval/ and tokenizer/ (default: $SMOLCTL_DATA)",
+    )
 
 
 def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespace:

@@ -1,14 +1,13 @@
 """How long `smolctl --help` and the way to the first step of a training take.
 
-    python benchmarks/startup.py CORPUS [--rounds 5]
+    python benchmarks/startup.py [CORPUS] [--rounds 5]
 
-`--help` stands beside that of an empty Typer app. `train` is a nano `pow2` on CORPUS with its
-tokens in the cache, without compilation: from the start of the process to the first row of
-train.csv; for the goal of 6 seconds there is no peer.
+`--help` stands beside that of an empty Typer app. `train` is a nano `pow2` on the tokens of CORPUS
+(default `builtin`), prepared before, without compilation: from the start of the process to the
+first row of train.csv; for the goal of 6 seconds there is no peer.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,13 +29,14 @@ def nothing() -> None:
 
 app()
 """
-TRAIN = "train --variant pow2 --scale nano --steps 3 --tokenizer train:4096 --no-compile"
+TRAIN = "train --variant pow2 --scale nano --steps 3 --no-compile"
 CONTENDERS = {"help": ("ours", "empty Typer app"), "first step, nano": ("ours",)}
 
 
 def main() -> None:
     parser = side_by_side.parser(__doc__)
-    parser.add_argument("corpus")
+    parser.add_argument("corpus", nargs="?", default="builtin")
+    parser.set_defaults(rounds=5)
     options = side_by_side.start(parser, measure)
     side_by_side.run(options, CONTENDERS, ["seconds"])
 
@@ -55,14 +55,15 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> side_by_s
         return {"seconds": time.perf_counter() - start}
 
 
-def first_step(corpus: str, results: Path) -> float:
+def first_step(corpus: str, folder: Path) -> float:
     """Seconds to the first row of train.csv."""
     smolctl = [sys.executable, "-m", "smolctl"]
-    prepare = ["prepare", "--data", corpus, "--tokenizer", "train:4096"]
+    tokens, results = folder / "tokens", folder / "results"
+    prepare = ["prepare", "--data", corpus, "--tokenizer", "train:4096", "--out", str(tokens)]
     subprocess.run([*smolctl, *prepare], check=True, stdout=subprocess.DEVNULL)
-    train = [*smolctl, *TRAIN.split(), "--data", corpus, "--results", str(results)]
+    train = [*smolctl, *TRAIN.split(), "--data", str(tokens), "--results", str(results)]
     start = time.perf_counter()
-    process = subprocess.Popen(train, stdout=subprocess.DEVNULL, env=os.environ)
+    process = subprocess.Popen(train, stdout=subprocess.DEVNULL)
     while rows(results) < 1:
         if process.poll():
             raise subprocess.CalledProcessError(process.returncode, train)

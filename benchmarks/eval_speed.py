@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain
+from pathlib import Path
 
 import side_by_side
 from side_by_side import Row
@@ -116,7 +117,7 @@ def lm_eval(
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = options.data / "tokenizer/tokenizer.json"
-        save_hf(folder, SmolLM2(config).state_dict(), config, tokenizer)
+        save_hf(Path(folder), SmolLM2(config).state_dict(), config, tokenizer)
         lm = HFLM(folder, device="cpu", dtype=DTYPES[dtype], batch_size=1)
 
     def score(items: Sequence[Item]) -> Likelihoods:

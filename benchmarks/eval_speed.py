@@ -1,6 +1,6 @@
 """How fast multiple-choice items are scored, beside lm-evaluation-harness.
 
-    python benchmarks/eval_speed.py --data DATA [--items 96] [--rounds 2]
+    python benchmarks/eval_speed.py --data DATA [--items 80] [--rounds 2]
 
 DATA is a folder with `eval/` and `tokenizer/`, by default $SMOLCTL_DATA. Ours is `score_items`; its
 peer is lm-eval's `hf` model, given the same questions as its own task would give them, at the
@@ -46,7 +46,7 @@ Score = Callable[[Sequence[Item]], Likelihoods]
 def main() -> None:
     parser = side_by_side.parser(__doc__)
     side_by_side.add_data(parser)
-    parser.add_argument("--items", type=int, default=96)
+    parser.add_argument("--items", type=int, default=80)
     parser.add_argument("--batches", default="1,4,16,64", help="tried for lm-eval")
     parser.set_defaults(rounds=2)
     options = side_by_side.start(parser, measure)

@@ -199,8 +199,9 @@ def test_fingerprint_is_of_the_content(trained):
 
 
 def test_fingerprint_ignores_an_unused_option_of_another_version():
-    without = module._without_defaults({"a": [1, {"b": 0}]})
-    assert module._without_defaults({"a": [1, {"b": 0, "new": False}], "newer": None}) == without
+    text = '{"a": [1, {"b": 0, "new": false}], "newer": null}'
+    without = json.loads(text, object_hook=module._without_defaults)
+    assert without == {"a": [1, {"b": 0}]}
 
 
 @pytest.mark.parametrize(

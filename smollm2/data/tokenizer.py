@@ -158,7 +158,8 @@ def require_vocab(n_tokens: int, vocab_size: int) -> None:
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """16 hex digits of SHA-256 over the tokenizer's JSON, however its file was laid out."""
-    canonical = json.dumps(_without_defaults(json.loads(tokenizer.to_str())), sort_keys=True)
+    content = json.loads(tokenizer.to_str(), object_hook=_without_defaults)
+    canonical = json.dumps(content, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -225,9 +226,6 @@ def _keeps_bytes(tokenizer: Tokenizer) -> bool:
     return bool(byte_level) and not added_space and layout["normalizer"] is None
 
 
-def _without_defaults(value: Any) -> Any:
-    """`value` without None and False, which is how a newer `tokenizers` adds an unused option."""
-    if isinstance(value, dict):
-        kept = {key: _without_defaults(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item is not None and item is not False}
-    return [_without_defaults(item) for item in value] if isinstance(value, list) else value
+def _without_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    """Without None and False, which is how a newer `tokenizers` adds an unused option."""
+    return {key: item for key, item in options.items() if item is not None and item is not False}

@@ -38,7 +38,7 @@ UNITS = {
 REASONS = {
     "layers": ("linear", "linear"),
     "width": ("matrices are square; small ones are slow", "matrices are square"),
-    "sequence": ("attention is square", "linear: no scores are kept"),
+    "sequence": ("attention is square", "linear: scores are kept up to 512 only"),
     "batch": ("linear, the optimizer aside", "linear: activations"),
 }
 

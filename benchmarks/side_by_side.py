@@ -43,8 +43,8 @@ from smolctl.cli import KEPT_PRODUCTS
 Row = dict[str, Any]
 Measure = Callable[[str, str, argparse.Namespace], Row]
 
-# What smolctl sets for itself, for every contender: when it starts, and, as `keep_freed_memory`
-# does for training, that the C allocator keeps what is freed; else a peer pays for page faults.
+# What smolctl sets for itself when it starts, for every contender: also, as `keep_freed_memory`
+# does, that the C allocator keeps what is freed; else a peer would pay for page faults.
 SETTINGS = KEPT_PRODUCTS | {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
@@ -121,7 +121,7 @@ def run(
     works = chosen(contenders, options.works)
     log, rows, failed = Console(stderr=True), list[Row](), list[str]()
     columns = [*FIRST, *quantities, *LAST]
-    kept = [row for row in read(options.csv) if row.get("work") in set(contenders) - set(works)]
+    kept = [row for row in read(options.csv) if row.get("work") not in (None, *works)]
     with open(os.devnull if options.contenders else options.csv, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -33,6 +33,9 @@ from smollm2.errors import RunError, UserError
 # of an expert are others at every step, and nano `moe-160m` took 1.4 GB instead of 0.6, no faster.
 KEPT_PRODUCTS = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 
+# glibc's M_MMAP_MAX and M_TRIM_THRESHOLD (bytes): a CPU's training step takes 10 % less time.
+MALLOC_OPTIONS = {-4: 0, -1: 2**31 - 1}
+
 app = typer.Typer(
     cls=CommandsWithDefaults,
     no_args_is_help=True,
@@ -57,6 +60,20 @@ def smolctl(
 ) -> None:
     """Train, compare and quantize small language models, with honest error bars."""
     del version  # its callback has answered; `debug` is read in `main`, where errors end up
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have the C allocator keep what is freed, on Linux.
+
+    By default it gives each large tensor back to the system, and the next one is cleared page by
+    page. `malloc_trim`, before a run's peak is measured, still gives back what is free.
+    """
+    import ctypes
+
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        for option, value in MALLOC_OPTIONS.items():
+            mallopt(option, value)
 
 
 app.command(epilog=train.EXAMPLES)(train.train)

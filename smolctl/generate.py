@@ -61,7 +61,7 @@ def generate(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default the run's.")] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile a step first: 5 to 17 seconds.")
+        bool, typer.Option("--compile", help="Compile a step first, which takes seconds.")
     ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say the speed, on stderr.")] = False,
     study: Study = STUDY,
@@ -90,7 +90,7 @@ def generate(
     loaded = load_one(target, results, study, device, dtype)
     tokens = prompt_tokens(text, loaded, max_new_tokens, truncate)
     if compiled:
-        say("Compiling a step: it pays from a few thousand tokens on ...")
+        say("Compiling a step ...")
     decoder = Decoder(loaded.model, len(tokens) + max_new_tokens, compiled)
     stream, times, new = TextStream(loaded.tokenizer), [time.perf_counter()], []
     ends = text_bounds(loaded.source.run, loaded.tokenizer).ends

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TILE = 128  # queries; above the diagonal, scores of at most so many keys are computed in vain
 # Probabilities are kept for the backward pass up to so many positions, and made anew beyond, where
@@ -32,7 +33,8 @@ def suits_tiles(n_positions: int, device: torch.device) -> bool:
 def causal_attention(q_BTHE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
     """Each query attends to the keys up to its own position -> (B, T, H, E).
 
-    Scores and probabilities are in the dtype of the inputs, softmax and sums over tiles in fp32.
+    Scores are in fp32, for rounding them would change sharp attention; probabilities are in the
+    dtype of the inputs. There are no second derivatives.
     """
     return CausalAttention.apply(q_BTHE, k_BKTE, v_BKTE)
 
@@ -55,6 +57,7 @@ class CausalAttention(torch.autograd.Function):
         return by_head(torch.cat(parts, dim=1), B, n_heads)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy_BTHE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q_NTGE, k_NTE, v_NTE, *kept = ctx.saved_tensors
         B, T, n_heads, head_dim = dy_BTHE.shape
@@ -80,11 +83,11 @@ def probabilities(q_NtGE: Tensor, k_NLE: Tensor) -> Tensor:
     """Softmax of the scores of a tile's queries, whose last has the position of the last key, as
     rows (N, R = t G, L)."""
     N, t, n_shared, _ = q_NtGE.shape
-    scores_NRL = q_NtGE.flatten(1, 2) @ k_NLE.mT
+    scores_NRL = q_NtGE.flatten(1, 2).float() @ k_NLE.float().mT
     places = torch.arange(t, device=k_NLE.device)
     diagonal_NtGt = scores_NRL.view(N, t, n_shared, -1)[..., -t:]
     diagonal_NtGt.masked_fill_(places > places[:, None, None], -math.inf)
-    return scores_NRL.softmax(dim=-1)
+    return scores_NRL.softmax(dim=-1).to(k_NLE.dtype)
 
 
 def by_group(x_BTHE: Tensor, n_kv_heads: int) -> Tensor:

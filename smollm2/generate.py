@@ -98,7 +98,8 @@ class Decoder:
 
     Args:
         max_len: positions to make room for, at most the model's `max_seq_len`.
-        compiled: compile a step now (seconds); `prefill` stays eager.
+        compiled: compile a step now (seconds); `prefill` stays eager. Of a dense model on a CPU the
+            weights become views of stacks, and the step does not follow a later change of them.
 
     Raises:
         UserError: `max_len` is out of range.

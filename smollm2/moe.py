@@ -48,8 +48,9 @@ class MoE(nn.Module):
         weights_Nk = weights_Nk / weights_Nk.sum(dim=-1, keepdim=True)
 
         # The rows of an expert's choices become one contiguous group; the rest stays zero.
-        chosen_SX = F.one_hot(experts_Nk.flatten(), probs_NX.shape[1])
-        slots_S, ends_X, n_rows = groups(chosen_SX, group_multiple(x_ND, chosen_SX))
+        experts_X1 = torch.arange(probs_NX.shape[1], device=x_ND.device)[:, None]
+        chosen_XS = (experts_Nk.flatten() == experts_X1).long()
+        slots_S, ends_X, n_rows = groups(chosen_XS, group_multiple(x_ND, chosen_XS))
         rows = x_ND.new_zeros(n_rows, x_ND.shape[1])
         rows.index_copy_(0, slots_S, x_ND.repeat_interleave(self.n_active, dim=0))
         rows = swiglu(grouped_mm(rows, self.gate_up, ends_X))
@@ -58,29 +59,29 @@ class MoE(nn.Module):
         # Back to token order, where a token's k rows are weighted and summed.
         y_NkD = rows.index_select(0, slots_S).view(*experts_Nk.shape, -1)
         y_ND = (y_NkD * weights_Nk[..., None].to(rows.dtype)).sum(dim=1)
-        return y_ND.view_as(x_BTD), routing(probs_NX, chosen_SX.sum(dim=0))
+        return y_ND.view_as(x_BTD), routing(probs_NX, chosen_XS.sum(dim=1))
 
 
-def groups(chosen_SX: Tensor, multiple: int) -> tuple[Tensor, Tensor, int]:
+def groups(chosen_XS: Tensor, multiple: int) -> tuple[Tensor, Tensor, int]:
     """Where the rows of S choices go so that each expert's are contiguous, in the given order.
 
     Args:
-        chosen_SX: one in the column of the expert that is chosen, else zero.
+        chosen_XS: one in the row of the expert that is chosen, else zero.
         multiple: what the number of rows of each expert is rounded up to.
 
     Returns:
         The row of each choice (S,), the end of each expert's group (X,), and how many rows suffice
         for any choice: known without waiting for the device.
     """
-    n_choices, n_experts = chosen_SX.shape
-    counts_SX = chosen_SX.cumsum(dim=0)  # of the choices up to each
-    sizes_X = (counts_SX[-1] + multiple - 1) // multiple * multiple
+    n_experts, n_choices = chosen_XS.shape
+    counts_XS = chosen_XS.cumsum(dim=1)  # of the choices up to each
+    sizes_X = (counts_XS[:, -1] + multiple - 1) // multiple * multiple
     ends_X = sizes_X.cumsum(dim=0)
-    slots_S = (chosen_SX * (ends_X - sizes_X + counts_SX - 1)).sum(dim=1)
+    slots_S = (chosen_XS * ((ends_X - sizes_X)[:, None] + counts_XS - 1)).sum(dim=0)
     return slots_S, ends_X.to(torch.int32), n_choices + n_experts * (multiple - 1)
 
 
-def group_multiple(x_ND: Tensor, chosen_SX: Tensor) -> int:
+def group_multiple(x_ND: Tensor, chosen_XS: Tensor) -> int:
     """What the number of rows of an expert is rounded up to: an eighth of an even share.
 
     On a CPU oneDNN compiles a bf16 product anew for each number of rows, which takes about as long
@@ -90,7 +91,7 @@ def group_multiple(x_ND: Tensor, chosen_SX: Tensor) -> int:
     """
     if x_ND.device.type != "cpu" or x_ND.dtype != torch.bfloat16:
         return 1
-    n_choices, n_experts = chosen_SX.shape
+    n_experts, n_choices = chosen_XS.shape
     return max(1, n_choices // n_experts // 8)
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
+from torch.torch_version import TorchVersion
 
 from smollm2.model import Embedding, SmolLM2, rotate
 
@@ -43,8 +44,13 @@ class StepMatrix(Protocol):
 
 
 def can_step(model: SmolLM2) -> bool:
-    """Whether `compiled_step` takes the model: dense, on a CPU, of matrices that it knows."""
-    if model.config.is_moe or model.device.type != "cpu":
+    """Whether `compiled_step` takes the model: dense, on a CPU, of matrices that it knows; with a
+    torch whose loops may write into a cache, which those before 2.13 were not tried for."""
+    if (
+        model.config.is_moe
+        or model.device.type != "cpu"
+        or TorchVersion(torch.__version__) < "2.13"
+    ):
         return False
     matrices = [block.get_submodule(name) for block in model.blocks for name in MATRICES]
     matrices.append(getattr(model.head, "matrix", model.head))

@@ -16,7 +16,6 @@ from smollm2.data import batch, window_count
 from smollm2.device import (
     DTYPES,
     environment,
-    keep_freed_memory,
     matmul_flops_per_second,
     peak_memory_mb,
     reset_peak_memory,
@@ -88,8 +87,6 @@ class Trainer:
         self.data = data
         self.step = 0  # updates made
         self.seconds = 0.0  # of timed training
-        if protocol.device == "cpu":
-            keep_freed_memory()
         self.model = SmolLM2(protocol.model, protocol.seed).to(protocol.device)
         self.optimizer = Optimizer(self.model, protocol.recipe, DTYPES[protocol.dtype])
         if protocol.compile:

@@ -16,17 +16,19 @@ SHAPES = {  # B, T, H, K, E
     "one tile": (2, TILE, 4, 4, 8),
     "a part of a tile": (1, TILE + 3, 4, 2, 8),
     "one key-value head": (2, 3 * TILE, 3, 1, 16),
+    "heads of 64": (1, 2 * TILE, 4, 2, 64),
     "probabilities made anew": (1, KEPT_POSITIONS + 70, 9, 3, 16),
 }
 
 
-def results(shape, dtype, attention):
+def results(shape, dtype, attention, sharpness=1.0):
     """Output and gradients of queries, keys and values, in fp32."""
     B, T, H, K, E = shape
     generator = torch.Generator().manual_seed(0)
     sizes = ((B, T, H, E), (B, K, T, E), (B, K, T, E), (B, T, H, E))
     q, k, v, dy = (torch.randn(size, generator=generator).to(dtype) for size in sizes)
-    inputs = [x.requires_grad_() for x in (q, k, v)]
+    q, k = q * sharpness, k * sharpness
+    inputs = [x.detach().requires_grad_() for x in (q, k, v)]
     y = attention(*inputs)
     y.backward(dy)
     return [x.float() for x in (y.detach(), *(x.grad for x in inputs))]
@@ -46,10 +48,14 @@ def test_results_and_gradients_are_those_of_torch(shape):
         torch.testing.assert_close(x, y, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("sharpness", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_rounding_in_bfloat16_is_of_the_size_of_torchs(shape):
-    exact = results(shape, torch.float32, torchs)
-    ours, theirs = (results(shape, torch.bfloat16, f) for f in (causal_attention, torchs))
+def test_rounding_in_bfloat16_is_of_the_size_of_torchs(shape, sharpness):
+    exact = results(shape, torch.float32, torchs, sharpness)
+    ours, theirs = (
+        results(shape, torch.bfloat16, attention, sharpness)
+        for attention in (causal_attention, torchs)
+    )
     for x, y, z in zip(ours, theirs, exact, strict=True):
         assert (x - z).std() < 1.5 * (y - z).std()
 

@@ -116,7 +116,7 @@ def test_experts_without_tokens_get_zero_gradients(moe):
 
 
 def test_groups_keep_the_order_of_the_choices_and_end_at_multiples():
-    chosen = F.one_hot(torch.tensor([2, 0, 2, 0, 2, 3]), 4)
+    chosen = F.one_hot(torch.tensor([2, 0, 2, 0, 2, 3]), 4).T
     slots, ends, n_rows = groups(chosen, 1)
     assert slots.tolist() == [2, 0, 3, 1, 4, 5]
     assert ends.tolist() == [2, 2, 5, 6]
@@ -129,17 +129,17 @@ def test_groups_keep_the_order_of_the_choices_and_end_at_multiples():
 
 def test_rows_always_suffice_for_the_worst_choices():
     # One row more than a multiple for each of four experts.
-    chosen = F.one_hot(torch.arange(4).repeat(5), 4)
+    chosen = F.one_hot(torch.arange(4).repeat(5), 4).T
     _, ends, n_rows = groups(chosen, 4)
     assert ends[-1] == n_rows == 32
 
 
 def test_only_bf16_on_a_cpu_rounds_groups_up():
-    chosen = torch.zeros(1024, 8)
+    chosen = torch.zeros(8, 1024)
     assert group_multiple(torch.empty(1, dtype=torch.bfloat16), chosen) == 16
     assert group_multiple(torch.empty(1), chosen) == 1
     assert group_multiple(torch.empty(1, dtype=torch.bfloat16, device="meta"), chosen) == 1
-    assert group_multiple(torch.empty(1, dtype=torch.bfloat16), chosen[:2]) == 1  # one new token
+    assert group_multiple(torch.empty(1, dtype=torch.bfloat16), chosen[:, :2]) == 1  # one new token
 
 
 @pytest.mark.parametrize("idle", [False, True], ids=["all", "some experts idle"])
@@ -160,7 +160,7 @@ def test_rounded_up_groups_change_neither_output_nor_gradients(moe, idle, monkey
         return [y, *torch.autograd.grad((y * weights).sum(), variables)]
 
     found = output_and_gradients()
-    assert group_multiple(x, torch.zeros(2 * 192, 6)) == 8
+    assert group_multiple(x, torch.zeros(6, 2 * 192)) == 8
     monkeypatch.setattr("smollm2.moe.group_multiple", lambda *_: 1)
     for rounded_up, plain in zip(found, output_and_gradients(), strict=True):
         torch.testing.assert_close(

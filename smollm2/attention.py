@@ -16,17 +16,16 @@ from torch.autograd.function import once_differentiable
 
 TILE = 128  # queries; above the diagonal, scores of at most so many keys are computed in vain
 # Probabilities are kept for the backward pass up to so many positions, and made anew beyond, where
-# they would outweigh all other activations (half of T a token and head).
-KEPT_POSITIONS = 512
+# they would outweigh other activations (half of T a token and head).
+KEPT_POSITIONS = 256
+# Compiled code keeps those of any number of positions, whatever the backward pass here says: beyond
+# this it is better off with torch's own attention, which keeps none.
+COMPILED_POSITIONS = 512
 
 
 def suits_tiles(n_positions: int, device: torch.device) -> bool:
-    """Whether `causal_attention` is the faster way: on a CPU, for more than one tile.
-
-    But compiled code keeps the probabilities of any number of positions, whatever the backward pass
-    here says: beyond those that are kept anyway it is better off with torch's own.
-    """
-    many = n_positions > KEPT_POSITIONS and torch.compiler.is_compiling()
+    """Whether `causal_attention` is the faster way: on a CPU, for more than one tile."""
+    many = n_positions > COMPILED_POSITIONS and torch.compiler.is_compiling()
     return device.type == "cpu" and n_positions > TILE and not many
 
 

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 
 from smollm2 import model as model_module
 from smollm2 import variant
-from smollm2.attention import KEPT_POSITIONS, TILE, causal_attention, suits_tiles
+from smollm2.attention import (
+    COMPILED_POSITIONS,
+    KEPT_POSITIONS,
+    TILE,
+    causal_attention,
+    suits_tiles,
+)
 from smollm2.protocol import Request, resolve
 from smollm2.train import Trainer
 
@@ -91,5 +97,5 @@ def test_compiled_code_keeps_no_probabilities_of_long_sequences(monkeypatch):
     assert not suits_tiles(TILE, cpu)
     assert not suits_tiles(512, torch.device("cuda"))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert suits_tiles(KEPT_POSITIONS, cpu)
-    assert not suits_tiles(KEPT_POSITIONS + 1, cpu)
+    assert suits_tiles(COMPILED_POSITIONS, cpu)
+    assert not suits_tiles(COMPILED_POSITIONS + 1, cpu)

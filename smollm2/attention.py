@@ -1,7 +1,7 @@
 """Causal attention on a CPU as matrix products over tiles of queries.
 
-torch's flash attention for CPUs takes two to three times as long, forward and backward, as the
-same arithmetic in products of whole tiles: 17 % of a training step of pow2 at 512 tokens.
+torch's flash attention for CPUs takes longer than the same arithmetic in products of whole tiles
+(figures in benchmarks/README.md).
 
 Shape suffixes as in `model`; G query heads share a key-value head, N = B·K, and a tile has t
 queries and sees L keys.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smolctl.options import RESULTS, Json, Results, Track
-from smollm2.errors import RunError, UserError
+from smollm2.errors import RunBusy, RunError, RunExists, UserError
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smollm2.runs import Run
     from smollm2.study import PlannedRun, Study
 
+BUSY_SECONDS = 1.0  # between two looks at runs that another process trains
 EXAMPLES = """
 **Examples**
 
@@ -47,8 +48,9 @@ def study(
 ) -> None:
     """Run a study: every arm with every seed, interleaved, then its evaluations.
 
-    Stop it whenever you like; the same command goes on with what is missing. A run that fails is
-    named and does not stop the others. Afterwards: smolctl compare and smolctl report.
+    Stop it whenever you like; the same command goes on with what is missing. Given twice at once,
+    the two share the trainings. A run that fails is named and does not stop the others. Afterwards:
+    smolctl compare and smolctl report.
     """
     from smollm2.study import read_study
 
@@ -247,11 +249,9 @@ class Session:
         for planned in self.planned():  # all of them, before one of them runs for hours
             self.existing(planned)
         self.write_records()
-        for planned in sweep_runs(self.study, self.requests):
-            self.train(planned)
+        self.train_all(sweep_runs(self.study, self.requests))
         final = final_runs(self.study, self.requests, self.rates())
-        for planned in final:
-            self.train(planned)
+        self.train_all(final)
         for planned in final:
             self.evaluate(planned)
             self.quantize(planned)
@@ -277,32 +277,36 @@ class Session:
                 f"Cannot write to {folder}: {error.strerror}; choose another --results."
             ) from None
 
-    def train(self, planned: "PlannedRun") -> None:
-        """Train one run to its end, from where it stands."""
+    def train_all(self, runs: "list[PlannedRun]") -> None:
+        """Train `runs` to their ends. What another process trains is left to it, and waited for at
+        the end, so that several of them share a study; if it dies, its run is gone on with."""
+        from smolctl.console import say
+
+        if runs := [planned for planned in runs if not self.train(planned)]:
+            say(f"Waiting for what another process trains: {', '.join(run.name for run in runs)}")
+        while runs:
+            time.sleep(BUSY_SECONDS)
+            runs = [planned for planned in runs if not self.train(planned)]
+
+    def train(self, planned: "PlannedRun") -> bool:
+        """Train one run to its end, from where it stands; False if another process does so."""
         from smolctl.console import say, warn
         from smolctl.progress import TrainingProgress
         from smolctl.tracking import tracked
-        from smollm2.protocol import resolve
-        from smollm2.runs import create_run
         from smollm2.train import Stopped, train
 
         run = self.existing(planned)
         if run is not None and run.is_finished:
-            return
+            return True
         if planned.role == "sweep" and self.is_lost(planned, run):
-            return
+            return True
+        if run is not None and run.is_being_written:
+            return False
         if run is None:
-            run = create_run(
-                self.results,
-                self.study.name,
-                planned.name,
-                planned.request,
-                resolve(planned.request).on(self.data),
-                self.data.tokenizer,
-                arm=planned.arm,
-                role=planned.role,
-                equal=self.study.equal,
-            )
+            try:
+                run = self.create(planned)
+            except RunExists:
+                return False
         say(self.heading(planned))
         done, started = max(run.checkpoints.steps(), default=0), time.monotonic()
         with TrainingProgress(run) as progress, tracked(progress, run, self.track) as observer:
@@ -312,13 +316,32 @@ class Session:
                 progress.close()
                 say("Stopped and saved. The same command goes on with the study.")
                 raise typer.Exit(128 + (progress.signal or 2)) from None
+            except RunBusy:
+                return False
             except (UserError, RunError) as error:
                 progress.close()
                 warn(f"Run {planned.name!r} failed: {error} The study goes on without it.")
                 self.failed[planned.name] = str(error)
-                return
+                return True
         self.spent_seconds += time.monotonic() - started
         self.spent_flops += (run.protocol.steps - done) * run.protocol.flops_per_step
+        return True
+
+    def create(self, planned: "PlannedRun") -> "Run":
+        from smollm2.protocol import resolve
+        from smollm2.runs import create_run
+
+        return create_run(
+            self.results,
+            self.study.name,
+            planned.name,
+            planned.request,
+            resolve(planned.request).on(self.data),
+            self.data.tokenizer,
+            arm=planned.arm,
+            role=planned.role,
+            equal=self.study.equal,
+        )
 
     def heading(self, planned: "PlannedRun") -> str:
         """`Run 3 of 8: pow2-s0, about 12 min left`, at the pace of the runs before it."""

@@ -14,6 +14,10 @@ class RunExists(UserError):
     """What is to be a new run's directory is there already."""
 
 
+class RunBusy(UserError):
+    """Another process is writing the run, or has just finished it."""
+
+
 class RunError(RuntimeError):
     """The request was fine but the work failed (full disk, loss not finite); exit code 1."""
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from smollm2.checkpoints import Checkpoint, Checkpoints
 from smollm2.config import VARIANTS
 from smollm2.cost import parameters, training_flops_per_token
-from smollm2.errors import RunError, RunExists, UserError, did_you_mean
+from smollm2.errors import RunBusy, RunError, RunExists, UserError, did_you_mean
 from smollm2.files import replace_file, write_json
 from smollm2.protocol import Protocol, Request
 from smollm2.tables import Tables
@@ -118,7 +118,7 @@ class Run(Tables):
                 return False
         except PermissionError:  # another user's, who alone can tell
             return False
-        except UserError:
+        except RunBusy:
             return True
 
     @property
@@ -145,7 +145,11 @@ class Run(Tables):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the run's lock, which the system releases even when the process is killed."""
+        """Hold the run's lock, which the system releases even when the process is killed.
+
+        Raises:
+            RunBusy: another process holds it.
+        """
         from filelock import FileLock, Timeout
 
         try:
@@ -153,7 +157,7 @@ class Run(Tables):
             with FileLock(self.path / "run.lock", timeout=LOCK_SECONDS):
                 yield
         except Timeout:
-            raise UserError(
+            raise RunBusy(
                 f"Another process is writing run {self.name!r}; wait until it is done."
             ) from None
 
@@ -306,11 +310,12 @@ def create_run(
         origin: of the run that `start` is of.
 
     Raises:
-        UserError: a name that is not plain, a run that exists, or a directory that cannot be made.
+        RunExists: there is such a run.
+        UserError: a name that is not plain, or a directory that cannot be made.
     """
     path = run_path(results, study, name)
     if path.exists():
-        raise UserError(
+        raise RunExists(
             f"Run {name!r} exists. Continue it with --resume {name} if it is unfinished, or give "
             "this one another --name."
         )

@@ -22,7 +22,7 @@ from smollm2.device import (
     resolve_device,
     synchronize,
 )
-from smollm2.errors import RunError, UserError
+from smollm2.errors import RunBusy, RunError
 from smollm2.evaluate import HeldOut, TextScore, held_out, held_out_rows, score_text
 from smollm2.model import SmolLM2
 from smollm2.moe import Routing
@@ -166,7 +166,7 @@ def train(
 
     Raises:
         Stopped: the observer asked for it; the state is saved.
-        UserError: another process is writing the run.
+        RunBusy: another process is writing the run, or has just finished it.
         RunError: the loss is not finite, the disk cannot be written or memory does not suffice. The
             last good checkpoint is unharmed, and the manifest says what happened; of a run that
             does not fit into memory from its start nothing stays.
@@ -190,7 +190,7 @@ def train_alone(
     with run.writing():
         run.read()  # another process may have finished it while this one prepared its tokens
         if run.is_finished:
-            raise UserError(f"Run {run.name!r} has just been finished by another process.")
+            raise RunBusy(f"Run {run.name!r} has just been finished by another process.")
         try:
             Loop(run, data, observer, checkpoint_every, keep_steps).run_to_end()
         except Stopped:

@@ -474,3 +474,34 @@ def test_a_stopped_study_goes_on_where_it_was(capsys, workdir, study_file, name)
     assert len(runs) == 4
     assert all(run.is_finished for run in runs.values())
     assert runs["two-s0"].manifest["finished_at"] == stopped["two-s0"].manifest["finished_at"]
+
+
+def test_two_processes_share_a_study(workdir, study_file):
+    command = [sys.executable, "-m", "smolctl", "study", str(study_file)]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    runs, _ = list_runs(Path("results"), "tinies")
+    assert [len(run.rows("train")) for run in runs] == [6, 6, 6, 6]
+    ended = re.findall(r"(\S+): step 6/6", "".join(said))  # each once
+    assert sorted(ended) == ["three-s0", "three-s1", "two-s0", "two-s1"]
+
+
+def test_a_run_that_another_process_left_is_gone_on_with(workdir, study_file, monkeypatch):
+    from smolctl.study import Session
+
+    session, attempts = Session(read_study(study_file), Path("results")), []
+    trains = Session.train
+
+    def busy_at_first(self, planned):
+        attempts.append(planned.name)
+        return len(attempts) > 1 and trains(self, planned)
+
+    monkeypatch.setattr(Session, "train", busy_at_first)
+    monkeypatch.setattr("smolctl.study.BUSY_SECONDS", 0.0)
+    session.run()
+    assert attempts == ["two-s0", "three-s0", "two-s1", "three-s1", "two-s0"]
+    assert all(session.existing(planned).is_finished for planned in session.planned())

@@ -93,7 +93,7 @@ def request(work: str) -> Request:
 
 def state_mb(protocol: Protocol) -> float:
     """Weights, gradients and optimizer."""
-    return training_state_bytes(protocol.model, protocol.recipe.optimizer, protocol.dtype) / 1e6
+    return training_state_bytes(protocol.model, protocol.recipe, protocol.dtype) / 1e6
 
 
 def draw(rows: list[Row], path: Path) -> None:

@@ -26,7 +26,7 @@ def show_plan(
     say("Measuring a step on this machine ...")
     measured = probe(protocol, data)
     eta = measured.step_seconds * steps
-    state = training_state_bytes(protocol.model, recipe.optimizer, protocol.dtype)
+    state = training_state_bytes(protocol.model, recipe, protocol.dtype)
     repeats = epochs(len(data.train), protocol.seq_len, tokens)
     flops = training_flops_per_token(protocol.model, protocol.seq_len)
     if as_json:

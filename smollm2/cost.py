@@ -1,8 +1,12 @@
 """What a model costs: parameters, FLOPs a token, bytes of cache. Arithmetic only, no weights."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from smollm2.config import VARIANTS, ModelConfig
+
+if TYPE_CHECKING:
+    from smollm2.protocol import Recipe
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,13 @@ def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_number: int = 2) -> 
     return 2 * config.n_layers * config.n_kv_heads * config.head_dim * bytes_per_number
 
 
-def training_state_bytes(config: ModelConfig, optimizer: str, dtype: str) -> int:
-    """Bytes of weights, fp32 masters, fp32 gradients and optimizer moments (see `optim`)."""
+def training_state_bytes(config: ModelConfig, recipe: "Recipe", dtype: str) -> int:
+    """Bytes of weights, fp32 masters, gradients and optimizer moments (see `optim`)."""
     total = parameters(config).total
-    working = 2 if dtype == "bfloat16" else 0
+    is_rounded = dtype == "bfloat16"
+    weights = 6 if is_rounded else 4
+    gradients = 2 if is_rounded and recipe.grad_accum == 1 else 4
     moments = 8 * total
-    if optimizer == "muon":  # one moment for the matrices, two for the rest
+    if recipe.optimizer == "muon":  # one moment for the matrices, two for the rest
         moments -= 4 * matrix_parameters(config, config.n_experts)
-    return (working + 4 + 4) * total + moments
+    return (weights + gradients) * total + moments

@@ -125,15 +125,18 @@ def test_cache_holds_keys_and_values_of_every_layer(name, expected):
 @pytest.mark.parametrize("name", ["pow2", "moe-160m"])
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_training_state_is_what_the_optimizer_holds(name, kind, dtype):
-    config = small(name)
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_training_state_is_what_the_optimizer_holds(name, kind, dtype, grad_accum):
+    config, recipe = small(name), Recipe(optimizer=kind, grad_accum=grad_accum)
     model = SmolLM2(config)
-    optimizer = Optimizer(model, Recipe(optimizer=kind), DTYPES[dtype])
+    optimizer = Optimizer(model, recipe, DTYPES[dtype])
     tokens = torch.randint(config.vocab_size, (1, 8))
-    model.loss(tokens, tokens).cross_entropy.backward()
-    optimizer.step(1.0, 1.0)
+    for _ in range(2):  # the moments are made by the first update
+        model.loss(tokens, tokens).cross_entropy.backward()
+        gradients = [optimizer.gradient(name) for name in optimizer.masters]
+        optimizer.step(1.0, 1.0)
     # By memory, since in fp32 master and parameter share it; step counters are not counted.
     held = [t for name, t in optimizer.state().items() if not name.endswith(".step")]
-    held += [*optimizer.grads.values(), *model.parameters()]
+    held += [*gradients, *model.parameters()]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
-    assert sum(storages.values()) == training_state_bytes(config, kind, dtype)
+    assert sum(storages.values()) == training_state_bytes(config, recipe, dtype)

@@ -44,10 +44,12 @@ Row = dict[str, Any]
 Measure = Callable[[str, str, argparse.Namespace], Row]
 
 # What smolctl sets for itself when it starts, for every contender: also, as `keep_freed_memory`
-# does, that the C allocator keeps what is freed; else a peer would pay for page faults.
+# does, that the C allocator keeps what is freed; else a peer would pay for page faults. And that
+# bytecode is kept, as installed packages have it: else only ours is compiled at every start.
 SETTINGS = KEPT_PRODUCTS | {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "PYTHONDONTWRITEBYTECODE": "",
 }
 # Of these a row names the versions, if its contender had imported them.
 PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "llama_cpp")

@@ -1,7 +1,6 @@
 """`smolctl train`: plan, start, branch and resume runs."""
 
 import dataclasses
-import json
 import math
 import signal
 import sys
@@ -395,6 +394,8 @@ def execute(
 
 
 def show_result(run: "Run", as_json: bool) -> None:
+    import json
+
     from smolctl.console import count, duration, facts, say, warn
     from smollm2.cost import parameters
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from smollm2.data import find_prepared, open_prepared, prepare, train_tokenizer
+from smollm2.data import (
+    documents,
+    find_prepared,
+    open_prepared,
+    prepare,
+    splits,
+    train_tokenizer,
+)
 from smollm2.errors import RunError, UserError
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
@@ -32,8 +39,24 @@ def test_prepared_folder_opens_as_it_was_written(story_file, tokenizer, tmp_path
 
 def test_second_prepare_reads_nothing(story_file, tokenizer, monkeypatch):
     first = prepare(story_file, tokenizer)
-    monkeypatch.setattr(prepare_module, "documents", None)
+    monkeypatch.setattr(splits, "documents", None)
     assert prepare(story_file, tokenizer).path == first.path
+
+
+def test_small_source_is_read_once_and_gives_the_same(story_file, tmp_path, monkeypatch):
+    def times_read(out: str) -> int:
+        readings = []
+        monkeypatch.setattr(
+            splits, "documents", lambda source: readings.append(source) or documents(source)
+        )
+        prepare(story_file, "train:300", out=tmp_path / out)
+        return len(readings)
+
+    assert times_read("once") == 1
+    monkeypatch.setattr(splits, "KEPT_BYTES", 100)
+    assert times_read("again") == 3  # to split, to train the tokenizer, to encode
+    for file in (tmp_path / "once").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
 
 def test_changed_source_tokenizer_or_setting_prepares_anew(story_file, tokenizer):

@@ -21,7 +21,7 @@ import numpy as np
 from filelock import FileLock
 from tokenizers import Encoding, Tokenizer
 
-from smollm2.data.documents import documents, is_path, is_unbounded, source_identity, source_name
+from smollm2.data.documents import is_path, is_unbounded, source_identity, source_name
 from smollm2.data.splits import SPLITS, scan, splitter
 from smollm2.data.tokenizer import (
     end_of_text_id,
@@ -334,10 +334,11 @@ def _write(
 
     `tokenizer` may be a vocabulary size: then one is trained on the training documents.
     """
-    rule, split = splitter(scan(source, progress))
+    hashes, texts = scan(source, progress)
+    rule, split = splitter(hashes)
     if isinstance(tokenizer, int):
         progress("train tokenizer", 0, None)
-        parts = (part for text in documents(source) for part in split(text))
+        parts = (part for text in texts() for part in split(text))
         tokenizer = train_tokenizer(tokenizer, (text for name, text in parts if name == "train"))
     sizes, end_of_text = token_bytes(tokenizer), end_of_text_id(tokenizer)
     dtype = np.dtype(np.uint16 if len(sizes) <= 2**16 else np.uint32)
@@ -346,7 +347,7 @@ def _write(
     with ExitStack() as stack:
         for file in files.values():
             stack.enter_context(file.file)
-        pieces = (piece for text in documents(source) for piece in _pieces(split(text)))
+        pieces = (piece for text in texts() for piece in _pieces(split(text)))
         wanted = _wanted(pieces, files)
         for piece, ids in stack.enter_context(closing(_encoded(tokenizer, wanted))):
             if piece.ends_document:

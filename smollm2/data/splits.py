@@ -3,30 +3,46 @@ stay together; of a few documents, a stretch of each."""
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from smollm2.data.documents import documents
 
 SPLITS = ("train", "validation", "test")
 SCANNED = 1000  # distinct documents looked at before deciding how to split
+KEPT_BYTES = 100_000_000  # of text; to read and unpack 64 MB again takes half a second
 HELD_OUT = 0.05  # of the documents, for validation and again for test
 
 Splitter = Callable[[str], list[tuple[str, str]]]
 
 
-def scan(source: str, progress: Callable[[str, int, int | None], None]) -> list[bytes]:
-    """The sorted hashes of up to 1000 distinct documents."""
+def scan(
+    source: str, progress: Callable[[str, int, int | None], None]
+) -> tuple[list[bytes], Callable[[], Iterator[str]]]:
+    """The sorted hashes of up to 1000 distinct documents, and a function that reads all documents
+    again: from memory if there are no others and they fit in `KEPT_BYTES`."""
     found: set[bytes] = set()
+    kept: list[bytes] = []
+    size = 0
     for count, text in enumerate(documents(source), 1):
-        found.add(_hash(text))
+        data = text.encode()
+        found.add(hashlib.sha256(data).digest())
+        size += len(data)
+        if size <= KEPT_BYTES:
+            kept.append(data)
+        else:
+            kept.clear()
         progress("scan", count, None)
         if len(found) == SCANNED:
             break
-    return sorted(found)
+    else:
+        if kept:
+            return sorted(found), lambda: (data.decode() for data in kept)
+    return sorted(found), partial(documents, source)
 
 
 def splitter(hashes: list[bytes]) -> tuple[str, Splitter]:
-    """How to split a source in which `_scan` found `hashes`: a name for it and the function."""
+    """How to split a source in which `scan` found `hashes`: a name for it and the function."""
     if len(hashes) < 20:
         return "90/5/5 of each document", _stretches
     if len(hashes) < SCANNED:
@@ -38,7 +54,7 @@ def splitter(hashes: list[bytes]) -> tuple[str, Splitter]:
         rule = "90/5/5 of the documents, by SHA-256"
 
     def by_hash(text: str) -> list[tuple[str, str]]:
-        value = _hash(text)
+        value = hashlib.sha256(text.encode()).digest()
         split = "validation" if value <= last[0] else "test" if value <= last[1] else "train"
         return [(split, text)]
 
@@ -60,7 +76,3 @@ def _stretches(text: str) -> list[tuple[str, str]]:
 def _cut_near(text: str, place: int) -> int:
     space = re.compile(r"\s").search(text, place)
     return space.start() if space else place
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,12 @@ def require_vocab(n_tokens: int, vocab_size: int) -> None:
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """16 hex digits of SHA-256 over the tokenizer's JSON, however its file was laid out."""
-    content = json.loads(tokenizer.to_str(), object_hook=_without_defaults)
+    return _fingerprint(tokenizer.to_str())
+
+
+@lru_cache(maxsize=1)  # a folder is opened with the tokenizer that it was just prepared with
+def _fingerprint(layout: str) -> str:
+    content = json.loads(layout, object_hook=_without_defaults)
     canonical = json.dumps(content, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

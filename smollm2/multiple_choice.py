@@ -156,8 +156,8 @@ def score_batch(model: SmolLM2, batch: list[PackedItem], items: Sequence[Item]) 
 class OneDnnLinear(TorchFunctionMode):
     """Inside, `F.linear` in fp32 on a CPU with AVX-512 goes through oneDNN; there are no gradients.
 
-    torch leaves it to MKL, which on AMD's processors does without AVX-512: oneDNN has 2.2 times
-    its speed there, and the same precision.
+    torch leaves it to MKL, of whose speed oneDNN had 1.1 to 2.2 times on AMD's processors, from
+    machine to machine, at the same precision.
     """
 
     available = (

@@ -18,7 +18,7 @@ from smollm2.step import in_memory
 # From so many rows of x on, making the matrix anew and multiplying with that is faster than the
 # kernel (2 cores, AVX-512: benchmarks/README.md); on a GPU the kernels are used throughout.
 MANY_ROWS = {"int8": 32, "int4": 512}
-LANES = 16  # rows of 4-bit codes that lie side by side in a compiled step: a vector of AVX-512
+LANES = 16  # numbers in a vector of AVX-512, for which compiled steps are written
 CHUNK = 4096  # rows of a matrix that are made anew at a time: they stay in the cache
 
 
@@ -71,12 +71,14 @@ class Int8(TableMatrix):
         return self.codes, self.scales
 
     def step_product(self, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
-        """Parts of a row are summed side by side, for a sum of its own waits for each addition:
-        of a head 1.15 times as fast."""
-        n_parts = math.gcd(self.n_in, 8 * LANES) // LANES or 1
-        parts = zip(codes.chunk(n_parts, dim=-1), x.chunk(n_parts), strict=True)
-        products = [part.float() * x_part for part, x_part in parts]
-        return sum(products[1:], products[0]).sum(-1) * scales.float()
+        """Two vectors of a row are added up before they are added to its sum, which would else wait
+        for every addition: a step takes 0.9 of the time."""
+        at_once = math.gcd(self.n_in, 2 * LANES)
+        n_vectors = max(at_once // LANES, 1)
+        codes = codes.view(len(codes), -1, n_vectors, at_once // n_vectors)
+        x = x.view(codes.shape[1:])
+        products = [codes[:, :, i].float() * x[:, i] for i in range(n_vectors)]
+        return sum(products[1:], products[0]).sum((1, 2)) * scales.float()
 
 
 class Int4(TableMatrix):

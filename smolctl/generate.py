@@ -26,7 +26,7 @@ EXAMPLES = """
 
 
 # New tokens of `pow2` that take as long to write eagerly as compiling and writing them does:
-# about 13 s against 9 ms a token, at every width (benchmarks/README.md).
+# 1,300 to 2,000 with the width of its weights (benchmarks/README.md).
 COMPILING_PAYS = 1500
 
 

@@ -18,6 +18,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,16 +60,19 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
 
 
 def ours(weights: str, compiled: bool, options: argparse.Namespace) -> Row:
-    from smollm2.generate import Decoder
+    import torch
+
+    from smollm2.generate import Decoder, Sampling
 
     decoder = Decoder(model_in(weights), options.prompt + options.new, compiled)
+    choose = partial(Sampling().choose, generator=torch.Generator())
 
     def write(n: int) -> tuple[float, float]:
         start = time.perf_counter()
-        token = int(decoder.prefill(range(options.prompt)).argmax())
+        token = choose(decoder.prefill(range(options.prompt)))
         read = time.perf_counter()
         for _ in range(n):
-            token = int(decoder.step(token).argmax())
+            token = choose(decoder.step(token))
         return read - start, time.perf_counter() - read
 
     write(0)

@@ -25,6 +25,11 @@ EXAMPLES = """
 """
 
 
+# New tokens of `pow2` that take as long to write eagerly as compiling and writing them does:
+# 1,300 to 2,000 with the width of its weights (benchmarks/README.md).
+COMPILING_PAYS = 1500
+
+
 def generate(
     context: typer.Context,
     target: Annotated[
@@ -61,7 +66,11 @@ def generate(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32 or bf16; default the run's.")] = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile a step first, which takes seconds.")
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile a step first: some 13 s, which on a CPU pay from 1500 new tokens on.",
+        ),
     ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say the speed, on stderr.")] = False,
     study: Study = STUDY,
@@ -91,6 +100,11 @@ def generate(
     tokens = prompt_tokens(text, loaded, max_new_tokens, truncate)
     if compiled:
         say("Compiling a step ...")
+        if loaded.model.device.type == "cpu" and max_new_tokens < COMPILING_PAYS:
+            warn(
+                f"On a CPU compiling takes longer than it saves below some {COMPILING_PAYS} new "
+                f"tokens; without --compile these {max_new_tokens} come sooner."
+            )
     decoder = Decoder(loaded.model, len(tokens) + max_new_tokens, compiled)
     stream, times, new = TextStream(loaded.tokenizer), [time.perf_counter()], []
     ends = text_bounds(loaded.source.run, loaded.tokenizer).ends

@@ -99,7 +99,8 @@ class Decoder:
     Args:
         max_len: positions to make room for, at most the model's `max_seq_len`.
         compiled: compile a step now (seconds); `prefill` stays eager. Of a dense model on a CPU the
-            weights become views of stacks, and the step does not follow a later change of them.
+            weights become views of stacks, and the step does not follow a later change of them or
+            of the number of threads; those of 4 bits it keeps a second time, in its own order.
 
     Raises:
         UserError: `max_len` is out of range.
@@ -317,13 +318,14 @@ def measure_speed(decoder: Decoder, n_prompt: int = 64, n_new: int = 64) -> Spee
         ValueError: the decoder has no room for so many tokens.
     """
     prompt = [i % decoder.model.config.vocab_size for i in range(n_prompt)]
+    choose = partial(Sampling().choose, generator=torch.Generator())
 
     def seconds(n_steps: int) -> tuple[float, float]:
         times = [time.perf_counter()]
-        token = int(decoder.prefill(prompt).argmax())
+        token = choose(decoder.prefill(prompt))
         times.append(time.perf_counter())
         for _ in range(n_steps):
-            token = int(decoder.step(token).argmax())
+            token = choose(decoder.step(token))
         times.append(time.perf_counter())
         return times[1] - times[0], times[2] - times[1]
 

@@ -61,57 +61,86 @@ def can_step(model: SmolLM2) -> bool:
 
 
 def compiled_step(model: SmolLM2, keys: Tensor, values: Tensor) -> Step:
-    """The step, which is compiled at its first call and writes into `keys` and `values`
-    (Y, 1, K, L, E).
+    """The step, which is compiled at its first call, for as many threads as there are now, and
+    writes into `keys` and `values` (Y, 1, K, L, E).
 
-    The weights of the model become views of the stacks, so that there is one copy of them.
+    The weights of the model become views of the stacks, so that there is one copy of them; but of
+    4 bits, which the step reads in an order of its own, there are two.
     """
-    config = model.config
-    n_layers, _, n_kv_heads, L, head_dim = keys.shape
-    n_heads = config.n_heads
-    attn_norms, mlp_norms = (
-        stack([block.get_parameter(f"{name}.weight") for block in model.blocks])
-        for name in ("attn_norm", "mlp_norm")
-    )
-    products, stacks = zip(*(stacked(model, name) for name in MATRICES), strict=True)
-    head_product, head_operands = product_of(getattr(model.head, "matrix", model.head))
-    final_norm, eps = model.norm.weight.detach(), config.norm_eps
-    first_rows = torch.arange(n_kv_heads) * L
-
-    def norm(x_D: Tensor, weight_D: Tensor) -> Tensor:
-        return F.rms_norm(x_D, x_D.shape, weight_D, eps)
+    eager = EagerStep(model, keys, values)
 
     def step(x_D: Tensor, place: Tensor, rope: tuple[Tensor, Tensor], mask_L: Tensor) -> Tensor:
-        dtype = x_D.dtype
+        return eager(x_D, place, rope, mask_L)
+
+    # Shapes and weights stay as they are, so nothing is guarded: that is 0.1 ms of a token's 5. But
+    # compiled code is found by the function's code, of which each step so needs one of its own.
+    step.__code__ = step.__code__.replace()
+    options = OPTIONS | {
+        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,
+        "cpp.threads": torch.get_num_threads(),
+    }
+    return cast(Step, torch.compile(step, dynamic=False, fullgraph=True, options=options))
+
+
+class EagerStep:
+    """What `compiled_step` compiles."""
+
+    def __init__(self, model: SmolLM2, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+        self.n_heads, self.eps = model.config.n_heads, model.config.norm_eps
+        self.attn_norms, self.mlp_norms = (
+            stack([block.get_parameter(f"{name}.weight") for block in model.blocks])
+            for name in ("attn_norm", "mlp_norm")
+        )
+        self.matrices = {name: stacked(model, name) for name in MATRICES}
+        self.final_norm = model.norm.weight.detach()
+        self.head, self.head_operands = product_of(getattr(model.head, "matrix", model.head))
+
+    def __call__(
+        self, x_D: Tensor, place: Tensor, rope: tuple[Tensor, Tensor], mask_L: Tensor
+    ) -> Tensor:
+        n_layers = len(self.keys)
 
         def layer(number: Tensor, x_D: Tensor) -> tuple[Tensor, Tensor]:
             y = cast(int, number.item())
             torch._check(y >= 0)
             torch._check(y < n_layers)
-
-            def multiply(m: int, x: Tensor) -> Tensor:
-                operands = (operand.select(0, y) for operand in stacks[m])
-                return products[m](in_memory(x.float()), *operands).to(dtype)
-
-            heads = multiply(0, norm(x_D, attn_norms.select(0, y))).view(-1, head_dim)
-            qk, v_KE = heads.split([n_heads + n_kv_heads, n_kv_heads])
-            q_HE, k_KE = in_memory(rotate(qk[None], *rope)[0]).split([n_heads, n_kv_heads])
-            rows = first_rows + (number * (n_kv_heads * L) + place)
-            keys.view(-1, head_dim).index_copy_(0, rows, k_KE)
-            values.view(-1, head_dim).index_copy_(0, rows, v_KE)
-            q_KG1E = q_HE.reshape(n_kv_heads, -1, 1, head_dim).float() * head_dim**-0.5
-            k_K1LE, v_K1LE = (cache.select(0, y)[0][:, None].float() for cache in (keys, values))
-            scores_KGL = (q_KG1E * k_K1LE).sum(-1) + mask_L.float()
-            y_KGE = (scores_KGL.softmax(-1)[..., None] * v_K1LE).sum(-2)
-            x_D = x_D + multiply(1, y_KGE.to(dtype).view(-1))
-            gate, up = multiply(2, norm(x_D, mlp_norms.select(0, y))).chunk(2)
-            return number + 1, x_D + multiply(3, F.silu(gate) * up)
+            qkv = self.multiply("attn.qkv", y, self.norm(x_D, self.attn_norms.select(0, y)))
+            x_D = x_D + self.multiply("attn.out", y, self.attend(y, qkv, place, rope, mask_L))
+            h_D = self.norm(x_D, self.mlp_norms.select(0, y))
+            gate, up = self.multiply("mlp.gate_up", y, h_D).chunk(2)
+            return number + 1, x_D + self.multiply("mlp.down", y, F.silu(gate) * up)
 
         start = torch.zeros((), dtype=torch.int64)
         _, x_D = while_loop(lambda number, _: number < n_layers, layer, (start, x_D))
-        return head_product(in_memory(norm(x_D, final_norm).float()), *head_operands).to(dtype)
+        h_D = in_memory(self.norm(x_D, self.final_norm).float())
+        return self.head(h_D, *self.head_operands).to(x_D.dtype)
 
-    return cast(Step, torch.compile(step, dynamic=False, fullgraph=True, options=OPTIONS))
+    def norm(self, x_D: Tensor, weight_D: Tensor) -> Tensor:
+        return F.rms_norm(x_D, x_D.shape, weight_D, self.eps)
+
+    def multiply(self, name: str, y: int, x: Tensor) -> Tensor:
+        """x (n_in,) times the matrix `name` of layer y."""
+        product, stacks = self.matrices[name]
+        operands = (operand.select(0, y) for operand in stacks)
+        return product(in_memory(x.float()), *operands).to(x.dtype)
+
+    def attend(
+        self, y: int, qkv: Tensor, place: Tensor, rope: tuple[Tensor, Tensor], mask_L: Tensor
+    ) -> Tensor:
+        """What the heads of layer y read (D,) from the cache, with this token written there."""
+        _, _, n_kv_heads, L, head_dim = self.keys.shape
+        qk, v_KE = qkv.view(-1, head_dim).split([self.n_heads + n_kv_heads, n_kv_heads])
+        q_HE, k_KE = in_memory(rotate(qk[None], *rope)[0]).split([self.n_heads, n_kv_heads])
+        rows = (y * n_kv_heads + torch.arange(n_kv_heads)) * L + place
+        self.keys.view(-1, head_dim).index_copy_(0, rows, k_KE)
+        self.values.view(-1, head_dim).index_copy_(0, rows, v_KE)
+        q_KG1E = q_HE.reshape(n_kv_heads, -1, 1, head_dim).float() * head_dim**-0.5
+        k_K1LE = self.keys.select(0, y)[0][:, None].float()
+        v_K1LE = self.values.select(0, y)[0][:, None].float()
+        scores_KGL = (q_KG1E * k_K1LE).sum(-1) + mask_L.float()
+        y_KGE = (scores_KGL.softmax(-1)[..., None] * v_K1LE).sum(-2)
+        return y_KGE.to(qkv.dtype).view(-1)
 
 
 def stacked(model: SmolLM2, name: str) -> tuple[Product, list[Tensor]]:

@@ -394,6 +394,39 @@ def test_no_step_compiles_again_and_every_layer_shares_its_code():
 
 @pytest.mark.slow
 @quiet
+def test_compiled_decoders_keep_their_own_weights_and_caches():
+    """Their code is alike and unguarded."""
+    models = [perturbed(NANO["pow2"]), perturbed(NANO["pow2"]).bfloat16(), perturbed(NANO["orig"])]
+    with torch.no_grad():
+        models.append(perturbed(NANO["pow2"]))
+        models[-1].norm.weight.mul_(torch.arange(128) % 3)
+    pairs = [(Decoder(model, 64, compiled=True), Decoder(model, 64)) for model in models]
+    for turn in range(2):
+        for compiled, eager in pairs:
+            for decoder in (compiled, eager):
+                decoder.prefill(PROMPT[turn:])
+            atol = 0.1 if eager.model.dtype == torch.bfloat16 else 1e-4
+            for token in OTHER_PROMPT:
+                torch.testing.assert_close(
+                    compiled.step(token), eager.step(token), atol=atol, rtol=0.02
+                )
+
+
+@pytest.mark.slow
+@quiet
+def test_a_compiled_step_goes_on_after_a_change_of_threads():
+    decoder, threads = Decoder(perturbed(NANO["pow2"]), 64, compiled=True), torch.get_num_threads()
+    expected = greedy(decoder)
+    try:
+        for other in (1, threads + 1):
+            torch.set_num_threads(other)
+            assert greedy(decoder) == expected
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
+@quiet
 def test_replaced_matrices_compile():
     model = perturbed(NANO["pow2"])
     replace_matrices(model)

@@ -199,4 +199,5 @@ def test_compiled_generation_is_the_same(capsys, results):
     plain = run_main(capsys, *options("--dtype", "fp32"))[1]
     code, out, err = run_main(capsys, *options("--dtype", "fp32", "--compile"))
     assert (code, out) == (0, plain)
-    assert err == "Compiling a step ...\n"
+    assert err.startswith("Compiling a step ...\n")
+    assert "longer than it saves below some 1500 new tokens" in " ".join(err.split())

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}  # 512 × 49,152 logits in bf16 are 50 MB
+PART_VOCABULARY = 8192  # rows of the head's gradient that are computed at a time
 # Rows of logits that are widened to fp32 at a time: on a CPU they then stay in its cache.
 BLOCK_TOKENS = {"cpu": 16, "cuda": 4096}
 
@@ -30,7 +31,6 @@ class LinearCrossEntropy(torch.autograd.Function):
         n_tokens, chunk = len(targets_N), chunk_tokens(h_ND.device)
         total = torch.zeros((), device=h_ND.device)
         grad_h = torch.empty_like(h_ND) if needs_grad else None
-        # Chunks are summed in fp32; a single chunk needs no sum and no buffer.
         grad_weight = None
         for start in range(0, n_tokens, chunk):
             rows = slice(start, start + chunk)
@@ -38,13 +38,13 @@ class LinearCrossEntropy(torch.autograd.Function):
             total += cross_entropy_to_grad_(logits, targets_N[rows], n_tokens)
             if grad_h is not None:
                 torch.mm(logits, weight_VD, out=grad_h[rows])
-                part = logits.T @ h_ND[rows]
                 if n_tokens <= chunk:
-                    grad_weight = part
-                elif grad_weight is None:
-                    grad_weight = part.float()
-                else:
-                    grad_weight += part
+                    grad_weight = logits.T @ h_ND[rows]
+                else:  # chunks are summed in fp32
+                    if grad_weight is None:
+                        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+                    add_product_(grad_weight, logits, h_ND[rows])
+            del logits  # or those of two chunks would exist
         if grad_h is not None and grad_weight is not None:
             ctx.save_for_backward(grad_h, grad_weight.to(weight_VD.dtype))
         return total
@@ -54,6 +54,15 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_h, grad_weight = ctx.saved_tensors
         # Saved only for this: scaled in place, which spares a second copy of the head's gradient.
         return grad_h.mul_(grad_output), grad_weight.mul_(grad_output), None, None
+
+
+def add_product_(sum_VD: Tensor, logits_NV: Tensor, h_ND: Tensor) -> None:
+    """sum += logits.T @ h in fp32, a part of the vocabulary at a time: the product in the dtype of
+    the factors would be as large as the weights."""
+    for sums, logits in zip(
+        sum_VD.split(PART_VOCABULARY), logits_NV.split(PART_VOCABULARY, dim=1), strict=True
+    ):
+        sums += logits.T @ h_ND
 
 
 def cross_entropy_to_grad_(logits_NV: Tensor, targets_N: Tensor, n_tokens: int) -> Tensor:

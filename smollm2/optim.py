@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from smollm2.errors import RunError
 from smollm2.model import SmolLM2, matrices
 from smollm2.protocol import Recipe
 
-# Numbers of a group of parameters, which is updated at a time: what of it is fp32 for that alone,
-# 4 MB, then stays in a processor's cache.
+# Numbers that are updated at a time: what of them is fp32 for that alone, 4 to 16 MB, may then stay
+# in a processor's cache. A group has at least as many, a leaf of AdamW at most.
 GROUP_NUMBERS = 2**20
+LEAF_NUMBERS = 2**22
 
 
 def warmup_steps(recipe: Recipe, steps: int) -> int:
@@ -47,10 +49,9 @@ def lr_factor(recipe: Recipe, step: int, steps: int) -> float:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that are updated together, the optimizers of their leaves, and the peak learning
-    rate of each of these."""
+    """Leaves that are updated together, their optimizers and the peak learning rate of each."""
 
-    names: list[str]
+    leaves: list[str]
     optimizers: list[tuple[torch.optim.Optimizer, float]]
 
 
@@ -76,26 +77,33 @@ class Optimizer:
                 parameter.register_post_accumulate_grad_hook(
                     collector(name, self.sums[name], self.filled)
                 )
-        # What is updated: whole parameters, or for Muon the matrices that they fuse.
-        self.leaves: dict[str, Tensor] = {}
-        for name, master in self.masters.items():
-            self.leaves |= self.split(name, master)
-        self.groups = [self.group(names) for names in self.grouped_names()]
+        self.leaves = self.split(self.masters)
+        self.weights = self.split({name: p.detach() for name, p in self.parameters.items()})
+        self.groups = [self.group(leaves) for leaves in self.grouped_leaves()]
 
-    def split(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """The leaves of parameter `name`, whose master or gradient `tensor` is."""
-        return matrices(self.config, name, tensor) if self.is_muons(name) else {name: tensor}
+    def split(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Views of what is updated of each parameter, from its master, weight or gradient: of
+        Muon's the matrices that it fuses, of AdamW's parts of the rows if there are many."""
+        leaves: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            if self.is_muons(name, tensor):
+                leaves |= matrices(self.config, name, tensor)
+                continue
+            parts = tensor.split(max(1, LEAF_NUMBERS * len(tensor) // tensor.numel()))
+            labels = [f"{name}.{n}" for n in range(len(parts))] if len(parts) > 1 else [name]
+            leaves |= dict(zip(labels, parts, strict=True))
+        return leaves
 
-    def is_muons(self, name: str) -> bool:
-        is_matrix = self.masters[name].ndim > 1 and name not in ("embed.weight", "lm_head.weight")
+    def is_muons(self, name: str, tensor: Tensor) -> bool:
+        is_matrix = tensor.ndim > 1 and not name.startswith(("embed.", "lm_head."))
         return self.recipe.optimizer == "muon" and is_matrix
 
-    def grouped_names(self) -> Iterator[list[str]]:
-        """The parameters, in their order, as many together as `GROUP_NUMBERS` asks for."""
+    def grouped_leaves(self) -> Iterator[list[str]]:
+        """The leaves, in their order, as many together as `GROUP_NUMBERS` asks for."""
         names: list[str] = []
-        for name in self.masters:
+        for name in self.leaves:
             names.append(name)
-            if sum(self.masters[other].numel() for other in names) >= GROUP_NUMBERS:
+            if sum(self.leaves[other].numel() for other in names) >= GROUP_NUMBERS:
                 yield names
                 names = []
         if names:
@@ -107,9 +115,9 @@ class Optimizer:
         plain: list[Tensor] = []
         orthogonal: list[Tensor] = []
         for name in names:
-            kind = plain if self.masters[name].ndim == 1 else decayed
-            leaves = self.split(name, self.masters[name])
-            (orthogonal if self.is_muons(name) else kind).extend(self.leaves[x] for x in leaves)
+            leaf = self.leaves[name]
+            adamws = plain if leaf.ndim == 1 else decayed
+            (orthogonal if self.is_muons(name, leaf) else adamws).append(leaf)
         optimizers: list[tuple[torch.optim.Optimizer, float]] = []
         if decayed or plain:
             adamw = torch.optim.AdamW(
@@ -130,19 +138,18 @@ class Optimizer:
             optimizers.append((muon, recipe.muon_lr))
         return Group(names, optimizers)
 
-    def gradient(self, name: str) -> Tensor:
-        """Of parameter `name` for the coming step: in the model's dtype, or the fp32 sum."""
+    @property
+    def grads(self) -> dict[str, Tensor]:
+        """The coming step's gradient of each parameter: in the model's dtype, or an fp32 sum."""
         if self.sums:
-            return self.sums[name]
-        grad = self.parameters[name].grad
-        assert grad is not None, name
-        return grad
+            return self.sums
+        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
         """Global L2 norm of the step's gradient, a scalar on the device, computed in fp32."""
-        # vector_norm of what has just been widened takes eight times as long on a CPU.
-        squares = [self.gradient(name).float().square().sum() for name in self.masters]
+        # torch's vector_norm of what has just been widened takes eight times as long on a CPU.
+        squares = [grad.float().square().sum() for grad in self.split(self.grads).values()]
         return torch.stack(squares).sum().sqrt()
 
     @torch.no_grad()
@@ -151,61 +158,71 @@ class Optimizer:
         free the gradients."""
         clip = self.recipe.grad_clip
         scale = clip / (gradient_norm + 1e-6) if gradient_norm > clip else 1.0
+        grads = self.split(self.grads)
         for group in self.groups:
-            for name in group.names:
-                grad = self.gradient(name).float()
-                if scale != 1.0:
-                    grad.mul_(scale)
-                for leaf, part in self.split(name, grad).items():
-                    self.leaves[leaf].grad = part
+            for name in group.leaves:
+                grad = grads[name].float()
+                self.leaves[name].grad = grad if scale == 1.0 else grad.mul_(scale)
             for optimizer, peak in group.optimizers:
                 for settings in optimizer.param_groups:
                     settings["lr"] = peak * factor
                 optimizer.step()
                 optimizer.zero_grad()
-            self.refresh(group.names)
-            for name in group.names:
-                self.parameters[name].grad = None
+            self.refresh(group.leaves)
+        for parameter in self.parameters.values():
+            parameter.grad = None
         self.filled.clear()
 
     @torch.no_grad()
-    def refresh(self, names: Iterable[str]) -> None:
-        """Round the masters of `names` into the model's parameters."""
-        for name in names:
-            if self.parameters[name].dtype != torch.float32:
-                self.parameters[name].copy_(self.masters[name])
+    def refresh(self, leaves: Iterable[str]) -> None:
+        """Round what of the masters has been updated into the model's parameters."""
+        for name in leaves:
+            if self.weights[name].dtype != torch.float32:
+                self.weights[name].copy_(self.leaves[name])
 
     def is_finite(self) -> bool:
         """Whether every master weight is a finite number."""
         return all(bool(master.isfinite().all()) for master in self.masters.values())
 
-    def state(self) -> dict[str, Tensor]:
-        """Masters (`model.*`) and moments (`optimizer.*`): all that a checkpoint holds."""
-        tensors = {f"model.{name}": master for name, master in self.masters.items()}
+    def owned(self) -> Iterator[tuple[str, Tensor, torch.optim.Optimizer]]:
+        """Each leaf's name, itself and the optimizer that updates it."""
         names = {id(leaf): name for name, leaf in self.leaves.items()}
-        for optimizer in self.optimizers():
-            for leaf, moments in optimizer.state.items():
-                for key, value in moments.items():
-                    tensors[f"optimizer.{names[id(leaf)]}.{key}"] = value
+        for group in self.groups:
+            for optimizer, _ in group.optimizers:
+                for settings in optimizer.param_groups:
+                    yield from ((names[id(leaf)], leaf, optimizer) for leaf in settings["params"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Masters (`model.*`) and moments (`optimizer.*`, by leaf): all that a checkpoint holds."""
+        tensors = {f"model.{name}": master for name, master in self.masters.items()}
+        for name, leaf, optimizer in self.owned():
+            for key, value in optimizer.state.get(leaf, {}).items():
+                tensors[f"optimizer.{name}.{key}"] = value
         return tensors
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state`, which takes the moments over; without any they start at zero."""
+        """The inverse of `state`, which takes the moments over; without any they start at zero.
+
+        Raises:
+            RunError: there are moments, but not of these leaves.
+        """
         for name, master in self.masters.items():
             master.copy_(tensors[f"model.{name}"])
-        names = {id(leaf): name for name, leaf in self.leaves.items()}
-        for optimizer in self.optimizers():
-            for group in optimizer.param_groups:
-                for leaf in group["params"]:
-                    moments = with_prefix(tensors, f"optimizer.{names[id(leaf)]}.")
-                    if moments:
-                        optimizer.state[leaf] = {k: v.to(leaf.device) for k, v in moments.items()}
-        self.refresh(self.masters)
-
-    def optimizers(self) -> Iterator[torch.optim.Optimizer]:
-        for group in self.groups:
-            yield from (optimizer for optimizer, _ in group.optimizers)
+        moments: dict[str, dict[str, Tensor]] = {}
+        for label, tensor in tensors.items():
+            if label.startswith("optimizer."):
+                name, _, key = label.removeprefix("optimizer.").rpartition(".")
+                moments.setdefault(name, {})[key] = tensor.to(self.masters["norm.weight"].device)
+        if moments and moments.keys() != self.leaves.keys():
+            raise RunError(
+                "The checkpoint's optimizer is that of another version of smolctl or of another "
+                "model, and training cannot go on from it; start it again under another --name."
+            )
+        if moments:
+            for name, leaf, optimizer in self.owned():
+                optimizer.state[leaf] = moments[name]
+        self.refresh(self.leaves)
 
 
 def collector(name: str, buffer: Tensor, filled: set[str]) -> Callable[[Tensor], None]:
@@ -225,7 +242,3 @@ def collector(name: str, buffer: Tensor, filled: set[str]) -> Callable[[Tensor],
         parameter.grad = None
 
     return collect
-
-
-def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -133,7 +133,7 @@ def test_training_state_is_what_the_optimizer_holds(name, kind, dtype, grad_accu
     tokens = torch.randint(config.vocab_size, (1, 8))
     for _ in range(2):  # the moments are made by the first update
         model.loss(tokens, tokens).cross_entropy.backward()
-        gradients = [optimizer.gradient(name) for name in optimizer.masters]
+        gradients = list(optimizer.grads.values())
         optimizer.step(1.0, 1.0)
     # By memory, since in fp32 master and parameter share it; step counters are not counted.
     held = [t for name, t in optimizer.state().items() if not name.endswith(".step")]

@@ -118,7 +118,7 @@ def test_adamw_step_is_that_of_torch(clip):
     for step, factor in enumerate(FACTORS):
         backward(model, tokens_of(step))
         for name, parameter in plain.named_parameters():
-            parameter.grad = optimizer.gradient(name).clone()
+            parameter.grad = optimizer.grads[name].clone()
         optimizer.step(factor, optimizer.gradient_norm().item())
         torch.nn.utils.clip_grad_norm_(plain.parameters(), clip)
         for group in torch_adamw.param_groups:
@@ -137,7 +137,7 @@ def test_muon_on_fused_weights_is_muon_on_the_published_matrices():
         muon = torch.optim.Muon(hidden.values(), momentum=0.9, weight_decay=0.0)
         for step in range(2):
             backward(model, tokens_of(step))
-            grads = {name: optimizer.gradient(name).clone() for name in optimizer.masters}
+            grads = {name: optimizer.grads[name].clone() for name in optimizer.masters}
             grads = to_hf(grads, config)
             for name, matrix in hidden.items():
                 matrix.grad = grads[name]
@@ -175,7 +175,7 @@ def test_two_micro_batches_are_one_batch():
         norms = [optimizer.gradient_norm().item() for _, optimizer in (whole, halves)]
         assert norms[1] == pytest.approx(norms[0], rel=1e-4)
         for name in whole[1].masters:
-            sums = [optimizer.gradient(name) for _, optimizer in (halves, whole)]
+            sums = [optimizer.grads[name] for _, optimizer in (halves, whole)]
             torch.testing.assert_close(*sums, atol=1e-6, rtol=1e-4)
         for _, optimizer in (whole, halves):
             optimizer.step(1.0, norms[0])
@@ -201,7 +201,7 @@ def test_gradient_is_clipped_to_the_norm_or_left_alone(dtype, grad_accum):
         model, optimizer = start(recipe, dtype=dtype)
         backward(model, tokens_of(0))
         norm = optimizer.gradient_norm().item()
-        grads = [optimizer.gradient(name).double() for name in optimizer.masters]
+        grads = [optimizer.grads[name].double() for name in optimizer.masters]
         assert norm == pytest.approx(math.sqrt(sum(g.square().sum() for g in grads)), rel=1e-5)
         optimizer.step(1.0, norm)
         # The first moment is now a share 1 - beta1 of what was left of the gradient.

@@ -14,6 +14,7 @@ import side_by_side
 from side_by_side import Row, middle
 from train_speed import our_step, timed
 
+from smollm2.attention import KEPT_POSITIONS
 from smollm2.cost import training_state_bytes
 from smollm2.protocol import Protocol, Request, resolve
 
@@ -38,7 +39,10 @@ UNITS = {
 REASONS = {
     "layers": ("linear", "linear"),
     "width": ("matrices are square; small ones are slow", "matrices are square"),
-    "sequence": ("attention is square", "linear: scores are kept up to 512 only"),
+    "sequence": (
+        "attention is square",
+        f"linear: scores are kept up to {KEPT_POSITIONS} positions only",
+    ),
     "batch": ("linear, the optimizer aside", "linear: activations"),
 }
 

@@ -38,12 +38,12 @@ def doctor(results: Results = RESULTS, as_json: Json = False) -> None:
     import torch
 
     from smollm2.data.prepare import cache_dir
-    from smollm2.device import devices, environment
+    from smollm2.device import compiler, devices, environment
 
-    here = devices()
+    here, cxx = devices(), compiler()
     found: dict[str, Any] = {
         "environment": environment(here[-1]) | {"cuda": torch.version.cuda},
-        "compiler": compiler(),
+        "compiler": {"name": cxx.name, "runs": cxx.runs, "reason": cxx.reason},
         "devices": [row for device in here for row in speeds(device)],
         "quantizations": [row for device in here for row in quantizations(device)],
         "packages": packages(),
@@ -53,31 +53,6 @@ def doctor(results: Results = RESULTS, as_json: Json = False) -> None:
         print_json(found)
     else:
         show(found)
-
-
-def compiler() -> dict[str, Any]:
-    """The C++ compiler that torch would call for a CPU, tried on a file with Python's headers."""
-    import os
-    import shlex
-    import shutil
-    import subprocess
-    import sys
-    import sysconfig
-
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    words = shlex.split(name)  # such as `ccache g++`
-    if not words or shutil.which(words[0]) is None:
-        return {"name": name, "runs": False, "reason": "not found; install it, or set CXX"}
-    include = sysconfig.get_path("include")
-    done = subprocess.run(
-        [*words, "-fsyntax-only", "-x", "c++", f"-I{include}", "-"],
-        input="#include <Python.h>\n#include <vector>\n",
-        capture_output=True,
-        text=True,
-    )
-    runs = done.returncode == 0
-    said = done.stderr.strip().splitlines() or ["it fails and says nothing"]
-    return {"name": name, "runs": runs, "reason": None if runs else said[0]}
 
 
 def speeds(device: str) -> list[dict[str, Any]]:

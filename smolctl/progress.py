@@ -24,6 +24,7 @@ class TrainingProgress(Observer):
         self.steps = run.protocol.steps
         self.tokens_per_step = run.protocol.tokens_per_step
         self.name = run.name
+        self.compiles = run.protocol.compile
         self.signal: int | None = None
         self.bar = progress("{task.completed}/{task.total}", "{task.fields[numbers]}")
         # Known before the bar starts, the steps of an earlier process do not count as speed.
@@ -34,6 +35,8 @@ class TrainingProgress(Observer):
 
     def __enter__(self) -> Self:
         self.handlers = {number: signal.signal(number, self.on_signal) for number in SIGNALS}
+        if self.compiles:
+            say(f"{self.name}: its layers are compiled first, which can take half a minute.")
         self.bar.start()
         return self
 

@@ -1,7 +1,9 @@
 """`smolctl study`: run what a study file describes and what is missing of it."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,12 +69,15 @@ class Session:
     """One process's work on a study: what is planned, what of it is done, and doing the rest."""
 
     def __init__(self, study: "Study", results: Path, track: str | None = None) -> None:
+        from filelock import FileLock
+
         from smolctl.scoring import questions
         from smolctl.tokens import prepared
         from smollm2.protocol import resolve
         from smollm2.study import horizons
 
         self.study, self.results, self.track = study, results, track
+        self.lock = FileLock(self.record.parent / "study.lock")
         first = study.arms[0].request
         sizes = [resolve(plan.request).model.vocab_size for plan in study.arms]
         self.data: TokenData = prepared(
@@ -86,6 +91,8 @@ class Session:
             self.step_seconds = self.recorded_step_seconds() or self.measure()
         self.requests: dict[str, Request] = horizons(study, self.step_seconds)
         self.failed: dict[str, str] = {}
+        # Of earlier sessions, which are tried again; one of another process now is not.
+        self.tried_again = self.failed_runs()
         self.spent_seconds = self.spent_flops = 0.0  # by the runs of this process
 
     @property
@@ -244,17 +251,59 @@ class Session:
 
     def run(self) -> None:
         """Run what is missing, the sweep first, then score the final runs."""
-        from smollm2.study import final_runs, sweep_runs
-
         for planned in self.planned():  # all of them, before one of them runs for hours
             self.existing(planned)
+        if self.study.equal == "seconds":
+            with self.alone("its arms get equal seconds of a machine, which two would share"):
+                self.run_missing()
+        else:
+            self.run_missing()
+
+    def run_missing(self) -> None:
+        """See `run`."""
+        from smollm2.study import final_runs, sweep_runs
+
         self.write_records()
         self.train_all(sweep_runs(self.study, self.requests))
         final = final_runs(self.study, self.requests, self.rates())
         self.train_all(final)
-        for planned in final:
-            self.evaluate(planned)
-            self.quantize(planned)
+        # By one process: what it times is not to share the machine.
+        with self.alone():
+            for planned in final:
+                self.evaluate(planned)
+                self.quantize(planned)
+
+    @contextlib.contextmanager
+    def alone(self, why: str | None = None) -> Iterator[None]:
+        """Keep other processes from what follows; wait for one that is at it.
+
+        Raises:
+            UserError: one is at it, and is not waited for because of `why`.
+        """
+        from filelock import Timeout
+
+        from smolctl.console import say
+
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            if why is not None:
+                raise UserError(
+                    f"Another process is running study {self.study.name!r}, and {why}."
+                ) from None
+            say("Waiting for another process, which evaluates the runs ...")
+            self.lock.acquire()
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def failed_runs(self) -> set[str]:
+        from smollm2.runs import list_runs
+
+        runs, _ = list_runs(self.results, self.study.name)
+        return {run.name for run in runs if run.manifest["state"] == "failed"}
 
     def write_records(self) -> None:
         """Keep beside the runs what they follow from: the study file and the step times.
@@ -289,24 +338,21 @@ class Session:
             runs = [planned for planned in runs if not self.train(planned)]
 
     def train(self, planned: "PlannedRun") -> bool:
-        """Train one run to its end, from where it stands; False if another process does so."""
+        """Train one run to its end, from where it stands; False if another process has it.
+
+        One that fails, here or there, is named in `failed`.
+        """
         from smolctl.console import say, warn
         from smolctl.progress import TrainingProgress
         from smolctl.tracking import tracked
         from smollm2.train import Stopped, train
 
-        run = self.existing(planned)
-        if run is not None and run.is_finished:
-            return True
-        if planned.role == "sweep" and self.is_lost(planned, run):
-            return True
-        if run is not None and run.is_being_written:
+        try:
+            run = self.claim(planned)
+        except (RunBusy, RunExists):
             return False
         if run is None:
-            try:
-                run = self.create(planned)
-            except RunExists:
-                return False
+            return True
         say(self.heading(planned))
         done, started = max(run.checkpoints.steps(), default=0), time.monotonic()
         with TrainingProgress(run) as progress, tracked(progress, run, self.track) as observer:
@@ -327,21 +373,36 @@ class Session:
         self.spent_flops += (run.protocol.steps - done) * run.protocol.flops_per_step
         return True
 
-    def create(self, planned: "PlannedRun") -> "Run":
+    def claim(self, planned: "PlannedRun") -> "Run | None":
+        """The run, made if need be; None if there is nothing of it to train.
+
+        Raises:
+            RunBusy, RunExists: another process trains it, or has just made it.
+        """
         from smollm2.protocol import resolve
         from smollm2.runs import create_run
 
-        return create_run(
-            self.results,
-            self.study.name,
-            planned.name,
-            planned.request,
-            resolve(planned.request).on(self.data),
-            self.data.tokenizer,
-            arm=planned.arm,
-            role=planned.role,
-            equal=self.study.equal,
-        )
+        run = self.existing(planned)
+        if run is None:
+            return create_run(
+                self.results,
+                self.study.name,
+                planned.name,
+                planned.request,
+                resolve(planned.request).on(self.data),
+                self.data.tokenizer,
+                arm=planned.arm,
+                role=planned.role,
+                equal=self.study.equal,
+            )
+        if run.is_finished or (planned.role == "sweep" and self.is_lost(planned, run)):
+            return None
+        if run.is_being_written:
+            raise RunBusy(f"Another process trains run {run.name!r}.")
+        run.read()  # it may have ended a moment ago
+        if run.manifest["state"] == "failed" and run.name not in self.tried_again:
+            self.failed[run.name] = str(run.manifest["error"])
+        return None if run.is_finished or run.name in self.failed else run
 
     def heading(self, planned: "PlannedRun") -> str:
         """`Run 3 of 8: pow2-s0, about 12 min left`, at the pace of the runs before it."""

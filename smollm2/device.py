@@ -2,12 +2,17 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +55,38 @@ def resolve_dtype(name: str | None, device: str) -> str:
     if name not in names:
         raise UserError(f"Unknown dtype {name!r}; choose fp32 or bf16.")
     return names[name]
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler, and for what `reason` it does not run on a file with Python's headers."""
+
+    name: str
+    reason: str | None
+
+    @property
+    def runs(self) -> bool:
+        return self.reason is None
+
+
+def compiler() -> Compiler:
+    """The one that torch would call for a CPU."""
+    return tried_compiler(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
+
+
+@functools.cache
+def tried_compiler(name: str) -> Compiler:
+    words = shlex.split(name)  # such as `ccache g++`
+    if not words or shutil.which(words[0]) is None:
+        return Compiler(name, "not found; install it, or set CXX")
+    done = subprocess.run(
+        [*words, "-fsyntax-only", "-x", "c++", f"-I{sysconfig.get_path('include')}", "-"],
+        input="#include <Python.h>\n#include <vector>\n",
+        capture_output=True,
+        text=True,
+    )
+    said = done.stderr.strip().splitlines() or ["it fails and says nothing"]
+    return Compiler(name, said[0] if done.returncode else None)
 
 
 def has_native_bfloat16(device: str) -> bool:

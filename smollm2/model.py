@@ -218,7 +218,12 @@ class SmolLM2(nn.Module):
         return Loss(loss, routing)
 
     def compile_blocks(self) -> None:
-        """Compile the layer: its code is compiled once and serves every layer."""
+        """Compile the layer: its code is compiled once and serves every layer.
+
+        What was compiled in this process before is forgotten: torch keeps the code of a few shapes
+        only, and beyond them runs uncompiled.
+        """
+        torch.compiler.reset()
         for block in self.blocks:
             block.compile(dynamic=False)
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smollm2.errors import RunError
 from smollm2.model import SmolLM2, matrices
 from smollm2.protocol import Recipe
 
-# Numbers that are updated at a time: what of them is fp32 for that alone, 4 to 16 MB, may then stay
-# in a processor's cache. A group has at least as many, a leaf of AdamW at most.
+# Numbers that a CPU updates at a time: what of them is fp32 for that alone takes 4 to 20 MB.
+# A group has at least as many, a leaf of AdamW at most.
 GROUP_NUMBERS = 2**20
 LEAF_NUMBERS = 2**22
 
@@ -83,14 +82,14 @@ class Optimizer:
 
     def split(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Views of what is updated of each parameter, from its master, weight or gradient: of
-        Muon's the matrices that it fuses, of AdamW's parts of the rows if there are many."""
+        Muon's the matrices that it fuses, of AdamW's parts of the rows (`NAME#0`, ...) if large."""
         leaves: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             if self.is_muons(name, tensor):
                 leaves |= matrices(self.config, name, tensor)
                 continue
             parts = tensor.split(max(1, LEAF_NUMBERS * len(tensor) // tensor.numel()))
-            labels = [f"{name}.{n}" for n in range(len(parts))] if len(parts) > 1 else [name]
+            labels = [f"{name}#{n}" for n in range(len(parts))] if len(parts) > 1 else [name]
             leaves |= dict(zip(labels, parts, strict=True))
         return leaves
 
@@ -99,11 +98,13 @@ class Optimizer:
         return self.recipe.optimizer == "muon" and is_matrix
 
     def grouped_leaves(self) -> Iterator[list[str]]:
-        """The leaves, in their order, as many together as `GROUP_NUMBERS` asks for."""
+        """The leaves, in their order, as many together as `GROUP_NUMBERS` asks for; all of them
+        on a GPU, where a kernel for many is what saves time."""
         names: list[str] = []
-        for name in self.leaves:
+        for name, leaf in self.leaves.items():
             names.append(name)
-            if sum(self.leaves[other].numel() for other in names) >= GROUP_NUMBERS:
+            n_numbers = sum(self.leaves[other].numel() for other in names)
+            if leaf.device.type == "cpu" and n_numbers >= GROUP_NUMBERS:
                 yield names
                 names = []
         if names:
@@ -140,10 +141,13 @@ class Optimizer:
 
     @property
     def grads(self) -> dict[str, Tensor]:
-        """The coming step's gradient of each parameter: in the model's dtype, or an fp32 sum."""
+        """The coming step's gradient of each parameter, all of which have one: in the model's
+        dtype, or an fp32 sum."""
         if self.sums:
             return self.sums
-        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        grads = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        assert len(grads) == len(self.parameters), self.parameters.keys() - grads.keys()
+        return grads
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
@@ -154,8 +158,8 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, factor: float, gradient_norm: float) -> None:
-        """Clip, update the masters at `factor` of the peak learning rates, refresh the model and
-        free the gradients."""
+        """Clip, update the masters at `factor` of the peak learning rates and refresh the model;
+        the gradients are used up."""
         clip = self.recipe.grad_clip
         scale = clip / (gradient_norm + 1e-6) if gradient_norm > clip else 1.0
         grads = self.split(self.grads)
@@ -193,20 +197,20 @@ class Optimizer:
                     yield from ((names[id(leaf)], leaf, optimizer) for leaf in settings["params"])
 
     def state(self) -> dict[str, Tensor]:
-        """Masters (`model.*`) and moments (`optimizer.*`, by leaf): all that a checkpoint holds."""
+        """Masters (`model.*`) and moments (`optimizer.*`): all that a checkpoint holds."""
         tensors = {f"model.{name}": master for name, master in self.masters.items()}
+        parts: dict[str, list[Tensor]] = {}
         for name, leaf, optimizer in self.owned():
             for key, value in optimizer.state.get(leaf, {}).items():
-                tensors[f"optimizer.{name}.{key}"] = value
+                parts.setdefault(f"optimizer.{whole(name)}.{key}", []).append(value)
+        for label, values in parts.items():  # of a parameter in parts; a scalar is that of each
+            is_whole = len(values) == 1 or values[0].ndim == 0
+            tensors[label] = values[0] if is_whole else torch.cat(values)
         return tensors
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state`, which takes the moments over; without any they start at zero.
-
-        Raises:
-            RunError: there are moments, but not of these leaves.
-        """
+        """The inverse of `state`, which takes the moments over; without any they start at zero."""
         for name, master in self.masters.items():
             master.copy_(tensors[f"model.{name}"])
         moments: dict[str, dict[str, Tensor]] = {}
@@ -214,15 +218,22 @@ class Optimizer:
             if label.startswith("optimizer."):
                 name, _, key = label.removeprefix("optimizer.").rpartition(".")
                 moments.setdefault(name, {})[key] = tensor.to(self.masters["norm.weight"].device)
-        if moments and moments.keys() != self.leaves.keys():
-            raise RunError(
-                "The checkpoint's optimizer is that of another version of smolctl or of another "
-                "model, and training cannot go on from it; start it again under another --name."
-            )
         if moments:
             for name, leaf, optimizer in self.owned():
-                optimizer.state[leaf] = moments[name]
+                found = moments[whole(name)].items()
+                optimizer.state[leaf] = {k: self.part_of(name, value) for k, value in found}
         self.refresh(self.leaves)
+
+    def part_of(self, name: str, moment: Tensor) -> Tensor:
+        """What is leaf `name`'s of a moment of the parameter; a scalar is each one's own."""
+        if "#" not in name:
+            return moment
+        return moment.clone() if moment.ndim == 0 else self.split({whole(name): moment})[name]
+
+
+def whole(name: str) -> str:
+    """The name of what a leaf is a part of."""
+    return name.partition("#")[0]
 
 
 def collector(name: str, buffer: Tensor, filled: set[str]) -> Callable[[Tensor], None]:

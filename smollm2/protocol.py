@@ -105,6 +105,10 @@ RECIPES: dict[str, Recipe] = {
 
 # Narrower models want larger steps; `smollm2` at the nano scale.
 NANO_LR = 3e-3
+# From so many tokens on a run on a CPU is compiled: that takes 4 to 20 s and makes a step 4 to 20 %
+# faster (benchmarks/README.md). On two cores they take a quarter of an hour and half an hour. The
+# model has no say, for runs of one length would not be comparable if only some were compiled.
+COMPILE_TOKENS = {"full": 300_000, "nano": 10_000_000}
 
 
 @dataclass(frozen=True)
@@ -323,7 +327,7 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
     from smollm2.device import resolve_device, resolve_dtype
 
     device = resolve_device(request.device)
-    return Protocol(
+    protocol = Protocol(
         variant=variant_label(request.variant, model_settings),
         scale=request.scale,
         model=model,
@@ -338,8 +342,23 @@ def resolve(request: Request, model: ModelConfig | None = None) -> Protocol:
         data_seed=request.seed if request.data_seed is None else request.data_seed,
         device=device,
         dtype=resolve_dtype(request.dtype, device),
-        compile=device == "cuda" if request.compile is None else request.compile,
+        compile=bool(request.compile),
     )
+    if request.compile is None:
+        return dataclasses.replace(protocol, compile=pays_to_compile(protocol))
+    return protocol
+
+
+def pays_to_compile(protocol: Protocol) -> bool:
+    """Whether compiling the layers makes the run end earlier: on a GPU, and if it is long enough on
+    a CPU with a compiler."""
+    from smollm2.device import compiler
+
+    if protocol.device == "cpu":
+        n_tokens = protocol.steps * protocol.tokens_per_step
+        least = COMPILE_TOKENS.get(protocol.scale, max(COMPILE_TOKENS.values()))
+        return n_tokens >= least and compiler().runs
+    return protocol.device == "cuda"
 
 
 def default_seq_len(scale: str) -> int:

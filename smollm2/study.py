@@ -324,6 +324,8 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, Reque
     """
     first = study.arms[0].name
     base = resolve(study.arms[0].request)
+    if study.equal == "seconds" and study.arms[0].request.compile is None:
+        base = dataclasses.replace(base, compile=False)  # as the steps were timed
     requests = {}
     for plan in study.arms:
         steps = base.steps
@@ -336,6 +338,7 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, Reque
             steps=max(1, steps),
             tokens=None,
             flops=None,
+            compile=base.compile,  # all arms or none, or some could not be compared
             val_tokens=base.validation_tokens,
             test_tokens=base.test_tokens,
         )

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -175,7 +174,7 @@ def train(
         train_alone(run, data, observer, checkpoint_every, keep_steps)
     except NoMemory:
         if not any((run.path / f"{table}.csv").exists() for table in STEP_TABLES):
-            shutil.rmtree(run.path)  # so that its name is free for one that fits
+            run.remove()  # so that its name is free for one that fits
         raise
 
 
@@ -211,6 +210,12 @@ def as_run_error(run: Run, error: Exception) -> Exception:
             f"Run {run.name!r} could not write its files: {error}. What was saved before is "
             "unharmed."
         )
+    if run.protocol.compile:
+        from torch._dynamo.exc import TorchDynamoException
+
+        if isinstance(error, TorchDynamoException):
+            reason = str(error).strip().partition("\n")[0]
+            return RunError(f"The layers cannot be compiled here ({reason}); use --no-compile.")
     # A CPU allocation that fails is a plain RuntimeError, in these words on Windows and Linux.
     no_memory = any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
     if no_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -181,6 +181,34 @@ def test_two_micro_batches_are_one_batch():
             optimizer.step(1.0, norms[0])
 
 
+@pytest.mark.parametrize("config", [TINY, TINY_MOE, UNTIED], ids=["tied", "moe", "untied"])
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_and_groups_change_nothing(monkeypatch, config, kind, dtype):
+    recipe = Recipe(optimizer=kind)
+    ends = []
+    for n_numbers in (10**9, 5_000):
+        monkeypatch.setattr("smollm2.optim.GROUP_NUMBERS", n_numbers)
+        monkeypatch.setattr("smollm2.optim.LEAF_NUMBERS", n_numbers)
+        model, optimizer = start(recipe, config, dtype)
+        for step in range(3):
+            backward(model, tokens_of(step))
+            optimizer.step(FACTORS[step], 2.0)
+        ends.append(optimizer.state())
+    assert len(optimizer.groups) > 10
+    assert any("#1" in name for name in optimizer.leaves)
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    # What was saved whole is gone on with in parts.
+    other_model, other = start(recipe, config, dtype)
+    other.load({name: tensor.clone() for name, tensor in ends[0].items()})
+    for each, its in ((model, optimizer), (other_model, other)):
+        backward(each, tokens_of(3))
+        its.step(1.0, 2.0)
+    expected = optimizer.state()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state().items())
+
+
 @pytest.mark.parametrize("grad_accum", [1, 2])
 def test_gradients_of_a_step_do_not_leak_into_the_next(grad_accum):
     model, optimizer = start(Recipe(lr=1e-12, grad_accum=grad_accum))

@@ -6,7 +6,7 @@ from smolctl.progress import TrainingProgress
 
 
 def test_speed_and_eta_of_a_line_are_of_the_same_steps(capsys):
-    protocol = SimpleNamespace(steps=100, tokens_per_step=1000)
+    protocol = SimpleNamespace(steps=100, tokens_per_step=1000, compile=False)
     run = SimpleNamespace(name="r", protocol=protocol, checkpoints=SimpleNamespace(steps=list))
     progress = TrainingProgress(run)
     clock = 1000.0  # seconds

@@ -127,3 +127,20 @@ def test_what_must_agree_is_controlled():
     ):  # fmt: skip
         request = Request("pow2", "nano", **(CPU | {"steps": 300} | changes))
         assert resolve(request).controlled() != base.controlled(), changes
+
+
+@pytest.mark.parametrize("cxx", ["exit 0", "exit 1"])
+def test_a_long_run_on_a_cpu_is_compiled_if_there_is_a_compiler(tmp_path, monkeypatch, cxx):
+    path = tmp_path / "compiler"
+    path.write_text(f"#!/bin/sh\ncat > /dev/null\n{cxx}\n")
+    path.chmod(0o700)
+    monkeypatch.setenv("CXX", str(path))
+    for variant in ("orig", "pow2", "moe-160m"):
+        for tokens, asked, expected in (
+            (9_999_360, None, False),
+            (9_999_360, True, True),
+            (10_000_384, None, cxx == "exit 0"),
+            (10_000_384, False, False),
+        ):
+            request = Request(variant, "nano", tokens=tokens, device="cpu", compile=asked)
+            assert resolve(request).compile is expected

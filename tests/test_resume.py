@@ -37,16 +37,19 @@ def outcome(path: Path) -> dict[str, object]:
     return found
 
 
-@pytest.fixture(scope="module", params=["tiny-float32", "tiny-bfloat16", "tinymoe-float32"])
+@pytest.fixture(
+    scope="module",
+    params=["tiny-float32-1", "tiny-bfloat16-1", "tiny-bfloat16-2", "tinymoe-float32-2"],
+)
 def case(request, asked, data, variants, tmp_path_factory):
     """A request, its tokens, and what an undisturbed run of it leaves."""
-    variant, dtype = request.param.split("-")
+    variant, dtype, grad_accum = request.param.split("-")
     asked = dataclasses.replace(
         asked,
         variant=str(variants / f"{variant}.toml"),
         steps=STEPS,
         batch_size=2,
-        grad_accum=2,
+        grad_accum=int(grad_accum),
         dtype=dtype,
         optimizer="muon" if variant == "tinymoe" else "adamw",
     )

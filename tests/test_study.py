@@ -1,5 +1,6 @@
 """`smolctl study`: what a file describes is run, once, in order, and goes on after a stop."""
 
+import dataclasses
 import json
 import os
 import re
@@ -7,13 +8,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import run_main
+from filelock import Timeout
 
+from smolctl.study import Session
+from smollm2.device import Compiler
 from smollm2.errors import UserError
+from smollm2.protocol import resolve
 from smollm2.runs import Run, list_runs
 from smollm2.study import final_runs, horizons, read_study, study_of, sweep_runs, to_toml
 
@@ -60,8 +67,6 @@ def test_equal_flops_gives_the_cheaper_arm_more_steps():
     requests = horizons(study, {})
     assert requests["orig"].steps == 1000
     assert requests["pow2"].steps < 1000  # nano pow2 costs more a token
-    from smollm2.protocol import resolve
-
     orig, pow2 = (resolve(requests[name]) for name in ("orig", "pow2"))
     assert pow2.steps * pow2.flops_per_step == pytest.approx(
         orig.steps * orig.flops_per_step, rel=1e-3
@@ -73,6 +78,22 @@ def test_equal_seconds_gives_the_faster_arm_more_steps():
     study = study_of(minimal(equal="seconds"), "x")
     requests = horizons(study, {"orig": 1.0, "pow2": 0.5})
     assert (requests["orig"].steps, requests["pow2"].steps) == (10, 20)
+
+
+def test_all_arms_are_compiled_or_none(monkeypatch):
+    monkeypatch.setattr("smollm2.protocol.COMPILE_TOKENS", {"nano": 1_000_000})
+    monkeypatch.setattr("smollm2.device.compiler", lambda: Compiler("cc", None))
+    # The second arm costs more a token, and gets fewer of them.
+    for steps, equal, expected in (
+        (976, "flops", False),
+        (977, "flops", True),
+        (977, "seconds", False),  # the seconds are those of uncompiled steps
+    ):
+        settings = {"steps": steps, "scale": "nano", "device": "cpu"}
+        study = study_of(minimal(train=settings, equal=equal), "x")
+        requests = horizons(study, {"orig": 1.0, "pow2": 1.1})
+        assert requests["pow2"].steps < steps
+        assert {resolve(request).compile for request in requests.values()} == {expected}
 
 
 def test_the_sweep_tries_every_arm_at_every_rate():
@@ -490,18 +511,62 @@ def test_two_processes_share_a_study(workdir, study_file):
     assert sorted(ended) == ["three-s0", "three-s1", "two-s0", "two-s1"]
 
 
-def test_a_run_that_another_process_left_is_gone_on_with(workdir, study_file, monkeypatch):
-    from smolctl.study import Session
+@pytest.fixture
+def sessions(study_file):
+    """Sessions of two processes, as far as locks and files can tell them apart."""
+    return [Session(read_study(study_file), Path("results")) for _ in range(2)]
 
-    session, attempts = Session(read_study(study_file), Path("results")), []
-    trains = Session.train
 
-    def busy_at_first(self, planned):
-        attempts.append(planned.name)
-        return len(attempts) > 1 and trains(self, planned)
+def test_a_run_that_another_process_has_is_waited_for(monkeypatch, sessions):
+    ours, theirs = sessions
+    first = ours.planned()[0]
+    held = theirs.claim(first).writing()
+    held.__enter__()
+    waits = []
 
-    monkeypatch.setattr(Session, "train", busy_at_first)
-    monkeypatch.setattr("smolctl.study.BUSY_SECONDS", 0.0)
-    session.run()
-    assert attempts == ["two-s0", "three-s0", "two-s1", "three-s1", "two-s0"]
-    assert all(session.existing(planned).is_finished for planned in session.planned())
+    def sleep(seconds):
+        waits.append([ours.existing(planned).is_finished for planned in ours.planned()])
+        if len(waits) == 2:
+            held.__exit__(None, None, None)  # as if it had died
+
+    ours_alone = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)  # locks sleep too
+    monkeypatch.setattr("smolctl.study.time", ours_alone)
+    ours.run()
+    assert waits == [[False, True, True, True]] * 2
+    assert ours.existing(first).is_finished
+
+
+def test_a_run_that_failed_in_another_process_is_not_tried_again(monkeypatch, sessions):
+    ours, theirs = sessions
+    run = theirs.claim(ours.planned()[0])
+    run.update(state="failed", error="The disk was full.")
+    ours.run()
+    assert ours.failed == {"two-s0": "The disk was full."}
+    assert not run.rows("train")
+    again = Session(ours.study, ours.results)
+    again.run()
+    assert not again.failed
+    assert again.existing(ours.planned()[0]).is_finished
+
+
+def test_equal_seconds_are_for_one_process(monkeypatch, workdir, study_file):
+    study = dataclasses.replace(read_study(study_file), equal="seconds")
+    ours, theirs = (Session(study, Path("results")) for _ in range(2))
+    with theirs.alone(), pytest.raises(UserError, match="Another process is running study"):
+        ours.run()
+
+
+def test_one_process_at_a_time_evaluates(monkeypatch, sessions):
+    ours, theirs = sessions
+    evaluated = []
+
+    def evaluate(self, planned):
+        with pytest.raises(Timeout):
+            theirs.lock.acquire(timeout=0)
+        evaluated.append(planned.name)
+
+    monkeypatch.setattr(Session, "evaluate", evaluate)
+    ours.run()
+    assert len(evaluated) == 4
+    with theirs.alone():
+        pass

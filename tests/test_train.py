@@ -205,15 +205,30 @@ def test_a_trainer_that_is_let_go_frees_its_memory_at_once(asked, data):
         gc.enable()
 
 
-@pytest.mark.slow
 # What the compiler warns of while it traces is not ours to keep quiet.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+TRACING = (
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*TRACING)
 def test_compiled_training_follows_plain_training(asked, run_of):
     plain = run_of(asked).table("train")["loss"]
     compiled = run_of(dataclasses.replace(asked, compile=True)).table("train")["loss"]
     np.testing.assert_allclose(compiled, plain, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*TRACING)
+def test_every_run_of_a_process_is_compiled(asked, run_of):
+    # A few shapes a run, so that a process of three would come to the limit and run uncompiled.
+    limit = {"recompile_limit": 5, "fail_on_recompile_limit_hit": True}
+    with torch._dynamo.config.patch(limit):
+        for d_ff in (32, 64, 96):
+            run_of(dataclasses.replace(asked, compile=True, settings=(f"d_ff={d_ff}",)))
 
 
 @pytest.mark.gpu

@@ -3,7 +3,8 @@
     python benchmarks/table.py
 
 A line compares the better of ours with the best of its peers, by the medians of a quantity. A ratio
-is ours to the peer's, of a rate and of seconds or memory alike; a goal says which way is good.
+is ours to the peer's, of a rate and of seconds or memory alike; a goal says which way is good. Of
+memory the peer is the one that takes least, whichever is fastest.
 """
 
 from collections.abc import Callable
@@ -118,9 +119,22 @@ BOUNDS = (
     ("first token from a cold start, int4-g64, s", "decode_speed", "pow2 int4-g64", *FIRST_TOKEN),
 )
 HEADINGS = [
-    *("work", "ours", "best peer", "ratio", "goal", "limit", "share", "goal"),
+    *("work", "unit", "rounds", "ours", "best peer", "ratio", "goal", "limit", "share", "goal"),
     *("RSS ratio", "goal", "reached"),
 ]
+UNITS = {
+    "tokens_per_second": "tokens/s",
+    "decode_tokens_per_second": "tokens/s",
+    "items_per_second": "questions/s",
+    "mb_per_second": "MB/s",
+    "seconds": "s",
+}
+LEGEND = (
+    "Medians over the rounds of our faster way and the fastest peer. **Limit**: what the machine "
+    "could do, measured in the same run: the rate at which the model's own matrix products alone "
+    "would train or score it, each in its best layout, or at which memory delivers the weights "
+    "that a token reads; **share** is ours of it. **RSS ratio** is to the peer that takes least."
+)
 
 
 def main() -> None:
@@ -141,6 +155,7 @@ def tables(folder: Path) -> str:
     measured = {script: rows_of(folder / f"{script}.csv") for script in scripts}
     lines = [row_of(line, measured[line.script]) for line in LINES]
     parts = (
+        LEGEND,
         markdown(HEADINGS, lines),
         markdown(["", "measured", "goal", "reached"], [bound(measured, *b) for b in BOUNDS]),
         growth(measured["growth"]),
@@ -178,18 +193,21 @@ def row_of(line: Line, rows: list[Row]) -> list[str]:
     peer = best(rows, line, line.peers, pick)
     if ours is None or peer is None:
         command = f"`python benchmarks/{line.script}.py`"
-        return [line.name, f"{NOT_MEASURED}: {command}", *["–"] * (len(HEADINGS) - 2)]
+        cells = [line.name, UNITS[line.quantity], "–", f"{NOT_MEASURED}: {command}"]
+        return cells + ["–"] * (len(HEADINGS) - len(cells))
     limit = middle(rows, line.work, line.limit, line.quantity)
     share = ours[1] / limit if limit else None
     rss = None
     if line.rss:
-        ours_mb, peer_mb = (middle(rows, line.work, x[0], "peak_rss_mb") for x in (ours, peer))
-        rss = ours_mb / peer_mb if ours_mb and peer_mb else None
+        ours_mb = middle(rows, line.work, ours[0], "peak_rss_mb")
+        least = [middle(rows, line.work, peer, "peak_rss_mb") for peer in line.peers]
+        rss = ours_mb / min(filter(None, least)) if ours_mb and any(least) else None
     ratio = ours[1] / peer[1]
     goals = (("ratio", line.goal, ratio), ("share", line.share, share), ("RSS", line.rss, rss))
     missed = [f"{name}" for name, goal, x in goals if goal and not (x and goal.is_met(x))]
+    n_rounds = sum((row["work"], row["contender"]) == (line.work, ours[0]) for row in rows)
     return [
-        line.name,
+        *(line.name, UNITS[line.quantity], str(n_rounds)),
         f"{figure(ours[1])} ({ours[0]})",
         f"{figure(peer[1])} ({peer[0]})",
         *(f"{ratio:.2f}", str(line.goal)),

@@ -82,7 +82,7 @@ def show_plan(
             (
                 "time",
                 f"about {duration(eta)} of training ({measured.step_seconds:.2f} s a step"
-                f"{', not compiled' if protocol.compile else ''})",
+                f"{', uncompiled; the run compiles its layers' if protocol.compile else ''})",
             ),
             ("run", path),
         ],

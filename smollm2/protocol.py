@@ -105,9 +105,10 @@ RECIPES: dict[str, Recipe] = {
 
 # Narrower models want larger steps; `smollm2` at the nano scale.
 NANO_LR = 3e-3
-# From so many tokens on a run on a CPU is compiled: that takes 4 to 20 s and makes a step 4 to 20 %
-# faster (benchmarks/README.md). On two cores they take a quarter of an hour and half an hour. The
-# model has no say, for runs of one length would not be comparable if only some were compiled.
+# From so many tokens on a run on a CPU is compiled: that takes 4 to 20 s, and makes steps up to a
+# fifth faster and no slower (benchmarks/README.md). On two cores they take a quarter of an hour and
+# half an hour. The model has no say, for runs of one length would not be comparable if only some
+# were compiled.
 COMPILE_TOKENS = {"full": 300_000, "nano": 10_000_000}
 
 

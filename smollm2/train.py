@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -305,9 +305,7 @@ class Loop:
                 self.train_step()
             self.finish()
         except Stopped:
-            self.save()
-            self.run.update(state="stopped")
-            raise
+            self.stop()
         except NotFinite as error:
             with contextlib.suppress(NotFinite):  # the last update may have spoilt the weights
                 self.save()
@@ -315,6 +313,16 @@ class Loop:
             if self.recent:
                 kept = f"The state after step {self.recent[-1]} is kept."
             raise NotFinite(f"{error} {kept} Try a lower --lr.") from None
+        except RuntimeError:
+            # Ctrl-C reaches the whole process group, and so ends a compiler that is at work.
+            if not (self.protocol.compile and self.observer.should_stop()):
+                raise
+            self.stop()
+
+    def stop(self) -> NoReturn:
+        self.save()
+        self.run.update(state="stopped")
+        raise Stopped
 
     def is_validation_step(self) -> bool:
         step = self.trainer.step

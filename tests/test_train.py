@@ -18,7 +18,7 @@ from smollm2.evaluate import held_out, score_text
 from smollm2.model import SmolLM2
 from smollm2.protocol import Protocol, Request, resolve
 from smollm2.runs import Run, create_run, load_model
-from smollm2.train import Observer, Probe, Trainer, probe, train
+from smollm2.train import Observer, Probe, Stopped, Trainer, probe, train
 
 
 @pytest.fixture
@@ -229,6 +229,28 @@ def test_every_run_of_a_process_is_compiled(asked, run_of):
     with torch._dynamo.config.patch(limit):
         for d_ff in (32, 64, 96):
             run_of(dataclasses.replace(asked, compile=True, settings=(f"d_ff={d_ff}",)))
+
+
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_a_stop_that_ends_the_compiler_too_is_a_stop(
+    asked, data, tmp_path, monkeypatch, is_stopping
+):
+    request = dataclasses.replace(asked, compile=True)
+    run = create_run(tmp_path, "runs", "r", request, resolve(request).on(data))
+    observer, gradients = Observer(), Trainer.gradients
+
+    def interrupted(trainer):
+        if trainer.step < 2:
+            return gradients(trainer)
+        observer.should_stop = lambda: is_stopping
+        raise RuntimeError("C++ compile error")
+
+    monkeypatch.setattr(SmolLM2, "compile_blocks", lambda model: None)
+    monkeypatch.setattr(Trainer, "gradients", interrupted)
+    with pytest.raises(Stopped if is_stopping else RuntimeError):
+        train(run, data, observer)
+    assert run.manifest["state"] == ("stopped" if is_stopping else "failed")
+    assert run.checkpoints.steps() == ([2] if is_stopping else [])
 
 
 @pytest.mark.gpu

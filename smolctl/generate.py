@@ -69,7 +69,8 @@ def generate(
         bool,
         typer.Option(
             "--compile",
-            help="Compile a step first: some 13 s, which on a CPU pay from 1500 new tokens on.",
+            help="Compile a step first: some 13 s, which on a CPU pay from "
+            f"{COMPILING_PAYS} new tokens on.",
         ),
     ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say the speed, on stderr.")] = False,

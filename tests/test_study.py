@@ -17,7 +17,7 @@ import pytest
 from conftest import run_main
 from filelock import Timeout
 
-from smolctl.study import Session
+from smolctl.session import Session
 from smollm2.device import Compiler
 from smollm2.errors import UserError
 from smollm2.protocol import resolve
@@ -530,7 +530,7 @@ def test_a_run_that_another_process_has_is_waited_for(monkeypatch, sessions):
             held.__exit__(None, None, None)  # as if it had died
 
     ours_alone = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)  # locks sleep too
-    monkeypatch.setattr("smolctl.study.time", ours_alone)
+    monkeypatch.setattr("smolctl.session.time", ours_alone)
     ours.run()
     assert waits == [[False, True, True, True]] * 2
     assert ours.existing(first).is_finished

@@ -118,9 +118,11 @@ def run(
         amend: makes the row to be written of a row and those before it.
 
     Raises:
-        SystemExit: a contender failed; all others have been measured.
+        SystemExit: no such work; or a contender failed, and all others have been measured.
     """
     works = chosen(contenders, options.works)
+    if not works:
+        sys.exit(f"No work has {options.works!r} in its name; there are {', '.join(contenders)}.")
     log, rows, failed = Console(stderr=True), list[Row](), list[str]()
     columns = [*FIRST, *quantities, *LAST]
     kept = [row for row in read(options.csv) if row.get("work") not in (None, *works)]

@@ -34,9 +34,10 @@ check: install
 	$(BIN)/python -m pytest
 
 # About three quarters of an hour on two idle cores, which nothing else should use meanwhile. SMOLCTL_DATA names
-# the folder of novels, questions and tokenizer that the README tells of.
+# the folder of novels, questions and tokenizer that the README tells of. llama.cpp is compiled at first.
 bench: install
 	@test -d "$(SMOLCTL_DATA)" || { echo "SMOLCTL_DATA names no folder; see Contributing in README.md."; exit 2; }
+	$(BIN)/python -m pip install --quiet --editable ".[dev,lm-eval,llama-cpp]"
 	for script in train_speed decode_speed eval_speed tokenization startup growth; do \
 		$(BIN)/python benchmarks/$$script.py || exit; \
 	done

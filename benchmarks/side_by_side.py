@@ -51,6 +51,7 @@ SETTINGS = KEPT_PRODUCTS | {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "PYTHONDONTWRITEBYTECODE": "",
 }
+INSTALL = "pip install -e '.[test,lm-eval,llama-cpp]'"
 # Of these a row names the versions, if its contender had imported them.
 PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "llama_cpp")
 FIRST = ("work", "contender", "round")
@@ -92,7 +93,10 @@ def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespa
     if options.measure is None:
         return options
     work, contender = options.measure
-    row = measure(work, contender, options)
+    try:
+        row = measure(work, contender, options)
+    except ModuleNotFoundError as error:
+        sys.exit(f"There is no {error.name}, a peer; {INSTALL} installs them all.")
     row["peak_rss_mb"] = peak_rss_mb()  # before anything else is imported
     loaded = ((name, sys.modules[name]) for name in PACKAGES if name in sys.modules)
     row.setdefault("versions", ", ".join(f"{name} {module.__version__}" for name, module in loaded))

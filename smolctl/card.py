@@ -1,6 +1,7 @@
 """The model card of a study: its facts from the run directories, its words from a template.
 
-A pure function of the study's directory: the same files give the same bytes. Whatever was not
+A pure function of the study's directory, and of those of the further studies that it draws on: the
+same files give the same bytes. Whatever was not
 measured is said to be so, with the command that measures it.
 """
 
@@ -11,11 +12,12 @@ import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
 from smolctl.comparison import Comparison
+from smolctl.evidence import Evidence
 from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread, siblings
 from smolctl.quantization import Quantized, quantized
 from smolctl.quantization_tables import (
@@ -26,6 +28,7 @@ from smolctl.quantization_tables import (
     quantized_tasks_table,
 )
 from smolctl.quantization_words import dimension_sentences, quantization_conclusion
+from smolctl.scoring import task_names
 from smolctl.selection import compare_arms, finished_at, mismatch, noted, readable
 from smolctl.tables import (
     Table,
@@ -37,7 +40,7 @@ from smolctl.tables import (
     verdicts_table,
     views_table,
 )
-from smolctl.words import conclusion
+from smolctl.words import conclusion, described
 from smollm2.config import ModelConfig, read_toml
 from smollm2.errors import UserError
 from smollm2.protocol import Protocol
@@ -56,8 +59,16 @@ class Figures:
     card: Path = Path()
 
     def link(self, name: str, text: str) -> str:
-        # Percent-encoded, as a space or a parenthesis would end the link.
-        return f"![{text}]({quote(relative(self.folder / name, self.card))})"
+        """To a picture that is not shown; percent-encoded, as a space or a parenthesis would end
+        the link."""
+        return f"[{text}]({quote(relative(self.folder / name, self.card))})"
+
+    def show(self, name: str, text: str) -> str:
+        return f"!{self.link(name, text)}"
+
+    def of(self, study: str) -> "Figures":
+        """Those of a further study."""
+        return Figures(self.folder / study, self.card)
 
 
 def relative(path: Path, start: Path = Path()) -> str:
@@ -101,9 +112,7 @@ def study_comparison(study: str, runs: list[Run], like: str | None = None) -> Co
     return dataclasses.replace(comparison, left_out=(*comparison.left_out, *broken))
 
 
-def render(
-    comparison: Comparison, figures: Figures, options: str, exported: Run | None = None
-) -> str:
+def render(evidence: Evidence, figures: Figures, options: str, exported: Run | None = None) -> str:
     """The card as Markdown.
 
     Args:
@@ -112,11 +121,12 @@ def render(
     """
     environment = templates()
     environment.filters["conclusion"] = conclusion
+    environment.filters["described"] = described
     environment.filters["power_of_two_table"] = power_of_two_table
-    file, found = study_file(comparison), quantized(comparison)
+    comparison, found = evidence.main, evidence.quantized
     models = {arm.name: arm.protocol.model for arm in comparison.arms}
     return environment.get_template("model_card.md.jinja").render(
-        versions=versions(comparison),
+        versions=versions(evidence),
         options=options,
         front_matter=front_matter(comparison, exported),
         exported=exported,
@@ -126,6 +136,7 @@ def render(
         started_from=comparison.base.runs[0].run.manifest["started_from"],
         origin=origin_of(comparison),
         figures=figures,
+        answers=evidence.answers(),
         architecture=architecture_table(models),
         training=training_table(comparison),
         secondary=secondary_table(comparison),
@@ -135,7 +146,6 @@ def render(
         views=views_table(comparison),
         tasks=tasks_table(comparison),
         runs=runs_table(comparison),
-        conclusion=conclusion(comparison),
         dense_and_moe=dense_against_moe(comparison),
         powers_of_two=power_of_two(comparison),
         has_tradeoff=has_tradeoff(comparison),
@@ -143,14 +153,32 @@ def render(
         quantized=found,
         quantization=quantization_tables(found),
         quantization_conclusion=quantization_conclusion(found),
+        quantized_figures=figures_of(figures, evidence, found.comparison),
         dimensions=dimensions_table(models),
         dimension_sentences=dimension_sentences(models),
-        claims=claims_table(comparison, found),
-        study_file=file,
-        commands=[*commands(comparison, file), *quantize_commands(found, file)],
-        environment=environment_table(comparison),
-        files=files_table(comparison),
+        claims=claims_table(evidence),
+        notes=evidence.notes,
+        further=[further_part(study, figures.of(study.study)) for study in evidence.further],
+        study_files={study.study: study_file(study) for study in evidence.studies},
+        commands=[line for study in evidence.studies for line in commands(study)],
+        environment=environment_table(evidence),
+        files=files_table(evidence),
     )
+
+
+def figures_of(figures: Figures, evidence: Evidence, study: Comparison) -> Figures:
+    return figures if study is evidence.main else figures.of(study.study)
+
+
+def further_part(comparison: Comparison, figures: Figures) -> dict[str, Any]:
+    """What the card shows of a further study."""
+    tables = [arms_table(comparison), verdicts_table(comparison), secondary_table(comparison)]
+    return {
+        "study": comparison.study,
+        "described": described(comparison),
+        "tables": [table for table in tables if table.rows],
+        "figures": figures,
+    }
 
 
 def templates() -> "jinja2.Environment":
@@ -229,7 +257,7 @@ def front_matter(comparison: Comparison, exported: Run | None) -> str:
 
 def origin_of(comparison: Comparison) -> str | None:
     """The model from elsewhere that the weights began as; its license and authors are its own."""
-    origins = (facts.run.origin for arm in comparison.arms for facts in arm.runs)
+    origins = (facts.run.origin for facts in comparison.runs)
     return next((origin for origin in origins if origin), None)
 
 
@@ -340,27 +368,47 @@ def study_file(comparison: Comparison) -> str | None:
     return read_toml(path, "study", lambda _: path.read_text("utf-8")) if path.exists() else None
 
 
-def commands(comparison: Comparison, study: str | None) -> list[str]:
-    """What to type for every run; files by their base names.
-
-    Args:
-        study: the study file, which says most of it.
-    """
-    lines, planned = [], set()
-    if study is not None:
-        lines.append(f"smolctl study {comparison.study}.toml")
-        for arm, values in tomllib.loads(study).get("arms", {}).items():
-            planned |= {(arm, seed) for seed in values.get("seeds", [])}
+def commands(comparison: Comparison) -> list[str]:
+    """What to type for every run, its scores and its quantized models; files by their base
+    names."""
+    file = study_file(comparison)
+    plan = tomllib.loads(file or "")
+    lines = [f"smolctl study {comparison.study}.toml"] * (file is not None)
+    planned = {
+        (arm, seed)
+        for arm, values in plan.get("arms", {}).items()
+        for seed in values.get("seeds", [])
+    }
     for arm in comparison.arms:
         for facts in arm.runs:
             if (arm.name, facts.run.protocol.seed) not in planned:
                 lines.append(train_command(facts.run))
-    return lines
+    tasks = plan.get("eval", {}).get("tasks")
+    lines += eval_commands(comparison, task_names(tasks) if tasks else [])
+    return lines + quantize_commands(
+        quantized(comparison), plan.get("quantize", {}).get("models", [])
+    )
 
 
-def quantize_commands(found: Quantized, study: str | None) -> list[str]:
+def eval_commands(comparison: Comparison, planned: list[str]) -> list[str]:
+    """What to type for every task that is not in the study file."""
+    asked: dict[tuple[str, ...], list[str]] = {}
+    for facts in comparison.runs:
+        rows = facts.tasks[~facts.tasks["task"].isin(planned)]
+        limits = rows["n"].where(rows["n"] < rows["total"])
+        for limit, tasks in rows.groupby(limits, dropna=False)["task"]:
+            options = ["--tasks", ",".join(tasks.unique())]
+            if limit == limit:
+                options += ["--limit", f"{limit:.0f}"]
+            asked.setdefault(tuple(options), []).append(facts.name)
+    return [
+        shlex.join(["smolctl", "eval", *names, *options, "--study", comparison.study])
+        for options, names in asked.items()
+    ]
+
+
+def quantize_commands(found: Quantized, planned: list[str]) -> list[str]:
     """What to type for every configuration that is not in the study file."""
-    planned = tomllib.loads(study or "").get("quantize", {}).get("models", [])
     lines = []
     for name in (name for name in found.names if name not in planned):
         measured = [arm[name] for arm in found.arms.values() if name in arm]
@@ -396,36 +444,40 @@ def train_command(run: Run) -> str:
 DEFAULTS = {("scale", "full"), ("data", "builtin"), ("recipe", "smollm2")}
 
 
-def versions(comparison: Comparison) -> str:
+def versions(evidence: Evidence) -> str:
     """Those of smolctl that made the runs: the one that writes the card changes no number."""
     found = {
         str(facts.run.manifest["environment"].get("smolctl"))
-        for arm in comparison.arms
-        for facts in arm.runs
+        for study in evidence.studies
+        for facts in study.runs
     }
     return ", ".join(sorted(found))
 
 
-def environment_table(comparison: Comparison) -> Table:
-    """Where the runs were made, each distinct environment once."""
+def environment_table(evidence: Evidence) -> Table:
+    """Where the runs were made, each distinct environment of a study once."""
     names = ("device_name", "threads", "torch", "python", "platform", "smolctl", "git_commit")
     found: dict[tuple[str, ...], int] = {}
-    for arm in comparison.arms:
-        for facts in arm.runs:
+    for study in evidence.studies:
+        for facts in study.runs:
             environment = facts.run.manifest["environment"]
-            row = tuple(str(environment.get(name)) for name in names)
+            row = (study.study, *(str(environment.get(name)) for name in names))
             found[row] = found.get(row, 0) + 1
-    rows = [(str(count), *row) for row, count in found.items()]
-    return Table("Environment", ("runs", *names), rows)
+    rows = [(study, str(count), *row) for (study, *row), count in found.items()]
+    return Table("Environment", ("study", "runs", *names), rows)
 
 
-def files_table(comparison: Comparison) -> Table:
+def files_table(evidence: Evidence) -> Table:
     """A fingerprint of the files of each run: when a cell changes, so does the card."""
-    arms = {arm.name for arm in comparison.arms}
-    runs = [facts.run for arm in comparison.arms for facts in arm.runs]
-    runs += [run for run in siblings(runs[0]) if is_of_sweep(run, arms)]
-    rows = [(run.name, fingerprint(run)) for run in runs]
-    return Table("Files", ("run", "SHA-256 of its manifest, tables and items"), rows)
+    rows = []
+    for study in evidence.studies:
+        arms = {arm.name for arm in study.arms}
+        runs = [facts.run for facts in study.runs]
+        runs += [run for run in siblings(runs[0]) if is_of_sweep(run, arms)]
+        rows += [(study.study, run.name, fingerprint(run)) for run in runs]
+    return Table(
+        "Files", ("study", "run", "SHA-256 of its manifest, tables and items"), rows, n_words=2
+    )
 
 
 def is_of_sweep(run: Run, arms: set[str]) -> bool:
@@ -444,8 +496,8 @@ def fingerprint(run: Run) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
-    """Every picture that the card shows.
+def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
+    """Every picture that the card shows or links.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -453,16 +505,19 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
     from smolctl.plots import comparison_figures, run_figure, tradeoff_figure
     from smolctl.quantization_plots import quantization_figure
 
+    comparison, found = evidence.main, evidence.quantized
     try:
         paths = comparison_figures(comparison, folder)
         if has_tradeoff(comparison):
             paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
-        for arm in comparison.arms:
-            paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in arm.runs]
+        paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in comparison.runs]
         if pair := dense_against_moe(comparison):
             paths += comparison_figures(pair, folder / "dense-moe")
-        if (found := quantized(comparison)).is_measured:
-            paths.append(quantization_figure(found, folder / "quantization.png"))
+        for study in evidence.further:
+            paths += comparison_figures(study, folder / study.study)
+        if found.is_measured:
+            where = figures_of(Figures(folder), evidence, found.comparison).folder
+            paths.append(quantization_figure(found, where / "quantization.png"))
     except OSError as error:
         raise UserError(
             f"Cannot write figures to {folder}: {error.strerror}; choose another --figures."

@@ -120,6 +120,11 @@ class Comparison:
         return self.arms[1:]
 
     @property
+    def runs(self) -> list[RunFacts]:
+        """Of all arms."""
+        return [facts for arm in self.arms for facts in arm.runs]
+
+    @property
     def scale(self) -> str:
         return self.base.protocol.scale
 
@@ -134,7 +139,7 @@ class Comparison:
 
     @property
     def machines(self) -> list[tuple[str, int]]:
-        return sorted({facts.machine for arm in self.arms for facts in arm.runs})
+        return sorted({facts.machine for facts in self.runs})
 
     @cached_property
     def primary(self) -> dict[str, Difference]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +36,18 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     stderr.print(f"Warning: {text}", style="yellow", markup=False)
+
+
+def warn_if_busy() -> None:
+    """Say so if other work takes the machine, whose times are then not its own: two threads that
+    share a core with others may wait for each other most of the time."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > cores / 2:
+        warn(
+            f"this machine has been busy for the last minute (load {load:.1f} on {cores} cores): "
+            "what is measured now may be many times too slow; OMP_NUM_THREADS=1 helps."
+        )
 
 
 def progress(*columns: str) -> Progress:

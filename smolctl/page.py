@@ -9,7 +9,8 @@ from smollm2.errors import UserError
 
 
 def html(card: str, title: str, folder: Path = Path()) -> str:
-    """The card as one page that needs nothing beside it: pictures are in it as data.
+    """The card as one page that needs nothing beside it: pictures, linked ones too, are in it as
+    data.
 
     Args:
         folder: where the card lies, from which its pictures are linked.
@@ -22,6 +23,7 @@ def html(card: str, title: str, folder: Path = Path()) -> str:
     from markdown_it import MarkdownIt
 
     body = re.sub(r"\A---\n.*?\n---\n\s*<!--.*?-->", "", card, flags=re.DOTALL)
+    body = re.sub(r"(?<!!)(\[[^\]\n]*\]\([^)\n]*\.png\))", r"!\1", body)
     page = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
 
     def embedded(match: re.Match[str]) -> str:
@@ -33,7 +35,7 @@ def html(card: str, title: str, folder: Path = Path()) -> str:
         return f'<img src="data:image/png;base64,{data}"'
 
     page, found = re.subn(r'<img src="([^"]*)"', embedded, page)
-    if found != len(re.findall(r"^!\[", body, flags=re.MULTILINE)):
+    if found != body.count("!["):
         raise UserError("A link of the card to a figure is none: give --figures a plainer name.")
     return PAGE.format(title=title, body=page)
 

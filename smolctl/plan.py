@@ -14,7 +14,7 @@ def show_plan(
     protocol: "Protocol", data: "TokenData", path: str, first_step: int, as_json: bool
 ) -> None:
     """What a run from `first_step` on would do and cost here; sequences are trained to know."""
-    from smolctl.console import count, duration, facts, say
+    from smolctl.console import count, duration, facts, say, warn_if_busy
     from smollm2.cost import parameters, training_flops_per_token, training_state_bytes
     from smollm2.data import epochs
     from smollm2.device import device_name
@@ -24,6 +24,7 @@ def show_plan(
     steps = protocol.steps - first_step
     tokens = steps * protocol.tokens_per_step
     say("Measuring a step on this machine ...")
+    warn_if_busy()
     measured = probe(protocol, data)
     eta = measured.step_seconds * steps
     state = training_state_bytes(protocol.model, recipe, protocol.dtype)

@@ -7,6 +7,10 @@ from smolctl.words import interval_words, listed
 from smollm2.config import ModelConfig
 from smollm2.quantize.dimensions import GROUP_SIZES, TILE_PACKED, padding_share, weights
 
+# Tokens a parameter below which weights are said to have seen little: more of them still pay as much
+# as more parameters do (Hoffmann et al. 2022, arXiv:2203.15556), and what quantizing changes grows
+# with them (Kumar et al. 2024, arXiv:2411.04330).
+FULLY_TRAINED = 20
 SAME_BYTES = 0.01  # bytes a parameter that differ by less are the same
 
 
@@ -25,6 +29,7 @@ def quantization_conclusion(found: Quantized) -> list[str]:
         pairs = [pair for pair in found.pairs if pair.arm == arm.name]
         sentences += [*losses(found, pairs), *sizes(found, pairs), *speeds(found, pairs)]
     tested = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
+    sentences += little_trained(found)
     if len(tested) > 1:
         sentences.append(
             f"The {len(tested)} verdicts on quantization hold together (Holm over every "
@@ -32,6 +37,18 @@ def quantization_conclusion(found: Quantized) -> list[str]:
             "false one would be at most 5 %."
         )
     return sentences
+
+
+def little_trained(found: Quantized) -> list[str]:
+    """Of weights that have seen little text, that what holds for them may not last."""
+    base = found.comparison.base
+    tokens, parameters = base.runs[0].tokens, base.parameters["total"]
+    if tokens >= FULLY_TRAINED * parameters:
+        return []
+    return [
+        f"The weights were trained on {tokens:,} tokens, {tokens / parameters:.2g} a parameter: what "
+        "quantizing changes grows with training, so that this says little of a finished model."
+    ]
 
 
 def not_quantized(found: Quantized) -> list[str]:

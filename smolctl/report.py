@@ -2,6 +2,7 @@
 
 import difflib
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from smolctl.options import RESULTS, STUDY, Json, Results, Study, is_typed
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
-    from smolctl.comparison import Comparison
+    from smolctl.evidence import Evidence
 
 EXAMPLES = """
 **Examples**
@@ -19,6 +20,8 @@ EXAMPLES = """
 - `smolctl report > MODEL_CARD.md`
 
 - `smolctl report --study gqa --out cards/gqa.md --html cards/gqa.html`
+
+- `smolctl report --study gqa --also gqa-full --also control > MODEL_CARD.md`
 
 - `smolctl report --check MODEL_CARD.md`
 """
@@ -47,6 +50,13 @@ def report(
             metavar="CARD", help="Write nothing: exit 1 if CARD does not follow from the files."
         ),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STUDY",
+            help="Another study for what this one cannot tell, as speed at full size; repeat it.",
+        ),
+    ] = None,
     study: Study = STUDY,
     results: Results = RESULTS,
     as_json: Json = False,
@@ -60,18 +70,18 @@ def report(
     from smolctl.page import html as page
 
     if check is not None:
-        for name in ("figures", "out", "html", "study", "results"):
+        for name in ("figures", "out", "html", "also", "study", "results"):
             if is_typed(context, name):
                 raise UserError(f"The card says its own {name}; with --check leave --{name} out.")
         check_card(check, as_json)
         return
     if is_typed(context, "as_json"):
         raise UserError("--json is for --check; without that the card itself is on stdout.")
-    comparison, card = make_card(study, results, figures, out)
-    for sentence in comparison.notes:
+    evidence, card = make_card(study, results, figures, out, also or ())
+    for sentence in evidence.notes:
         warn(sentence)
     folder = figures or results / study / "figures"
-    paths = write_figures(comparison, folder)
+    paths = write_figures(evidence, folder)
     say(f"{len(paths)} figures in {folder}.")
     if html is not None:
         write(html, page(card, f"Model card: {study}", out.parent if out else Path()))
@@ -101,30 +111,40 @@ def write(path: Path, text: str) -> None:
 
 
 def make_card(
-    study: str, results: Path, figures: Path | None, out: Path | None
-) -> "tuple[Comparison, str]":
-    """The comparison of a study, and its card.
+    study: str,
+    results: Path,
+    figures: Path | None,
+    out: Path | None,
+    also: Sequence[str] = (),
+) -> "tuple[Evidence, str]":
+    """What a card stands on, and the card.
 
     Raises:
-        UserError: there are no runs to make it of, or it would have to name a path of the machine.
+        UserError: a study is named twice or has no runs, or the card would have to name a path of
+            the machine.
     """
     from smolctl.card import Figures, relative, render, study_comparison
+    from smolctl.evidence import Evidence
     from smolctl.targets import finished_runs
 
-    options = ["--study", study]
+    studies = [study, *also]
+    if twice := next((name for name in studies if studies.count(name) > 1), None):
+        raise UserError(f"Study {twice!r} is named twice.")
+    options = ["--study", study, *(word for name in also for word in ("--also", name))]
     if results != RESULTS:
         options += ["--results", relative(results)]
     if figures is not None:
         options += ["--figures", relative(figures)]
     if out is not None:
         options += ["--out", relative(out)]
-    comparison = study_comparison(study, finished_runs(results, study))
+    main, *further = (study_comparison(name, finished_runs(results, name)) for name in studies)
+    evidence = Evidence(main, tuple(further))
     folder = Figures(figures or results / study / "figures", out.parent if out else Path())
-    return comparison, render(comparison, folder, shlex.join(options))
+    return evidence, render(evidence, folder, shlex.join(options))
 
 
-def options_of(path: Path, card: str) -> dict[str, str]:
-    """The options of the command that a card says it was made by.
+def options_of(path: Path, card: str) -> dict[str, list[str]]:
+    """The options of the command that a card says it was made by, with their values.
 
     Raises:
         UserError: it says none, or none that `smolctl report` has.
@@ -136,9 +156,13 @@ def options_of(path: Path, card: str) -> dict[str, str]:
         words = shlex.split(made[1]) if made else []
     except ValueError:  # an open quote
         words = []
-    options = dict(zip(words[::2], words[1::2], strict=False))
-    known = {"--study", "--results", "--figures", "--out"}
-    if "--study" not in options or not known >= options.keys() or len(words) % 2:
+    options: dict[str, list[str]] = {}
+    for name, value in zip(words[::2], words[1::2], strict=False):
+        options.setdefault(name, []).append(value)
+    once = {"--study", "--results", "--figures", "--out"}
+    is_known = options.keys() <= once | {"--also"}
+    is_once = all(len(options.get(name, [])) < 2 for name in once)
+    if "--study" not in options or not is_known or not is_once or len(words) % 2:
         raise UserError(f"{path.name} does not say which study it is of: it is no card of smolctl.")
     return options
 
@@ -152,12 +176,17 @@ def check_card(path: Path, as_json: bool) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The card {path} cannot be read: {error}.") from None
     options = options_of(path, card)
-    folders = {name: Path(value) for name, value in options.items() if name != "--study"}
+    study = options["--study"][0]
+
+    def folder(name: str) -> Path | None:
+        return Path(options[name][0]) if name in options else None
+
     _, expected = make_card(
-        options["--study"],
-        folders.get("--results", RESULTS),
-        folders.get("--figures"),
-        folders.get("--out"),
+        study,
+        folder("--results") or RESULTS,
+        folder("--figures"),
+        folder("--out"),
+        options.get("--also", ()),
     )
     follows = card == expected
     lines = list(
@@ -170,15 +199,14 @@ def check_card(path: Path, as_json: bool) -> None:
         )
     )
     if as_json:
-        found = {"card": str(path), "study": options["--study"], "follows": follows}
+        found = {"card": str(path), "study": study, "follows": follows}
         print_json(found | {"difference": "".join(lines)})
     else:
         put("".join(lines))
     if follows:
-        say(f"{path} follows from the files of study {options['--study']}.")
+        say(f"{path} follows from the files of study {study}.")
         return
-    command = shlex.join(
-        ["smolctl", "report", *(word for pair in options.items() for word in pair)]
-    )
+    words = (word for name, values in options.items() for value in values for word in (name, value))
+    command = shlex.join(["smolctl", "report", *words])
     say(f"{path} does not follow from the files; write it again with {command}.")
     raise typer.Exit(1)

@@ -14,6 +14,7 @@ from smolctl.card import (
     write_figures,
 )
 from smolctl.comparison import Comparison
+from smolctl.evidence import Evidence
 from smolctl.facts import read_facts, siblings
 from smolctl.tables import Table
 from smollm2.cost import parameters
@@ -33,14 +34,14 @@ def write_card(run: Run, folder: Path) -> str:
         UserError: a table of the run cannot be read.
     """
     try:
-        comparison = comparison_with(run)
+        evidence = Evidence(comparison_with(run))
         card = render(
-            comparison, Figures(folder / "figures", folder), f"--study {run.study}", exported=run
+            evidence, Figures(folder / "figures", folder), f"--study {run.study}", exported=run
         )
     except UserError as error:
         card, what = short_card(run), f"a short one: {error}"
     else:
-        write_figures(comparison, folder / "figures")
+        write_figures(evidence, folder / "figures")
         what = f"of study {run.study}"
     (folder / "README.md").write_bytes(card.encode())
     return what
@@ -58,7 +59,7 @@ def comparison_with(run: Run) -> Comparison:
     read_facts(run)  # what is wrong with it, and not with the others, is said
     runs = [one for one in siblings(run) if one.is_finished and one.manifest["role"] == role]
     comparison = study_comparison(run.study, runs, like=run.name)
-    if run.name not in {facts.name for arm in comparison.arms for facts in arm.runs}:
+    if run.name not in {facts.name for facts in comparison.runs}:
         raise UserError(" ".join(note for note in comparison.left_out if run.name in note))
     return comparison
 

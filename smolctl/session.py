@@ -116,11 +116,12 @@ class Session:
 
     def measure(self) -> dict[str, float]:
         """Seconds that a step of each arm takes on this machine."""
-        from smolctl.console import say
+        from smolctl.console import say, warn_if_busy
         from smollm2.protocol import resolve
         from smollm2.train import probe
 
         say("Measuring a step of each arm on this machine ...")
+        warn_if_busy()
         return {
             plan.name: probe(resolve(plan.request).on(self.data), self.data).step_seconds
             for plan in self.study.arms
@@ -308,8 +309,8 @@ class Session:
             return False
         if run is None:
             return True
-        say(self.heading(planned))
         done, started = max(run.checkpoints.steps(), default=0), time.monotonic()
+        say(self.heading(planned) + (f", which goes on from step {done:,}" if done else ""))
         with TrainingProgress(run) as progress, tracked(progress, run, self.track) as observer:
             try:
                 train(run, self.data, observer)
@@ -369,10 +370,15 @@ class Session:
         text = f"Run {number + 1} of {len(runs)}: {planned.name}"
         if not self.spent_flops:
             return text
-        protocols = [resolve(other.request) for other in runs[number:]]
+        left = [planned, *(run for run in runs[number + 1 :] if not self.is_finished(run))]
+        protocols = [resolve(other.request) for other in left]
         flops = sum(protocol.steps * protocol.flops_per_step for protocol in protocols)
         seconds = flops * self.spent_seconds / self.spent_flops
         return f"{text}, about {duration(seconds)} of training left"
+
+    def is_finished(self, planned: "PlannedRun") -> bool:
+        run = self.existing(planned)
+        return run is not None and run.is_finished
 
     def evaluate(self, planned: "PlannedRun") -> None:
         """Score one run on the tasks of the study; what is recorded is not scored again."""

@@ -8,14 +8,20 @@ AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
 
 
 def conclusion(comparison: Comparison) -> list[str]:
+    """What the runs say about quality, then about speed."""
+    return [*on_quality(comparison), *on_speed(comparison)]
+
+
+def on_quality(comparison: Comparison) -> list[str]:
     """Sentences on each arm against the first, then what holds for all."""
     sentences = []
     for arm in comparison.others:
         sentences.append(quality(comparison, arm))
+        if is_control(comparison.base, arm):
+            sentences.append(control(comparison, arm))
+            continue
         sentences.append(size(comparison.base, arm))
         sentences += other_views(comparison, arm)
-        if comparison.has_speed:
-            sentences.append(speed(comparison, arm))
     for arm in comparison.arms:
         if arm.failed:
             sentences.append(
@@ -23,16 +29,6 @@ def conclusion(comparison: Comparison) -> list[str]:
                 f"what is said of {arm.name} is of the runs that ended, and may flatter it."
             )
     sentences += rates(comparison)
-    if comparison.scale != "full":
-        sentences.append(
-            f"Nothing is concluded about speed or memory: what holds at {comparison.scale} scale "
-            "does not carry over to full size. A handful of full-size steps tells."
-        )
-    elif not comparison.has_speed:
-        sentences.append(
-            "Nothing is concluded about speed: the runs were made on different machines or with "
-            "different numbers of threads."
-        )
     whole = comparison.family or comparison
     if len(whole.others) > 1:
         sentences.append(
@@ -40,6 +36,46 @@ def conclusion(comparison: Comparison) -> list[str]:
             f"differed from {whole.base.name}, the chance of any false one would be at most 5 %."
         )
     return sentences
+
+
+def on_speed(comparison: Comparison) -> list[str]:
+    """Sentences on each arm against the first, or why there are none."""
+    if comparison.has_speed:
+        return [speed(comparison, arm) for arm in comparison.others]
+    if comparison.scale != "full":
+        return [
+            f"Nothing is concluded about speed or memory: what holds at {comparison.scale} scale "
+            "does not carry over to full size. A handful of full-size steps tells."
+        ]
+    return [
+        "Nothing is concluded about speed: the runs were made on different machines or with "
+        "different numbers of threads."
+    ]
+
+
+def described(comparison: Comparison) -> str:
+    """``Study `s`: nano scale, 1,000 steps of 1,024 tokens``; where steps differ, all of them."""
+    steps = sorted({arm.protocol.steps for arm in comparison.arms})
+    counts = listed([f"{count:,}" for count in steps])
+    tokens = comparison.base.protocol.tokens_per_step
+    return (
+        f"Study `{comparison.study}`: {comparison.scale} scale, {counts} steps of {tokens:,} tokens"
+    )
+
+
+def is_control(base: Arm, arm: Arm) -> bool:
+    """Whether the two are one model, trained in one way under two names."""
+    one, two = base.protocol, arm.protocol
+    return (one.model, one.recipe, one.steps) == (two.model, two.recipe, two.steps)
+
+
+def control(comparison: Comparison, arm: Arm) -> str:
+    """What the verdict on a control says of the method."""
+    text = f"{arm.name} is a control: {comparison.base.name} under another name, with other seeds."
+    verdict = comparison.primary[arm.name].verdict
+    if verdict == "unresolved":
+        return f"{text} That it is unresolved is as it should be."
+    return f"{text} That it is {verdict} is a false verdict, as one control in twenty may show."
 
 
 def quality(comparison: Comparison, arm: Arm) -> str:
@@ -158,8 +194,9 @@ def speed(comparison: Comparison, arm: Arm) -> str:
     device, threads = comparison.machines[0]
     text = (
         f"On {device} with {threads} thread{'' if threads == 1 else 's'} {arm.name} trained at "
-        f"{ratio:.2f} times the tokens per second of {base.name} and took {seconds:.2f} times its "
-        f"{SECONDS.label}"
+        f"{ratio:.2f} times the tokens per second of {base.name}, "
+        f"{ratio * arm.flops_per_token / base.flops_per_token:.2f} times its FLOPs per second, and "
+        f"took {seconds:.2f} times its {SECONDS.label}"
     )
     if difference.interval is None:
         return f"{text}; the runs are too few for an interval."

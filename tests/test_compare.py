@@ -145,7 +145,7 @@ def test_a_seed_that_failed_is_not_forgotten(capsys, workdir, template):
 def test_a_third_arm_does_not_hide_what_a_pair_shows(capsys, workdir, template):
     for seed in range(2):
         planted(template, "a", seed, 5.0 + 0.01 * seed, model={"d_ff": 128})
-        planted(template, "b", seed, 4.0 + 0.01 * seed, model={"d_ff": 128})
+        planted(template, "b", seed, 4.0 + 0.01 * seed, model={"d_ff": 128, "rope_theta": 2e4})
         planted(template, "c", seed, 4.0 + 0.01 * seed)
     found = compared(capsys, "a", "b", "c")
     views = {(view["arm"], view["axis"]): view for view in found["views"]}
@@ -205,7 +205,7 @@ def test_identical_losses_are_unresolved_in_words_that_are_true(capsys, workdir,
 def test_the_conclusion_says_what_is_not_equal(capsys, workdir, template):
     for seed in range(2):
         planted(template, "a", seed, 5.0 + 0.01 * seed)
-        b = planted(template, "b", seed, 5.0 + 0.01 * seed, scale="nano")
+        b = planted(template, "b", seed, 5.0 + 0.01 * seed, model={"d_ff": 128})
         b.update(
             protocol=b.manifest["protocol"] | {"scale": "full"},
             parameters={"total": 10**6, "active": 10**5, "embedding": 10},
@@ -223,6 +223,17 @@ def test_rates_that_no_sweep_chose_are_said_to_differ(capsys, workdir, template)
         b.update(protocol=b.manifest["protocol"] | {"recipe": recipe})
     text = "\n".join(compared(capsys, "a", "b")["conclusion"])
     assert "were not chosen by a sweep" in text
+
+
+@pytest.mark.parametrize(("loss", "sentence"), [(5.0, "as it should be"), (9.0, "false verdict")])
+def test_an_arm_that_is_the_first_one_again_is_a_control(capsys, workdir, template, loss, sentence):
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "a-again", 10 + seed, loss + 0.011 * seed)
+    text = "\n".join(compared(capsys, "a", "a-again")["conclusion"])
+    assert "a-again is a control: a under another name" in text
+    assert sentence in text
+    assert "FLOPs a token" not in text
 
 
 def spoil_column(run: Run) -> str:

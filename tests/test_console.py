@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smolctl.console import parts, table
+from smolctl.console import parts, table, warn_if_busy
 
 HEADER = ("run", "arm", "test loss", "tokens per second", "interval")
 ROWS = [
@@ -46,3 +46,11 @@ def test_every_column_is_shown_and_fits_where_it_can(data, n_columns, width):
     assert keys[0] == 0
     for part in divided:
         assert sum(part.values()) + 3 * len(part) + 1 <= width or len(part) <= n_words + 1
+
+
+@pytest.mark.parametrize(("load", "is_busy"), [(0.2, False), (1.0, False), (1.1, True), (4, True)])
+def test_a_busy_machine_is_warned_of(capsys, monkeypatch, load, is_busy):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0, 0), raising=False)
+    warn_if_busy()
+    assert (f"load {load:.1f} on 2 cores" in capsys.readouterr().err) == is_busy

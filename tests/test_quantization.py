@@ -10,7 +10,7 @@ import pytest
 from conftest import run_main
 from planted import COUNTS, delta, found, plant_quantized
 
-from smolctl.claims import claims_table
+from smolctl.claims import quantization_claim
 from smolctl.quantization import Quantized
 from smolctl.quantization_tables import (
     configurations_table,
@@ -31,7 +31,7 @@ def words(found: Quantized) -> str:
 
 
 def claim(found: Quantized) -> tuple[str, ...]:
-    return claims_table(found.comparison, found).rows[-1]
+    return quantization_claim(found)
 
 
 def card() -> str:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,9 @@ def test_the_card_has_every_section_and_number(capsys, study):
     assert "the original card claimed" in text
     assert "Not measured: `smolctl eval orig pow2 moe-160m --tasks all --study s`" in text
     # Every picture that it shows is there.
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    pictures = re.findall(r"\[[^\]]*\]\(([^)]+)\)", text)
     assert len(pictures) >= 2 + 6 + 1
+    assert text.count("![") < len(pictures)  # of an arm's runs one is shown, the others are linked
     assert all(Path(picture).stat().st_size > 1000 for picture in pictures)
 
 
@@ -149,6 +151,76 @@ def test_check_tells_whether_a_card_is_still_true(capsys, study):
     assert json.loads(told)["follows"]
 
 
+@pytest.fixture
+def further(study, template) -> None:
+    """A study at full size of one step, and one of a control."""
+    for seed, (number, (name, model)) in product(range(3), enumerate(ARMS.items())):
+        run = planted(template, name, seed, 7.0, study="full", steps=12, model=model)
+        speed = {"orig": 100, "pow2": 110, "moe-160m": 130}[name] + seed
+        fields = run.manifest["protocol"] | {"scale": "full", "variant": name}
+        run.update(created_at=f"2026-01-0{seed + 1}T00:00:0{number}", protocol=fields)
+        rows = run.rows("train")
+        for row in rows:
+            row["tokens_per_second"] = speed
+        run.replace("train", rows)
+    for seed in range(4):
+        planted(template, ("a", "again")[seed % 2], seed, 5.0 + 0.01 * (seed // 2), study="aa")
+
+
+def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
+    for path in study.glob("*/run.json"):
+        manifest = json.loads(path.read_text())
+        manifest["protocol"] |= {"scale": "nano", "variant": manifest["arm"]}
+        write_json(path, manifest)
+    alone = card(capsys)
+    assert "what holds at nano scale does not carry over" in alone
+    assert "not measured: a full-size study on one machine" in alone
+    options = ("--also", "full", "--also", "aa")
+    text = card(capsys, *options, "--html", "card.html")
+    better, faster = text.split("**Is it faster?**")
+    assert "nats a token" in better
+    assert "at 1.10 times the tokens per second of orig" not in better
+    assert "Study `full`: full scale, 12 steps of 64 tokens." in faster
+    assert "pow2 trained at 1.10 times the tokens per second of orig" in faster
+    assert "again is a control: a under another name" in faster
+    assert "+9.9 % tokens per second against orig (95 % interval" in text
+    assert "| survives (against orig) |" in text
+    assert "## Study `aa`" in text
+    for name in ("full", "aa"):
+        assert f"](results/s/figures/{name}/differences.png)" in text
+        assert f"| {name} | " in text
+    assert "smolctl report --study s --also full --also aa\n" in text
+    assert Path("card.html").read_text().count("data:image/png") == len(
+        re.findall(r"\.png\)", text)
+    )
+    Path("MODEL_CARD.md").write_text(text)
+    assert run_main(capsys, "report", "--check", "MODEL_CARD.md")[0] == 0
+    run = Run(Path("results/full/pow2-s0"))
+    run.replace("train", [row | {"tokens_per_second": "50"} for row in run.rows("train")])
+    code, out, err = run_main(capsys, "report", "--check", "MODEL_CARD.md")
+    assert code == 1
+    assert "-| pow2-s0" not in out
+    assert "smolctl report --study s --also full --also aa" in err
+
+
+def test_a_study_named_twice_or_not_there_is_a_sentence(capsys, study):
+    for name, sentence in (("s", "'s' is named twice"), ("none", "none")):
+        code, out, err = run_main(capsys, "report", "--study", "s", "--also", name)
+        assert (code, out) == (2, "")
+        assert sentence in err
+
+
+def test_tasks_that_no_study_file_names_are_repeated(capsys, study):
+    run = Run(study / "pow2-s0")
+    score = {"task": "arc_easy", "metric": "acc", "value": 0.25, "stderr": 0.01, "clusters": 500}
+    score |= {"fingerprint": "f", "protocol": "lm-eval, 0-shot, test split"}
+    rows = [score | {"n": 500, "total": 2376}, score | {"task": "piqa", "n": 9, "total": 9}]
+    run.replace("eval", [*run.rows("eval"), *rows])
+    text = card(capsys)
+    assert "\nsmolctl eval pow2-s0 --tasks arc_easy --limit 500 --study s\n" in text
+    assert "\nsmolctl eval pow2-s0 --tasks piqa --study s\n" in text
+
+
 def test_check_of_no_card_is_a_sentence(capsys, study):
     Path("README.md").write_text("# Something else\n")
     for name, sentence in (("README.md", "no card of smolctl"), ("none.md", "cannot be read")):
@@ -158,7 +230,15 @@ def test_check_of_no_card_is_a_sentence(capsys, study):
 
 
 @pytest.mark.parametrize(
-    "options", ["", "--results results", "--study 's", "--study s --folder x", "--study s --out"]
+    "options",
+    [
+        "",
+        "--study s --study t",
+        "--results results",
+        "--study 's",
+        "--study s --folder x",
+        "--study s --out",
+    ],
 )
 def test_a_card_that_names_no_study_is_a_sentence(capsys, study, options):
     Path("card.md").write_text(f"<!-- Made by `smolctl report {options}` of runs -->\n")
@@ -167,7 +247,9 @@ def test_a_card_that_names_no_study_is_a_sentence(capsys, study, options):
     assert "does not say which study it is of" in err
 
 
-@pytest.mark.parametrize("option", ["--study", "--results", "--figures", "--out", "--html"])
+@pytest.mark.parametrize(
+    "option", ["--study", "--also", "--results", "--figures", "--out", "--html"]
+)
 def test_check_refuses_what_the_card_says(capsys, study, option):
     Path("MODEL_CARD.md").write_text(card(capsys))
     code, _, err = run_main(capsys, "report", "--check", "MODEL_CARD.md", option, "other")
@@ -187,7 +269,8 @@ def test_links_to_figures_with_odd_names_hold(capsys, study, name):
 
     text = card(capsys, "--figures", name, "--html", "card.html")
     Path("MODEL_CARD.md").write_text(text)
-    shown = MarkdownIt("commonmark").render(text).count("<img")
+    rendered = MarkdownIt("commonmark").render(text)
+    shown = rendered.count("<img") + rendered.count("<a href")
     page = Path("card.html").read_text()
     assert shown == page.count("data:image/png;base64,") >= 9
     assert run_main(capsys, "report", "--check", "MODEL_CARD.md")[0] == 0
@@ -216,7 +299,7 @@ def test_a_card_links_from_where_it_lies(capsys, study):
     out = card(capsys, "--out", "cards/s.md", "--html", "s.html")
     assert out == ""
     text = Path("cards/s.md").read_text()
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    pictures = re.findall(r"\[[^\]]*\]\(([^)]+)\)", text)
     assert all(picture.startswith("../results/s/figures/") for picture in pictures)
     assert Path("s.html").read_text().count("data:image/png") == len(pictures)
     assert run_main(capsys, "report", "--check", "cards/s.md")[0] == 0
@@ -315,7 +398,7 @@ def test_without_runs_the_train_command_is_said(capsys, workdir):
 def test_a_page_is_one_file_with_its_pictures(capsys, study):
     text = card(capsys, "--html", "card.html")
     page = Path("card.html").read_text()
-    assert page.count("data:image/png;base64,") == len(re.findall(r"!\[", text))
+    assert page.count("data:image/png;base64,") == len(re.findall(r"\.png\)", text))
     assert not re.search(r'src="(?!data:)', page)
     assert "model-index" not in page
     for cell in ("5.0050 ± 0.0071", "the original card claimed"):

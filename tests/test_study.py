@@ -490,7 +490,10 @@ def test_a_stopped_study_goes_on_where_it_was(capsys, workdir, study_file, name)
     states = {run.name: run.is_finished for run in runs_of(workdir).values()}
     assert states == {"two-s0": True, "three-s0": False}
     stopped = dict(runs_of(workdir))
-    assert run_main(capsys, "study", str(study_file))[0] == 0
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 0
+    if name == "SIGINT":
+        assert re.search("three-s0.*, which goes on from step 3\n", err)
     runs = runs_of(workdir)
     assert len(runs) == 4
     assert all(run.is_finished for run in runs.values())

@@ -40,7 +40,7 @@ from smolctl.tables import (
     verdicts_table,
     views_table,
 )
-from smolctl.words import conclusion, described
+from smolctl.words import conclusion, described, on_chance
 from smollm2.config import ModelConfig, read_toml
 from smollm2.errors import UserError
 from smollm2.protocol import Protocol
@@ -145,6 +145,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         verdicts=verdicts_table(comparison),
         views=views_table(comparison),
         tasks=tasks_table(comparison),
+        on_chance=on_chance(comparison),
         runs=runs_table(comparison),
         dense_and_moe=dense_against_moe(comparison),
         powers_of_two=power_of_two(comparison),

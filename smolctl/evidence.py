@@ -68,7 +68,7 @@ class Evidence:
                 for study in same_scale
                 if study is self.main or study not in controls
             ],
-            "Is it faster?": [self.answer(timed, on_speed(timed))],
+            "Is it faster?": [self.answer(timed, [*on_speed(timed), *self.in_equal_time()])],
             "Does it quantize better?": [
                 self.answer(quantizing, quantization_conclusion(self.quantized) or [NOT_QUANTIZED])
             ],
@@ -79,10 +79,21 @@ class Evidence:
             ],
         }
 
+    def in_equal_time(self) -> list[str]:
+        """That nothing is known of it, unless a study tells."""
+        views = [view for study in self.studies for view in study.views]
+        if self.timed is None or any(view.axis == "seconds" and view.is_fair for view in views):
+            return []
+        return [NO_EQUAL_TIME]
+
     def answer(self, study: Comparison, sentences: list[str]) -> Answer:
         return Answer("" if study is self.main else described(study), sentences)
 
 
+NO_EQUAL_TIME = (
+    "What the arms reach in equal time was not measured: a study at full size with "
+    'equal = "seconds", long enough for losses to be compared, tells.'
+)
 NOT_QUANTIZED = "Not measured: see Quantization."
 
 

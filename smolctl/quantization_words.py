@@ -7,9 +7,9 @@ from smolctl.words import interval_words, listed
 from smollm2.config import ModelConfig
 from smollm2.quantize.dimensions import GROUP_SIZES, TILE_PACKED, padding_share, weights
 
-# Tokens a parameter below which weights are said to have seen little: more of them still pay as much
-# as more parameters do (Hoffmann et al. 2022, arXiv:2203.15556), and what quantizing changes grows
-# with them (Kumar et al. 2024, arXiv:2411.04330).
+# Tokens a parameter below which weights are said to have seen little: more of them still pay as
+# much as more parameters do (Hoffmann et al. 2022, arXiv:2203.15556), and what quantizing changes
+# grows with them (Kumar et al. 2024, arXiv:2411.04330).
 FULLY_TRAINED = 20
 SAME_BYTES = 0.01  # bytes a parameter that differ by less are the same
 
@@ -46,8 +46,8 @@ def little_trained(found: Quantized) -> list[str]:
     if tokens >= FULLY_TRAINED * parameters:
         return []
     return [
-        f"The weights were trained on {tokens:,} tokens, {tokens / parameters:.2g} a parameter: what "
-        "quantizing changes grows with training, so that this says little of a finished model."
+        f"The weights were trained on {tokens:,} tokens, {tokens / parameters:.2g} a parameter: "
+        "what quantizing changes grows with training, so that this says little of a finished model."
     ]
 
 

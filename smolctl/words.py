@@ -1,7 +1,9 @@
 """A comparison in sentences: what the runs show, and what they do not."""
 
+from statistics import fmean
+
 from smolctl.comparison import SAME_BUDGET, Arm, Comparison, best_rate
-from smolctl.facts import SECONDS, TOKENS_PER_SECOND
+from smolctl.facts import PEAK_MEMORY, SECONDS, TOKENS_PER_SECOND
 from smolctl.stats import Difference
 
 AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
@@ -51,6 +53,25 @@ def on_speed(comparison: Comparison) -> list[str]:
         "Nothing is concluded about speed: the runs were made on different machines or with "
         "different numbers of threads."
     ]
+
+
+def on_chance(comparison: Comparison) -> list[str]:
+    """How many accuracies guessing could explain; none where no task was scored."""
+    rows = comparison.tasks[comparison.tasks["metric"] == "acc"]
+    if rows.empty:
+        return []
+    error = (rows["chance"] * (1 - rows["chance"]) / rows["n"]) ** 0.5
+    above = int((rows["mean"] > rows["chance"] + 2 * error).sum())
+    text = (
+        f"{above} of {len(rows)} accuracies lie more than two standard errors above what guessing "
+        "gives (chance); guessing itself would put one in forty there."
+    )
+    if above < len(rows) / 2:
+        text += (
+            " Where one does not, the model answers as a die would, and two such accuracies tell "
+            "nothing about two models; the bits per byte of the right answers do so sooner."
+        )
+    return [text]
 
 
 def described(comparison: Comparison) -> str:
@@ -191,12 +212,13 @@ def speed(comparison: Comparison, arm: Arm) -> str:
     difference = found[arm.name]
     ratio = 1 + difference.mean / (sum(base.values(TOKENS_PER_SECOND)) / len(base.runs))
     seconds = arm.mean_of("seconds") / base.mean_of("seconds")
+    memory = fmean(arm.values(PEAK_MEMORY)) / fmean(base.values(PEAK_MEMORY))
     device, threads = comparison.machines[0]
     text = (
         f"On {device} with {threads} thread{'' if threads == 1 else 's'} {arm.name} trained at "
         f"{ratio:.2f} times the tokens per second of {base.name}, "
-        f"{ratio * arm.flops_per_token / base.flops_per_token:.2f} times its FLOPs per second, and "
-        f"took {seconds:.2f} times its {SECONDS.label}"
+        f"{ratio * arm.flops_per_token / base.flops_per_token:.2f} times its FLOPs per second, in "
+        f"{seconds:.2f} times its {SECONDS.label}, with {memory:.2f} times its peak memory"
     )
     if difference.interval is None:
         return f"{text}; the runs are too few for an interval."

@@ -336,3 +336,26 @@ def test_another_study_is_named_where_this_one_has_nothing(capsys, workdir, temp
     code, _, err = run_main(capsys, "compare", "a", "b", "--study", "x")
     assert code == 2
     assert "only runs of a sweep so far" in err
+
+
+def test_accuracies_that_guessing_could_give_are_said_to_be(workdir, template):
+    from smolctl.card import study_comparison
+    from smolctl.words import on_chance
+
+    score = {"metric": "acc", "stderr": 0.01, "clusters": 400, "n": 400, "total": 400}
+    score |= {"fingerprint": "f", "protocol": "lm-eval, 0-shot, test split"}
+    runs = [planted(template, "a", 0, 5.0), planted(template, "b", 0, 5.0, model={"d_ff": 128})]
+    assert on_chance(study_comparison("s", runs)) == []
+    for run, value in zip(runs, (0.28, 0.30), strict=True):  # two errors are 0.0433
+        rows = [score | {"task": "arc_easy", "value": value, "chance": 0.25}]
+        rows += [rows[0] | {"metric": "acc_norm", "value": 0.9}]
+        run.replace("eval", [*run.rows("eval"), *rows])
+    (text,) = on_chance(study_comparison("s", runs))
+    assert text.startswith("1 of 2 accuracies lie more than two standard errors above")
+    assert "as a die would" not in text
+    run.replace(
+        "eval", [row | {"value": 0.2} if row["value"] == "0.3" else row for row in run.rows("eval")]
+    )
+    (text,) = on_chance(study_comparison("s", runs))
+    assert text.startswith("0 of 2")
+    assert "as a die would" in text

@@ -177,6 +177,7 @@ def further_part(comparison: Comparison, figures: Figures) -> dict[str, Any]:
     return {
         "study": comparison.study,
         "described": described(comparison),
+        "is_timed": comparison.is_timed,
         "tables": [table for table in tables if table.rows],
         "figures": figures,
     }

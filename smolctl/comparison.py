@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from smolctl.facts import LOSS, METRICS, SECONDARY, Metric, RunFacts, siblings
+from smolctl.facts import (
+    LOSS,
+    METRICS,
+    SECONDARY,
+    TOKENS_PER_SECOND,
+    Metric,
+    RunFacts,
+    siblings,
+)
 from smolctl.stats import Difference, differences
 from smolctl.task_scores import TaskDifference, differences_of, task_means, unequal_questions
 from smollm2.cost import kv_cache_bytes_per_token
@@ -136,6 +144,11 @@ class Comparison:
     def has_speed(self) -> bool:
         """Whether the runs can tell of speed: full size, and all on one machine."""
         return self.scale == "full" and len(self.machines) == 1
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether they do: there are others than the first arm, and all are long enough."""
+        return bool(self.others) and bool(self.secondary(TOKENS_PER_SECOND))
 
     @property
     def machines(self) -> list[tuple[str, int]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from smolctl.comparison import Arm, Comparison
-from smolctl.facts import TOKENS_PER_SECOND
 from smolctl.quantization import Quantized, quantized
 from smolctl.quantization_words import quantization_conclusion
 from smolctl.words import described, is_control, on_quality, on_speed
@@ -39,8 +38,7 @@ class Evidence:
     @cached_property
     def timed(self) -> Comparison | None:
         """The first study whose runs can tell of speed and are long enough to be timed."""
-        can_tell = (study for study in self.studies if study.others and study.has_speed)
-        return next((study for study in can_tell if study.secondary(TOKENS_PER_SECOND)), None)
+        return next((study for study in self.studies if study.is_timed), None)
 
     @cached_property
     def quantized(self) -> Quantized:

@@ -1,12 +1,12 @@
 """Figures of a comparison and of a run, as PNG files that the same input makes byte for byte.
 
-`losses_of`, `differences_of`, `tradeoff_of` and `run_of` draw a `Figure`, the others write it.
-pyplot and the global settings stay untouched, and a user's matplotlibrc changes nothing.
+`losses_of`, `differences_of`, `speeds_of`, `tradeoff_of` and `run_of` draw a `Figure`, the others
+write it. pyplot and the global settings stay untouched, and a user's matplotlibrc changes nothing.
 """
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from smolctl.comparison import Arm, Comparison
-from smolctl.facts import LOSS, RunFacts
+from smolctl.facts import LOSS, TOKENS_PER_SECOND, Metric, RunFacts
 from smolctl.stats import Difference
 from smolctl.words import listed
 
@@ -58,12 +58,16 @@ HOLLOW: dict[str, Any] = {"linestyle": "", "markerfacecolor": "none", "markeredg
 
 
 def comparison_figures(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write `loss.png` and `differences.png` into `folder`, which is made where there is none."""
+    """Write `loss.png`, `differences.png` and, where the runs tell of speed, `speed.png` into
+    `folder`, which is made where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [
+    paths = [
         save(losses_of(comparison), folder / "loss.png"),
         save(differences_of(comparison), folder / "differences.png"),
     ]
+    if comparison.is_timed:
+        paths.append(save(speeds_of(comparison), folder / "speed.png"))
+    return paths
 
 
 def tradeoff_figure(comparison: Comparison, path: Path) -> Path:
@@ -88,7 +92,7 @@ def losses_of(comparison: Comparison) -> Figure:
     """Validation loss against steps, FLOPs and seconds, a line a run, with its final test loss."""
     figure = titled(headline(comparison), height=3.9)
     panels = figure.subplots(1, 3, sharey=True)
-    runs = [facts for arm in comparison.arms for facts in arm.runs]
+    runs = comparison.runs
     exponent = math.floor(math.log10(max(facts.flops for facts in runs)))
     time = "training time, s"
     if comparison.scale != "full":
@@ -122,37 +126,72 @@ def losses_of(comparison: Comparison) -> Figure:
 @styled
 def differences_of(comparison: Comparison) -> Figure:
     """A row an arm: test losses of its runs less the base's mean, their mean and its interval."""
+    found = comparison.primary
+    notes = {arm: f"{verdict_of(one)}\n{interval_of(one)}" for arm, one in found.items()}
     figure = titled(headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
+    axes = draw_differences(figure, comparison, LOSS, found, 1.0, notes)
+    axes.set_xlabel(f"test loss less the mean of {comparison.base.name}, nats a token")
+    return figure
+
+
+@styled
+def speeds_of(comparison: Comparison) -> Figure:
+    """A row an arm: tokens a second of its runs beside the base's mean, in percent of that."""
+    base, found = comparison.base, comparison.secondary(TOKENS_PER_SECOND)
+    percent = 100 / fmean(base.values(TOKENS_PER_SECOND))
+    notes = {
+        arm.name: f"{percent * found[arm.name].mean:+.1f} % tokens\n"
+        f"at {arm.flops_per_token / base.flops_per_token:.2f} × the FLOPs each"
+        for arm in comparison.others
+    }
+    device, threads = comparison.machines[0]
+    title = f"Speed of training at full size, {device}, {threads} thread{'' if threads == 1 else 's'}"
+    figure = titled(title, height=1.8 + 0.45 * len(comparison.arms))
+    axes = draw_differences(figure, comparison, TOKENS_PER_SECOND, found, percent, notes)
+    axes.set_xlabel(f"tokens a second beside the mean of {base.name}, percent")
+    return figure
+
+
+def draw_differences(
+    figure: Figure,
+    comparison: Comparison,
+    metric: Metric,
+    found: Mapping[str, Difference],
+    scale: float,
+    notes: Mapping[str, str],
+) -> Axes:
+    """A row an arm: `metric` of its runs less the base's mean, times `scale`, with `found`."""
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=1)
-    centre = fmean(comparison.base.values(LOSS))
+    centre = fmean(comparison.base.values(metric))
     for row, (arm, look) in enumerate(looks(comparison.arms)):
-        found = comparison.primary.get(arm.name)  # the base has none
-        values = [value - centre for value in arm.values(LOSS)]
+        difference = found.get(arm.name)  # the base has none
+        values = [scale * (value - centre) for value in arm.values(metric)]
         # Runs stand below the mean that they make.
-        axes.plot(values, [row + 0.22 if found else row] * len(values), **look | HOLLOW)
-        if found:
-            if found.interval:
+        axes.plot(values, [row + 0.22 if difference else row] * len(values), **look | HOLLOW)
+        if difference:
+            if difference.interval:
                 whisker = {"linestyle": "-", "linewidth": 1.6, "marker": "|", "markersize": 9}
-                axes.plot(found.interval, [row] * 2, **look | whisker)
-            axes.plot([found.mean], [row], **look)
-        note = f"{verdict_of(found)}\n{interval_of(found)}" if found else "the base"
+                bounds = [scale * bound for bound in difference.interval]
+                axes.plot(bounds, [row] * 2, **look | whisker)
+            axes.plot([scale * difference.mean], [row], **look)
+        note = notes.get(arm.name, "the base")
         axes.text(1.02, row, note, transform=axes.get_yaxis_transform(), va="center")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, -high / 4), max(high, -low / 4))  # both sides are seen
     axes.set_ylim(len(comparison.arms) - 0.5, -0.5)
     axes.set_yticks(range(len(comparison.arms)), [arm_label(arm) for arm in comparison.arms])
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"test loss less the mean of {comparison.base.name}, nats a token")
-    axes.set_title("← better", loc="left")
-    axes.set_title("worse →", loc="right")
+    sides = ("better", "worse") if metric.lower_is_better else ("worse", "better")
+    axes.set_title(f"← {sides[0]}", loc="left")
+    axes.set_title(f"{sides[1]} →", loc="right")
     mean = "difference of the means, with its interval"
     key(
         figure,
         Line2D([], [], color=GREY, marker="o", label="a run", **HOLLOW),
         Line2D([], [], color=GREY, marker="o", linewidth=1.6, label=mean),
     )
-    return figure
+    return axes
 
 
 @styled

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from smolctl.plots import (
     losses_of,
     run_figure,
     run_of,
+    speeds_of,
     spread_out,
     tradeoff_figure,
     tradeoff_of,
@@ -194,6 +196,32 @@ def test_differences_show_runs_intervals_and_verdicts(comparison: Comparison) ->
         assert found.interval is None or list(found.interval) in drawn
     low, high = axes.get_xlim()
     assert low < 0 < high
+
+
+def test_speeds_stand_beside_the_first_arm(monkeypatch) -> None:
+    arms = []
+    for arm, speed in zip(COMPARISONS["two arms"].arms, (200, 210), strict=True):
+        runs = tuple(
+            replace(facts, values=facts.values | {"tokens_per_second": speed + 2 * number})
+            for number, facts in enumerate(arm.runs)
+        )
+        for facts in runs:
+            facts.run.manifest["environment"] = {"device_name": "a CPU", "threads": 2}
+            facts.run.manifest["training_flops_per_token"] = 1e9 * speed
+        arms.append(Arm(arm.name, runs))
+    comparison = Comparison("demo", tuple(arms), ())
+    assert not comparison.is_timed  # at nano scale
+    monkeypatch.setattr(Comparison, "scale", "full")
+    assert comparison.is_timed
+    figure = speeds_of(comparison)
+    figure.draw_without_rendering()
+    assert title_of(figure) == "Speed of training at full size, a CPU, 2 threads"
+    assert texts_of(figure) == ["the base", "+5.0 % tokens\nat 1.05 × the FLOPs each"]
+    (axes,) = figure.axes
+    assert (axes.get_title("left"), axes.get_title("right")) == ("← worse", "better →")
+    drawn = [list(line.get_xdata()) for line in axes.lines]
+    assert any(xs == pytest.approx([-2 / 2.02, 0, 2 / 2.02]) for xs in drawn if len(xs) == 3)
+    assert any(xs == pytest.approx([10 / 2.02]) for xs in drawn)
 
 
 def test_tradeoff_stands_over_the_cache() -> None:

@@ -6,7 +6,8 @@ import pytest
 from conftest import run_main
 
 ROOT = Path(__file__).parent.parent
-CARDS = sorted(path.relative_to(ROOT) for path in (ROOT / "results").glob("*/MODEL_CARD.md"))
+FOUND = [*ROOT.glob("MODEL_CARD.md"), *(ROOT / "results").glob("*/MODEL_CARD.md")]
+CARDS = sorted(path.relative_to(ROOT) for path in FOUND)
 CARDS = [path for path in CARDS if path.parent.name not in ("runs", "demo")]  # are not committed
 
 

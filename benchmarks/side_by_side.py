@@ -51,7 +51,7 @@ SETTINGS = KEPT_PRODUCTS | {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "PYTHONDONTWRITEBYTECODE": "",
 }
-INSTALL = "pip install -e '.[test,lm-eval,llama-cpp]'"
+INSTALL = "pip install -e '.[dev,lm-eval,llama-cpp]'"
 # Of these a row names the versions, if its contender had imported them.
 PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "llama_cpp")
 FIRST = ("work", "contender", "round")
@@ -96,6 +96,8 @@ def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespa
     try:
         row = measure(work, contender, options)
     except ModuleNotFoundError as error:
+        if error.name not in PACKAGES:
+            raise
         sys.exit(f"There is no {error.name}, a peer; {INSTALL} installs them all.")
     row["peak_rss_mb"] = peak_rss_mb()  # before anything else is imported
     loaded = ((name, sys.modules[name]) for name in PACKAGES if name in sys.modules)

@@ -5,15 +5,19 @@ same files give the same bytes. Whatever was not
 measured is said to be so, with the command that measures it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
 import shlex
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+import pandas as pd
 
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
 from smolctl.comparison import Comparison
@@ -28,7 +32,7 @@ from smolctl.quantization_tables import (
     quantized_tasks_table,
 )
 from smolctl.quantization_words import dimension_sentences, quantization_conclusion
-from smolctl.scoring import task_names
+from smolctl.scoring import SPLITS, task_names
 from smolctl.selection import compare_arms, finished_at, mismatch, noted, readable
 from smolctl.tables import (
     Table,
@@ -40,12 +44,14 @@ from smolctl.tables import (
     verdicts_table,
     views_table,
 )
-from smolctl.words import conclusion, described, on_chance
+from smolctl.task_scores import eval_options
+from smolctl.words import described, on_chance, on_quality
 from smollm2.config import ModelConfig, read_toml
 from smollm2.errors import UserError
 from smollm2.protocol import Protocol
 from smollm2.quantize.config import QuantConfig
 from smollm2.runs import Run
+from smollm2.tables import Tables
 
 if TYPE_CHECKING:
     import jinja2
@@ -68,7 +74,7 @@ class Figures:
 
     def of(self, study: str) -> "Figures":
         """Those of a further study."""
-        return Figures(self.folder / study, self.card)
+        return Figures(self.folder / f"also-{study}", self.card)
 
 
 def relative(path: Path, start: Path = Path()) -> str:
@@ -120,7 +126,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         exported: the run whose weights lie beside the card in the layout of transformers.
     """
     environment = templates()
-    environment.filters["conclusion"] = conclusion
+    environment.filters["on_quality"] = on_quality
     environment.filters["described"] = described
     environment.filters["power_of_two_table"] = power_of_two_table
     comparison, found = evidence.main, evidence.quantized
@@ -371,7 +377,7 @@ def study_file(comparison: Comparison) -> str | None:
 
 
 def commands(comparison: Comparison) -> list[str]:
-    """What to type for every run, its scores and its quantized models; files by their base
+    """What to type for every run, its quantized models and the scores of both; files by their base
     names."""
     file = study_file(comparison)
     plan = tomllib.loads(file or "")
@@ -381,32 +387,65 @@ def commands(comparison: Comparison) -> list[str]:
         for arm, values in plan.get("arms", {}).items()
         for seed in values.get("seeds", [])
     }
-    for arm in comparison.arms:
-        for facts in arm.runs:
-            if (arm.name, facts.run.protocol.seed) not in planned:
-                lines.append(train_command(facts.run))
-    tasks = plan.get("eval", {}).get("tasks")
-    lines += eval_commands(comparison, task_names(tasks) if tasks else [])
-    return lines + quantize_commands(
-        quantized(comparison), plan.get("quantize", {}).get("models", [])
-    )
+    by_plan = {
+        facts.name
+        for arm in comparison.arms
+        for facts in arm.runs
+        if (arm.name, facts.protocol.seed) in planned
+    }
+    lines += [train_command(facts.run) for facts in comparison.runs if facts.name not in by_plan]
+    models = plan.get("quantize", {}).get("models", [])
+    lines += quantize_commands(quantized(comparison), models)
+    return lines + eval_commands(comparison, plan.get("eval"), by_plan)
 
 
-def eval_commands(comparison: Comparison, planned: list[str]) -> list[str]:
-    """What to type for every task that is not in the study file."""
-    asked: dict[tuple[str, ...], list[str]] = {}
-    for facts in comparison.runs:
-        rows = facts.tasks[~facts.tasks["task"].isin(planned)]
-        limits = rows["n"].where(rows["n"] < rows["total"])
-        for limit, tasks in rows.groupby(limits, dropna=False)["task"]:
-            options = ["--tasks", ",".join(tasks.unique())]
-            if limit == limit:
-                options += ["--limit", f"{limit:.0f}"]
-            asked.setdefault(tuple(options), []).append(facts.name)
+def eval_commands(
+    comparison: Comparison, plan: dict[str, Any] | None, by_plan: set[str]
+) -> list[str]:
+    """What to type for every score of a task that the study file does not ask for.
+
+    Args:
+        plan: what it says of evaluation.
+        by_plan: the runs that it asks for.
+    """
+    tasks: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for target, facts, rows in scored(comparison):
+        for row in rows.drop_duplicates(["task", "n", "protocol"]).to_dict("records"):
+            if target not in by_plan or not is_planned(plan, facts, row):
+                by_target = tasks.setdefault(eval_options(facts, row), {})
+                found = by_target.setdefault(target, [])
+                found += [row["task"]] * (row["task"] not in found)
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for options, by_target in tasks.items():
+        for target, found in by_target.items():
+            lines.setdefault(("--tasks", ",".join(found), *options), []).append(target)
     return [
-        shlex.join(["smolctl", "eval", *names, *options, "--study", comparison.study])
-        for options, names in asked.items()
+        shlex.join(["smolctl", "eval", *targets, *options, "--study", comparison.study])
+        for options, targets in lines.items()
     ]
+
+
+def scored(comparison: Comparison) -> Iterator[tuple[str, RunFacts, pd.DataFrame]]:
+    """The runs and their quantized models with the scores of their tasks, by the names that
+    `smolctl eval` gives them; files that cannot be read are named elsewhere."""
+    for facts in comparison.runs:
+        yield facts.name, facts, facts.tasks
+        for path in sorted(facts.run.path.glob("quantized/*/eval.csv")):
+            tables = Tables(path.parent)
+            with contextlib.suppress(UserError):
+                rows = tables.table("eval")
+                yield f"{facts.name}+{tables.name}", facts, rows[~rows["task"].isin(SPLITS)]
+
+
+def is_planned(plan: dict[str, Any] | None, facts: RunFacts, row: dict[Any, Any]) -> bool:
+    """Whether a study's evaluation makes this row of eval.csv."""
+    from smollm2.device import resolve_dtype
+
+    if plan is None or row["task"] not in task_names(plan["tasks"]):
+        return False
+    n = min(plan.get("limit") or row["total"], row["total"])
+    dtype = resolve_dtype(plan.get("dtype") or facts.protocol.dtype, facts.protocol.device)
+    return (row["n"], dtype) == (n, row["protocol"].split(", ")[4])
 
 
 def quantize_commands(found: Quantized, planned: list[str]) -> list[str]:
@@ -504,7 +543,7 @@ def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from smolctl.plots import comparison_figures, run_figure, tradeoff_figure
+    from smolctl.plots import comparison_figures, loss_figure, run_figure, tradeoff_figure
     from smolctl.quantization_plots import quantization_figure
 
     comparison, found = evidence.main, evidence.quantized
@@ -514,9 +553,9 @@ def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
             paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
         paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in comparison.runs]
         if pair := dense_against_moe(comparison):
-            paths += comparison_figures(pair, folder / "dense-moe")
+            paths.append(loss_figure(pair, folder / "dense-moe.png"))
         for study in evidence.further:
-            paths += comparison_figures(study, folder / study.study)
+            paths += comparison_figures(study, Figures(folder).of(study.study).folder)
         if found.is_measured:
             where = figures_of(Figures(folder), evidence, found.comparison).folder
             paths.append(quantization_figure(found, where / "quantization.png"))

@@ -1,18 +1,20 @@
 """What the original power-of-two card claimed, beside what was measured."""
 
 from collections import Counter
+from collections.abc import Sequence
 
-from smolctl.comparison import Arm, Comparison
-from smolctl.evidence import Evidence, of_variant
+from smolctl.comparison import Arm, Comparison, read_curve
+from smolctl.evidence import Evidence
 from smolctl.facts import ACCURACY, LOSS, SECONDS, TOKENS_PER_SECOND, Metric, mean_and_spread
 from smolctl.quantization import Quantized
-from smolctl.stats import Difference
+from smolctl.stats import Difference, differences
 from smolctl.tables import Table, interval_text, mean_text, number
 from smolctl.words import listed
 
 NOT_MEASURED = "not measured"
 CLAIMED_SPEED = 6.5  # percent
-NO_INTERVAL = "without an interval, for an arm has one run"
+START = 0.1  # of the tokens
+NO_INTERVAL = "without an interval"
 
 
 def dense_against_moe(comparison: Comparison) -> Comparison | None:
@@ -31,14 +33,16 @@ def power_of_two(comparison: Comparison) -> Comparison | None:
 
 
 def claims_table(evidence: Evidence) -> Table:
-    """What the original card claimed, what was measured, and whether the claim survives."""
-    main = evidence.main
+    """What the original card claimed, what was measured, and whether the claim survives; each by
+    the first study that has its arms."""
+    twos = [pair for study in evidence.studies if (pair := power_of_two(study)) if pow2_of(pair)]
+    moes = [pair for study in evidence.studies if (pair := dense_against_moe(study))]
     rows = [
         parameters_claim(),
-        speed_claim(evidence.timed),
-        loss_claim(main),
-        accuracy_claim(main),
-        moe_claim(dense_against_moe(main)),
+        speed_claim(evidence.comparing),
+        loss_claim(twos[0] if twos else None),
+        accuracy_claim(twos[0] if twos else None),
+        moe_claim(moes[0] if moes else None),
         quantization_claim(evidence.quantized),
     ]
     return Table("Claims", ("the original card claimed", "here", "verdict"), rows, n_words=3)
@@ -57,27 +61,31 @@ def parameters_claim() -> tuple[str, str, str]:
     )
 
 
-def speed_claim(timed: Comparison | None) -> tuple[str, str, str]:
-    """Against the original of the claim, which had 174 M parameters, where that was timed."""
+def speed_claim(studies: Sequence[Comparison]) -> tuple[str, str, str]:
+    """By the first study that tells of speed and has the arms; against the original of the claim,
+    which had 174 M parameters, where that was timed."""
     claim = f"pow2 trains {CLAIMED_SPEED:g} % faster (10.06 against 10.76 min), significantly"
-    pairs = originals_and_pow2(timed) if timed else []
-    if not pairs:
+    found = [pairs for study in studies if study.has_speed and (pairs := originals_and_pow2(study))]
+    if not found:
         return claim, f'{NOT_MEASURED}: a full-size study on one machine, scale = "full"', "open"
+    timed = [pairs for pairs in found if pairs[0].is_timed]
+    if not timed:
+        return claim, f"{NOT_MEASURED}: the runs are too short to be timed", "open"
     texts, verdicts = [], []
-    for pair in pairs:
+    for pair in timed[0]:
         mean = mean_and_spread(pair.base.values(TOKENS_PER_SECOND))[0]
         difference = pair.secondary(TOKENS_PER_SECOND)[pair.others[0].name]
         text = f"{100 * difference.mean / mean:+.1f} % tokens per second against {pair.base.name}"
         if difference.interval is None:
             texts.append(f"{text}, {NO_INTERVAL}")
-            verdicts.append("unresolved")
+            verdicts.append("open")
             continue
         low, high = (100 * bound / mean for bound in difference.interval)
         texts.append(
             f"{text} ({100 * difference.confidence:.4g} % interval {low:+.1f} to {high:+.1f})"
         )
         verdicts.append(speed_verdict(low, high))
-    return claim, "; ".join(texts), f"{verdicts[0]} (against {pairs[0].base.name})"
+    return claim, "; ".join(texts), f"{verdicts[0]} (against {timed[0][0].base.name})"
 
 
 def speed_verdict(low: float, high: float) -> str:
@@ -89,10 +97,19 @@ def speed_verdict(low: float, high: float) -> str:
     return "survives" if low > 0 else "unresolved"
 
 
+def pow2_of(comparison: Comparison) -> Arm | None:
+    return of_variant(comparison, "pow2")
+
+
+def of_variant(comparison: Comparison, variant: str) -> Arm | None:
+    """The first arm that is this variant."""
+    return next((arm for arm in comparison.arms if arm.protocol.variant == variant), None)
+
+
 def originals_and_pow2(comparison: Comparison) -> list[Comparison]:
     """pow2 beside each original, that of the claim's size first, each pair by itself: for intervals
-    that carry no verdict."""
-    pow2 = of_variant(comparison, "pow2")
+    that are no verdicts of the study."""
+    pow2 = pow2_of(comparison)
     originals = [of_variant(comparison, name) for name in ("orig-174m", "orig")]
     return [
         Comparison(comparison.study, (original, pow2), ())
@@ -101,44 +118,47 @@ def originals_and_pow2(comparison: Comparison) -> list[Comparison]:
     ]
 
 
-def loss_claim(main: Comparison) -> tuple[str, str, str]:
+def loss_claim(pair: Comparison | None) -> tuple[str, str, str]:
+    """By the verdict of the study, which is against its first arm."""
     claim = "validation loss 3.626 (original) and 3.628 (pow2), one run each: comparable"
-    pair, pow2 = power_of_two(main), of_variant(main, "pow2")
+    pow2 = pow2_of(pair) if pair else None
     if pair is None or pow2 is None:
         return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
-    verdict = pair.primary[pow2.name].verdict
-    return (
-        claim,
-        "; ".join([both(pair, pow2, LOSS, pair.primary[pow2.name]), *beside_others(main, LOSS)]),
-        verdict if verdict == "unresolved" else f"falls: pow2 is {verdict}",
-    )
+    difference = pair.primary[pow2.name]
+    text = "; ".join([both(pair, pow2, LOSS, difference), *beside_others(pair, LOSS)])
+    verdict = difference.verdict
+    word = verdict if verdict == "unresolved" else f"falls: {verdict}"
+    return claim, text, f"{word} (against {pair.base.name})"
 
 
-def accuracy_claim(main: Comparison) -> tuple[str, str, str]:
+def accuracy_claim(pair: Comparison | None) -> tuple[str, str, str]:
     claim = "pow2 has the slightly higher accuracy (36.03 % against 36.01 %)"
-    pair, pow2 = power_of_two(main), of_variant(main, "pow2")
+    pow2 = pow2_of(pair) if pair else None
     if pair is None or pow2 is None:
         return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
     difference = pair.secondary(ACCURACY)[pow2.name]
-    text = "; ".join([both(pair, pow2, ACCURACY, difference), *beside_others(main, ACCURACY)])
+    text = "; ".join([both(pair, pow2, ACCURACY, difference), *beside_others(pair, ACCURACY)])
     if difference.interval is None:
-        return claim, text, "unresolved"
+        return claim, text, "open"
     low, high = difference.interval
-    return claim, text, "survives" if low > 0 else "falls" if high < 0 else "unresolved"
+    word = "survives" if low > 0 else "falls" if high < 0 else "unresolved"
+    return claim, text, f"{word} (against {pair.base.name})"
 
 
-def beside_others(main: Comparison, metric: Metric) -> list[str]:
-    """pow2 beside the originals that are not the study's first arm."""
+def beside_others(pair: Comparison, metric: Metric) -> list[str]:
+    """pow2 beside the originals of the study that are not its first arm."""
+    whole = pair.family or pair
     return [
-        both(pair, pair.others[0], metric, pair.secondary(metric)[pair.others[0].name])
-        for pair in originals_and_pow2(main)
-        if pair.base is not main.base
+        f"by itself, {both(other, other.others[0], metric, difference)}"
+        for other in originals_and_pow2(whole)
+        if other.base is not whole.base
+        for difference in other.secondary(metric).values()
     ]
 
 
 def both(pair: Comparison, arm: Arm, metric: Metric, difference: Difference) -> str:
     """The values of two arms and their difference."""
-    interval = interval_text(difference, metric) if difference.interval else NO_INTERVAL
+    interval = interval_or_none(difference, metric)
     return (
         f"{metric.label}: {mean_text(pair.base.values(metric), metric)} ({pair.base.name}) and "
         f"{mean_text(arm.values(metric), metric)} ({arm.name}), {pair.scale} scale; difference "
@@ -146,18 +166,29 @@ def both(pair: Comparison, arm: Arm, metric: Metric, difference: Difference) -> 
     )
 
 
+def interval_or_none(difference: Difference, metric: Metric) -> str:
+    return interval_text(difference, metric) if difference.interval else NO_INTERVAL
+
+
 def moe_claim(pair: Comparison | None) -> tuple[str, str, str]:
+    """By the validation losses after the first `START` of the training."""
     claim = "the dense model starts more slowly than the mixture of experts (Figure 1)"
     if pair is None:
         return claim, f"{NOT_MEASURED}: a study with the arms orig and moe-160m", "open"
     moe = pair.others[0]
-    difference = pair.primary[moe.name]
-    verdicts = {"better": "survives", "worse": "falls", "unresolved": "unresolved"}
-    return (
-        claim,
-        f"with equal {pair.equal}, at the end: {both(pair, moe, LOSS, difference)}",
-        verdicts[difference.verdict],
+    tokens = START * min(pair.base.mean_of("tokens"), moe.mean_of("tokens"))
+    dense, mixture = (
+        [read_curve(facts, "tokens", tokens) for facts in arm.runs] for arm in (pair.base, moe)
     )
+    early = differences(dense, {moe.name: mixture})[moe.name]
+    text = (
+        f"after {tokens:,.0f} tokens, validation loss: {mean_text(dense, LOSS)} ({pair.base.name}) "
+        f"and {mean_text(mixture, LOSS)} ({moe.name}), {pair.scale} scale; difference "
+        f"{number(early.mean, LOSS, signed=True)}, {interval_or_none(early, LOSS)}; at the end: "
+        f"{both(pair, moe, LOSS, pair.primary[moe.name])}"
+    )
+    verdicts = {"better": "survives", "worse": "falls", "unresolved": "unresolved"}
+    return claim, text, f"{verdicts[early.verdict]} (at the start)"
 
 
 def quantization_claim(quantized: Quantized) -> tuple[str, str, str]:

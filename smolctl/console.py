@@ -39,14 +39,14 @@ def warn(text: str) -> None:
 
 
 def warn_if_busy() -> None:
-    """Say so if other work takes the machine, whose times are then not its own: two threads that
+    """Say so if other work may take the machine, whose times are then not its own: two threads that
     share a core with others may wait for each other most of the time."""
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > cores / 2:
         warn(
-            f"this machine has been busy for the last minute (load {load:.1f} on {cores} cores): "
-            "what is measured now may be many times too slow; OMP_NUM_THREADS=1 helps."
+            f"this machine has been busy for the last minute (load {load:.1f} on {cores} cores). "
+            "Where other work goes on, what is measured now may be many times too slow."
         )
 
 

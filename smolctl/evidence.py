@@ -7,7 +7,7 @@ quantizing, a control of the method. Each question is answered by the studies th
 from dataclasses import dataclass
 from functools import cached_property
 
-from smolctl.comparison import Arm, Comparison
+from smolctl.comparison import Comparison
 from smolctl.quantization import Quantized, quantized
 from smolctl.quantization_words import quantization_conclusion
 from smolctl.words import described, is_control, on_quality, on_speed
@@ -36,53 +36,65 @@ class Evidence:
         return (self.main, *self.further)
 
     @cached_property
+    def comparing(self) -> tuple[Comparison, ...]:
+        """The studies that compare models: those of one arm and controls aside."""
+        return tuple(one for one in self.studies if one.others and not is_of_controls(one))
+
+    @cached_property
     def timed(self) -> Comparison | None:
-        """The first study whose runs can tell of speed and are long enough to be timed."""
-        return next((study for study in self.studies if study.is_timed), None)
+        """The first study that compares models and tells of their speed."""
+        return next((study for study in self.comparing if study.is_timed), None)
 
     @cached_property
     def quantized(self) -> Quantized:
-        """Of the first study at full size that was quantized, else of the first quantized one, else
-        of the main one."""
-        found = [quantized(study) for study in self.studies]
+        """Of the first study that compares models at full size and was quantized; else of the first
+        that was quantized, or that could be."""
+        found = [quantized(study) for study in (*self.comparing, *self.studies)]
         measured = [one for one in found if one.is_measured]
-        judged = [one for one in measured if one.is_judged]
+        judged = [one for one in measured if one.is_judged and one.comparison.others]
         return next(iter([*judged, *measured, *found]))
 
     @property
     def notes(self) -> list[str]:
         """What is said of every run that is left out, and of the tasks."""
-        return [sentence for study in self.studies for sentence in study.notes]
+        further = (f"Study {one.study}: {note}" for one in self.further for note in one.notes)
+        return [*self.main.notes, *further]
 
     def answers(self) -> dict[str, list[Answer]]:
         """By question: what each study that can tell says of it."""
-        comparing = [study for study in self.studies if study.others]
-        controls = [study for study in comparing if is_of_controls(study)]
-        same_scale = [study for study in comparing if study.scale == self.main.scale]
-        timed, quantizing = self.timed or self.main, self.quantized.comparison
+        better = [one for one in self.comparing if one.scale == self.main.scale]
+        if is_of_controls(self.main):
+            better.insert(0, self.main)
         return {
-            "Is it better?": [
-                self.answer(study, on_quality(study))
-                for study in same_scale
-                if study is self.main or study not in controls
-            ],
-            "Is it faster?": [self.answer(timed, [*on_speed(timed), *self.in_equal_time()])],
-            "Does it quantize better?": [
-                self.answer(quantizing, quantization_conclusion(self.quantized) or [NOT_QUANTIZED])
-            ],
+            "Is it better?": [self.answer(study, on_quality(study)) for study in better],
+            "Is it faster?": self.on_speed({study.study for study in better}),
+            "Does it quantize better?": self.on_quantizing(),
             "Is a difference found where there is none?": [
                 self.answer(study, on_quality(study))
-                for study in controls
-                if study is not self.main
+                for study in self.further
+                if is_of_controls(study)
             ],
         }
 
-    def in_equal_time(self) -> list[str]:
-        """That nothing is known of it, unless a study tells."""
-        views = [view for study in self.studies for view in study.views]
-        if self.timed is None or any(view.axis == "seconds" and view.is_fair for view in views):
+    def on_speed(self, seen: set[str]) -> list[Answer]:
+        """Tokens a second, and what came of equal time in the studies whose names are not in
+        `seen`."""
+        timed = self.timed or self.main
+        if not timed.others:
             return []
-        return [NO_EQUAL_TIME]
+        answers = [self.answer(timed, on_speed(timed))]
+        in_time = [one for one in self.comparing if one.equal == "seconds" and one.has_speed]
+        answers += [self.answer(one, on_quality(one)) for one in in_time if one.study not in seen]
+        if self.timed and not in_time:
+            answers[0].sentences.append(NO_EQUAL_TIME)
+        return answers
+
+    def on_quantizing(self) -> list[Answer]:
+        """What quantizing changes; nothing where there is but one arm."""
+        study = self.quantized.comparison
+        if not study.others:
+            return []
+        return [self.answer(study, quantization_conclusion(self.quantized) or [NOT_QUANTIZED])]
 
     def answer(self, study: Comparison, sentences: list[str]) -> Answer:
         return Answer("" if study is self.main else described(study), sentences)
@@ -98,8 +110,3 @@ NOT_QUANTIZED = "Not measured: see Quantization."
 def is_of_controls(study: Comparison) -> bool:
     """Whether every arm is the first one under another name."""
     return bool(study.others) and all(is_control(study.base, arm) for arm in study.others)
-
-
-def of_variant(comparison: Comparison, *variants: str) -> Arm | None:
-    """The first arm that is one of these variants."""
-    return next((arm for arm in comparison.arms if arm.protocol.variant in variants), None)

@@ -143,5 +143,8 @@ def siblings(run: "Run") -> "list[Run]":
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and the standard deviation if there are at least two."""
+    """Mean, and the standard deviation if there are at least two, of numbers of which each is
+    known; else both are NaN."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
     return fmean(values), stdev(values) if len(values) > 1 else None

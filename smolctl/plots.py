@@ -70,6 +70,11 @@ def comparison_figures(comparison: Comparison, folder: Path) -> list[Path]:
     return paths
 
 
+def loss_figure(comparison: Comparison, path: Path) -> Path:
+    """Write what `losses_of` draws."""
+    return save(losses_of(comparison), path)
+
+
 def tradeoff_figure(comparison: Comparison, path: Path) -> Path:
     """Write what `tradeoff_of` draws."""
     return save(tradeoff_of(comparison), path)
@@ -145,7 +150,9 @@ def speeds_of(comparison: Comparison) -> Figure:
         for arm in comparison.others
     }
     device, threads = comparison.machines[0]
-    title = f"Speed of training at full size, {device}, {threads} thread{'' if threads == 1 else 's'}"
+    title = (
+        f"Speed of training at full size, {device}, {threads} thread{'' if threads == 1 else 's'}"
+    )
     figure = titled(title, height=1.8 + 0.45 * len(comparison.arms))
     axes = draw_differences(figure, comparison, TOKENS_PER_SECOND, found, percent, notes)
     axes.set_xlabel(f"tokens a second beside the mean of {base.name}, percent")

@@ -7,10 +7,10 @@ from smolctl.words import interval_words, listed
 from smollm2.config import ModelConfig
 from smollm2.quantize.dimensions import GROUP_SIZES, TILE_PACKED, padding_share, weights
 
-# Tokens a parameter below which weights are said to have seen little: more of them still pay as
-# much as more parameters do (Hoffmann et al. 2022, arXiv:2203.15556), and what quantizing changes
-# grows with them (Kumar et al. 2024, arXiv:2411.04330).
-FULLY_TRAINED = 20
+# Tokens a parameter up to which more of them pay as much as more parameters do (Hoffmann et al.
+# 2022, arXiv:2203.15556). What quantizing changes grows with them (Kumar et al. 2024,
+# arXiv:2411.04330), so that weights which have seen fewer say little of others.
+COMPUTE_OPTIMAL = 20
 SAME_BYTES = 0.01  # bytes a parameter that differ by less are the same
 
 
@@ -40,10 +40,12 @@ def quantization_conclusion(found: Quantized) -> list[str]:
 
 
 def little_trained(found: Quantized) -> list[str]:
-    """Of weights that have seen little text, that what holds for them may not last."""
+    """Of weights that have seen little text, that what holds for them may not last; of those that
+    were trained on from others it is not known how much they have seen."""
     base = found.comparison.base
     tokens, parameters = base.runs[0].tokens, base.parameters["total"]
-    if tokens >= FULLY_TRAINED * parameters:
+    is_new = base.runs[0].run.manifest["started_from"] is None
+    if not is_new or tokens >= COMPUTE_OPTIMAL * parameters:
         return []
     return [
         f"The weights were trained on {tokens:,} tokens, {tokens / parameters:.2g} a parameter: "

@@ -204,7 +204,9 @@ def check_card(path: Path, as_json: bool) -> None:
     else:
         put("".join(lines))
     if follows:
-        say(f"{path} follows from the files of study {study}.")
+        say(
+            f"{path} follows from the files of {' and '.join([study, *options.get('--also', ())])}."
+        )
         return
     words = (word for name, values in options.items() for value in values for word in (name, value))
     command = shlex.join(["smolctl", "report", *words])

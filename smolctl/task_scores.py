@@ -155,9 +155,12 @@ def item_values(facts: "RunFacts", row: dict[Any, Any]) -> list[float]:
 
 def eval_command(facts: "RunFacts", row: dict[Any, Any]) -> str:
     """The `smolctl eval` command that writes a row of eval.csv anew from its items."""
-    limit = "" if row["n"] == row["total"] else f" --limit {row['n']}"
+    options = " ".join(["--tasks", row["task"], *eval_options(facts, row)])
+    return f"smolctl eval {facts.name} {options} --study {facts.run.study}"
+
+
+def eval_options(facts: "RunFacts", row: dict[Any, Any]) -> tuple[str, ...]:
+    """The options of `smolctl eval`, beside the task, that make a row of eval.csv."""
+    limit = () if row["n"] == row["total"] else ("--limit", str(row["n"]))
     dtype = row["protocol"].split(", ")[4]
-    other = "" if dtype == facts.protocol.dtype else f" --dtype {dtype}"
-    return (
-        f"smolctl eval {facts.name} --tasks {row['task']}{limit}{other} --study {facts.run.study}"
-    )
+    return (*limit, *(() if dtype == facts.protocol.dtype else ("--dtype", dtype)))

@@ -1,9 +1,7 @@
 """A comparison in sentences: what the runs show, and what they do not."""
 
-from statistics import fmean
-
 from smolctl.comparison import SAME_BUDGET, Arm, Comparison, best_rate
-from smolctl.facts import PEAK_MEMORY, SECONDS, TOKENS_PER_SECOND
+from smolctl.facts import SECONDS, TOKENS_PER_SECOND
 from smolctl.stats import Difference
 
 AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
@@ -57,19 +55,19 @@ def on_speed(comparison: Comparison) -> list[str]:
 
 def on_chance(comparison: Comparison) -> list[str]:
     """How many accuracies guessing could explain; none where no task was scored."""
-    rows = comparison.tasks[comparison.tasks["metric"] == "acc"]
+    rows = comparison.tasks[comparison.tasks["metric"] == "acc"].dropna(subset="chance")
     if rows.empty:
         return []
-    error = (rows["chance"] * (1 - rows["chance"]) / rows["n"]) ** 0.5
+    error = (rows["chance"] * (1 - rows["chance"]) / rows["n"]) ** 0.5  # of one run that guesses
     above = int((rows["mean"] > rows["chance"] + 2 * error).sum())
     text = (
-        f"{above} of {len(rows)} accuracies lie more than two standard errors above what guessing "
-        "gives (chance); guessing itself would put one in forty there."
+        f"{above} of {len(rows)} accuracies lie more than two standard errors of a run above what "
+        "guessing gives (chance), where guessing would put one in forty."
     )
-    if above < len(rows) / 2:
+    if above < len(rows):
         text += (
-            " Where one does not, the model answers as a die would, and two such accuracies tell "
-            "nothing about two models; the bits per byte of the right answers do so sooner."
+            " The others cannot be told from guessing by so many questions; the bits per byte of "
+            "the right answers tell models apart sooner."
         )
     return [text]
 
@@ -85,18 +83,24 @@ def described(comparison: Comparison) -> str:
 
 
 def is_control(base: Arm, arm: Arm) -> bool:
-    """Whether the two are one model, trained in one way under two names."""
+    """Whether the two are one model, trained in one way under two names, with other seeds."""
     one, two = base.protocol, arm.protocol
-    return (one.model, one.recipe, one.steps) == (two.model, two.recipe, two.steps)
+    is_same = (one.model, one.recipe, one.steps) == (two.model, two.recipe, two.steps)
+    return is_same and not set(base.seeds) & set(arm.seeds)
 
 
 def control(comparison: Comparison, arm: Arm) -> str:
     """What the verdict on a control says of the method."""
     text = f"{arm.name} is a control: {comparison.base.name} under another name, with other seeds."
-    verdict = comparison.primary[arm.name].verdict
-    if verdict == "unresolved":
+    difference = comparison.primary[arm.name]
+    if difference.interval is None:  # nothing else could have come out
+        return text
+    if difference.verdict == "unresolved":
         return f"{text} That it is unresolved is as it should be."
-    return f"{text} That it is {verdict} is a false verdict, as one control in twenty may show."
+    return (
+        f"{text} That it is {difference.verdict} is a false verdict, as one control in twenty may "
+        "show."
+    )
 
 
 def quality(comparison: Comparison, arm: Arm) -> str:
@@ -212,13 +216,12 @@ def speed(comparison: Comparison, arm: Arm) -> str:
     difference = found[arm.name]
     ratio = 1 + difference.mean / (sum(base.values(TOKENS_PER_SECOND)) / len(base.runs))
     seconds = arm.mean_of("seconds") / base.mean_of("seconds")
-    memory = fmean(arm.values(PEAK_MEMORY)) / fmean(base.values(PEAK_MEMORY))
     device, threads = comparison.machines[0]
     text = (
         f"On {device} with {threads} thread{'' if threads == 1 else 's'} {arm.name} trained at "
         f"{ratio:.2f} times the tokens per second of {base.name}, "
-        f"{ratio * arm.flops_per_token / base.flops_per_token:.2f} times its FLOPs per second, in "
-        f"{seconds:.2f} times its {SECONDS.label}, with {memory:.2f} times its peak memory"
+        f"{ratio * arm.flops_per_token / base.flops_per_token:.2f} times its FLOPs per second, and "
+        f"took {seconds:.2f} times its {SECONDS.label}"
     )
     if difference.interval is None:
         return f"{text}; the runs are too few for an interval."

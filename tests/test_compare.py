@@ -236,6 +236,14 @@ def test_an_arm_that_is_the_first_one_again_is_a_control(capsys, workdir, templa
     assert "FLOPs a token" not in text
 
 
+def test_one_run_of_a_control_or_a_seed_of_the_base_is_not_praised(capsys, workdir, template):
+    planted(template, "a", 0, 5.0)
+    planted(template, "b", 1, 5.1)
+    planted(template, "c", 0, 5.1)
+    assert "as it should be" not in "\n".join(compared(capsys, "a", "b")["conclusion"])
+    assert "control" not in "\n".join(compared(capsys, "a", "c")["conclusion"])
+
+
 def spoil_column(run: Run) -> str:
     path = run.path / "train.csv"
     path.write_text(path.read_text().replace("loss", "lost", 1))
@@ -351,11 +359,10 @@ def test_accuracies_that_guessing_could_give_are_said_to_be(workdir, template):
         rows += [rows[0] | {"metric": "acc_norm", "value": 0.9}]
         run.replace("eval", [*run.rows("eval"), *rows])
     (text,) = on_chance(study_comparison("s", runs))
-    assert text.startswith("1 of 2 accuracies lie more than two standard errors above")
-    assert "as a die would" not in text
+    assert text.startswith("1 of 2 accuracies lie more than two standard errors of a run above")
+    assert "The others cannot be told from guessing" in text
     run.replace(
         "eval", [row | {"value": 0.2} if row["value"] == "0.3" else row for row in run.rows("eval")]
     )
     (text,) = on_chance(study_comparison("s", runs))
     assert text.startswith("0 of 2")
-    assert "as a die would" in text

@@ -64,6 +64,19 @@ def test_a_clear_difference_over_seeds_is_a_verdict(plant, sign, verdict):
     assert f"at int4-g64 ({verdict})" in claim(result)[1]
 
 
+def test_weights_that_have_seen_little_are_said_to(plant):
+    runs = [plant(arm, 0, int8=delta(0.01)) for arm in ("orig", "pow2")]
+    tokens = runs[0].protocol.steps * runs[0].protocol.tokens_per_step
+    said = f"trained on {tokens:,} tokens, {tokens / COUNTS['total']:.2g} a parameter"
+    assert said in words(found())
+    for run in runs:
+        run.update(parameters={name: count // 1000 + 1 for name, count in COUNTS.items()})
+    assert "a parameter: what" not in words(found())
+    for run in runs:  # what the weights that it began with have seen is not known
+        run.update(parameters=COUNTS, started_from="else", started_from_sha256="0")
+    assert "a parameter: what" not in words(found())
+
+
 def test_one_seed_decides_nothing(plant):
     plant("orig", 0, int4_g64=delta(0.05, loss_delta_stderr=0.003))
     plant("pow2", 0, int4_g64=delta(0.01, loss_delta_stderr=0.004))

@@ -13,9 +13,11 @@ import pytest
 from conftest import run_main
 from planted import planted
 
+from smolctl.claims import speed_verdict
 from smollm2.errors import UserError
 from smollm2.files import write_json
 from smollm2.runs import Run
+from smollm2.tables import Tables
 
 ARMS = {
     "orig": {"d_ff": 72},
@@ -151,9 +153,12 @@ def test_check_tells_whether_a_card_is_still_true(capsys, study):
     assert json.loads(told)["follows"]
 
 
+PROTOCOL = "lm-eval, 0-shot, test split, context 2048, bfloat16, cpu"
+
+
 @pytest.fixture
 def further(study, template) -> None:
-    """A study at full size of one step, and one of a control."""
+    """A study at full size of a few steps, and one of a control."""
     for seed, (number, (name, model)) in product(range(3), enumerate(ARMS.items())):
         run = planted(template, name, seed, 7.0, study="full", steps=12, model=model)
         speed = {"orig": 100, "pow2": 110, "moe-160m": 130}[name] + seed
@@ -167,11 +172,16 @@ def further(study, template) -> None:
         planted(template, ("a", "again")[seed % 2], seed, 5.0 + 0.01 * (seed // 2), study="aa")
 
 
-def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
+def become(study: Path, **fields) -> None:
+    """Make the runs of a study such of the variants that their arms are called after."""
     for path in study.glob("*/run.json"):
         manifest = json.loads(path.read_text())
-        manifest["protocol"] |= {"scale": "nano", "variant": manifest["arm"]}
+        manifest["protocol"] |= {"variant": manifest["arm"]} | fields
         write_json(path, manifest)
+
+
+def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
+    become(study, scale="nano")
     alone = card(capsys)
     assert "what holds at nano scale does not carry over" in alone
     assert "not measured: a full-size study on one machine" in alone
@@ -186,8 +196,14 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     assert "+9.9 % tokens per second against orig (95 % interval" in text
     assert "| survives (against orig) |" in text
     assert "## Study `aa`" in text
+    assert text.count("What the arms reach in equal time was not measured") == 1
+    assert "again is a control" not in better
+    # A control answers for no other study, in whatever order they are given.
+    turned = card(capsys, "--also", "aa", "--also", "full")
+    assert "+9.9 % tokens per second against orig" in turned
+    assert "pow2 trained at 1.10 times" in turned.split("**Is it faster?**")[1]
     for name in ("full", "aa"):
-        assert f"](results/s/figures/{name}/differences.png)" in text
+        assert f"](results/s/figures/also-{name}/differences.png)" in text
         assert f"| {name} | " in text
     assert "smolctl report --study s --also full --also aa\n" in text
     assert Path("card.html").read_text().count("data:image/png") == len(
@@ -199,12 +215,80 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     run.replace("train", [row | {"tokens_per_second": "50"} for row in run.rows("train")])
     code, out, err = run_main(capsys, "report", "--check", "MODEL_CARD.md")
     assert code == 1
-    assert "-| pow2-s0" not in out
+    assert "-| tokens per second | 101 ± 1 | 111 ± 1 | 131 ± 1 |" in out
+    assert "+| tokens per second | 101 ± 1 | 91 ± 36 | 131 ± 1 |" in out
     assert "smolctl report --study s --also full --also aa" in err
 
 
+def test_a_control_leaves_the_claims_to_a_further_study(capsys, study, further):
+    become(study)
+    text = run_main(capsys, "report", "--study", "aa", "--also", "s")[1]
+    assert "again is a control" in text.split("**Is it faster?**")[0]
+    assert "test loss: 5.0050 ± 0.0071 (orig) and 5.1050 ± 0.0071 (pow2)" in text
+    assert "not measured: a study with the arms orig and pow2" not in text
+
+
+def test_equal_time_is_told_of_by_a_study_of_equal_seconds(capsys, study, further):
+    for path in Path("results/full").glob("*/run.json"):
+        manifest = json.loads(path.read_text())
+        write_json(path, manifest | {"equal": "seconds"})
+    become(study, scale="nano")
+    faster = card(capsys, "--also", "full").split("**Is it faster?**")[1]
+    assert "equal time was not measured" not in faster
+    assert "At equal training time pow2" in faster.split("**Does it quantize")[0]
+
+
+def test_runs_too_short_to_be_timed_make_a_card(capsys, study, further):
+    for path in Path("results/full").glob("*"):
+        run = Run(path)
+        run.replace("train", [row | {"tokens_per_second": ""} for row in run.rows("train")])
+    text = card(capsys, "--also", "full")
+    assert "| tokens per second | – | – | – |" in text
+    assert "not measured: the runs are too short to be timed" in text
+
+
+def test_one_arm_is_asked_nothing_that_takes_two(capsys, study):
+    for path in study.glob("[om]*"):
+        shutil.rmtree(path)
+    text = card(capsys)
+    assert "**Is it" not in text
+    assert "**Does it" not in text
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((-5, -1), "falls: slower"),
+        ((-5, 1), "falls: not by so much"),
+        ((1, 6), "falls: faster, but by less"),
+        ((1, 9), "survives"),
+        ((-1, 9), "unresolved"),
+    ],
+)
+def test_what_becomes_of_the_claim_of_speed(interval, verdict):
+    assert speed_verdict(*interval) == verdict
+
+
+def test_a_start_is_judged_by_the_start(capsys, study):
+    """The mixture of experts begins behind and ends ahead."""
+    for path in study.glob("[om]*"):
+        run, is_dense = Run(path), path.name.startswith("orig")
+        rows = run.rows("val")
+        for number, row in enumerate(rows):
+            row["loss"] = (6.0 if is_dense else 6.5) + 0.01 * run.protocol.seed - 0.1 * number
+        run.replace("val", rows)
+        scores = run.rows("eval")
+        for row in scores:
+            if row["metric"] == "loss" and not is_dense:
+                row["value"] = 4.0 + 0.01 * run.protocol.seed
+        run.replace("eval", scores)
+    line = next(line for line in card(capsys).splitlines() if "starts more slowly" in line)
+    assert line.endswith("| falls (at the start) |")
+    assert "4.0050 ± 0.0071 (moe-160m)" in line
+
+
 def test_a_study_named_twice_or_not_there_is_a_sentence(capsys, study):
-    for name, sentence in (("s", "'s' is named twice"), ("none", "none")):
+    for name, sentence in (("s", "'s' is named twice"), ("other", "results/other has no runs")):
         code, out, err = run_main(capsys, "report", "--study", "s", "--also", name)
         assert (code, out) == (2, "")
         assert sentence in err
@@ -213,12 +297,29 @@ def test_a_study_named_twice_or_not_there_is_a_sentence(capsys, study):
 def test_tasks_that_no_study_file_names_are_repeated(capsys, study):
     run = Run(study / "pow2-s0")
     score = {"task": "arc_easy", "metric": "acc", "value": 0.25, "stderr": 0.01, "clusters": 500}
-    score |= {"fingerprint": "f", "protocol": "lm-eval, 0-shot, test split"}
-    rows = [score | {"n": 500, "total": 2376}, score | {"task": "piqa", "n": 9, "total": 9}]
+    score |= {"fingerprint": "f", "protocol": PROTOCOL, "n": 500, "total": 2376}
+    rows = [score, score | {"task": "piqa", "n": 9, "total": 9}]
+    rows += [score | {"task": "openbookqa"}, rows[1] | {"metric": "acc_norm"}]
+    rows += [score | {"protocol": PROTOCOL.replace("bfloat16", "float32")}]
     run.replace("eval", [*run.rows("eval"), *rows])
-    text = card(capsys)
-    assert "\nsmolctl eval pow2-s0 --tasks arc_easy --limit 500 --study s\n" in text
-    assert "\nsmolctl eval pow2-s0 --tasks piqa --study s\n" in text
+    quantized = study / "pow2-s0/quantized/int8"
+    quantized.mkdir(parents=True)
+    Tables(quantized).replace("eval", rows[1:2])
+    commands = re.findall(r"^smolctl eval (.*)$", card(capsys), flags=re.MULTILINE)
+    assert commands == [
+        "pow2-s0 --tasks arc_easy,openbookqa --limit 500 --study s",
+        "pow2-s0 pow2-s0+int8 --tasks piqa --study s",
+        "pow2-s0 --tasks arc_easy --limit 500 --dtype float32 --study s",
+    ]
+    # What the study file asks for needs no command; another dtype, limit or seed does.
+    plan = '[arms."pow2"]\nvariant = "pow2"\nseeds = [0]\n[eval]\ntasks = "arc_easy,piqa"\n'
+    (study / "study.toml").write_text(f"{plan}limit = 500\n")
+    commands = re.findall(r"^smolctl eval (.*)$", card(capsys), flags=re.MULTILINE)
+    assert commands == [
+        "pow2-s0 --tasks openbookqa --limit 500 --study s",
+        "pow2-s0 --tasks arc_easy --limit 500 --dtype float32 --study s",
+        "pow2-s0+int8 --tasks piqa --study s",
+    ]
 
 
 def test_check_of_no_card_is_a_sentence(capsys, study):

@@ -138,7 +138,8 @@ def test_the_hub_reads_only_the_scores_of_the_weights(capsys, workdir, template)
         planted(template, "orig", seed, 5.0 + 0.01 * seed, model={"d_ff": 72})
         run = planted(template, "pow2", seed, 5.1 + 0.01 * seed)
         task = {"task": "piqa", "metric": "acc", "value": 0.5 + 0.01 * seed, "n": 9, "total": 9}
-        run.append("eval", task | {"protocol": "lm-eval, 0-shot, validation", "fingerprint": "f"})
+        how = "lm-eval, 0-shot, validation split, context 64, bfloat16, cpu"
+        run.append("eval", task | {"protocol": how, "fingerprint": "f"})
     export(capsys, "pow2-s1", "--study", "s", "--to", "hf", "out")
     data = ModelCard.load("out/README.md").data
     (accuracy,) = (row["value"] for row in run.rows("eval") if row["metric"] == "accuracy")

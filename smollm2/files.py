@@ -17,7 +17,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_file(path: Path, content: str | bytes) -> None:
     """Replace `path` whole: whoever reads it sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Named after the process: two that share a study may write the same file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

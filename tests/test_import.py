@@ -417,7 +417,7 @@ def test_the_speed_of_a_small_model_is_not_measured_and_it_is_said_why(
     assert run_main(capsys, *options)[0] == 0
     code, card, err = run_main(capsys, "report", "--study", "on")
     assert code == 0, err
-    assert "Nothing is concluded about speed or memory: what holds at small scale" in card
+    assert "Small scale says nothing about speed, memory or quantization" in card
     assert "full scale" not in card
 
 

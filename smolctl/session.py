@@ -287,6 +287,8 @@ class Session:
         the end, so that several of them share a study; if it dies, its run is gone on with."""
         from smolctl.console import say
 
+        runs = [planned for planned in runs if not self.train(planned)]
+        # Once more: most of those that the other had have ended since.
         if runs := [planned for planned in runs if not self.train(planned)]:
             say(f"Waiting for what another process trains: {', '.join(run.name for run in runs)}")
         while runs:

@@ -157,7 +157,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         notes=evidence.notes,
         further=[further_part(study, figures.of(study.study)) for study in evidence.further],
         study_files={study.study: study_file(study) for study in evidence.studies},
-        commands=[line for study in evidence.studies for line in commands(study)],
+        commands=[line for one in evidence.quantized_of.values() for line in commands(one)],
         environment=environment_table(evidence),
         files=files_table(evidence),
     )

@@ -147,7 +147,7 @@ class Comparison:
 
     @property
     def is_timed(self) -> bool:
-        """Whether they do: there are others than the first arm, and all are long enough."""
+        """Whether speeds can be compared: `has_speed`, several arms, and no run too short."""
         return bool(self.others) and bool(self.secondary(TOKENS_PER_SECOND))
 
     @property

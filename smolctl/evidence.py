@@ -46,10 +46,16 @@ class Evidence:
         return next((study for study in self.comparing if study.is_timed), None)
 
     @cached_property
+    def quantized_of(self) -> dict[str, Quantized]:
+        """What the runs of each study became, by its name; read once."""
+        return {study.study: quantized(study) for study in self.studies}
+
+    @cached_property
     def quantized(self) -> Quantized:
         """Of the first study that compares models at full size and was quantized; else of the first
         that was quantized, or that could be."""
-        found = [quantized(study) for study in (*self.comparing, *self.studies)]
+        comparing = [self.quantized_of[study.study] for study in self.comparing]
+        found = [*comparing, *self.quantized_of.values()]
         measured = [one for one in found if one.is_measured]
         judged = [one for one in measured if one.is_judged and one.comparison.others]
         return next(iter([*judged, *measured, *found]))

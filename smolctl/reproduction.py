@@ -12,7 +12,7 @@ import pandas as pd
 from smolctl.comparison import Comparison
 from smolctl.evidence import Evidence
 from smolctl.facts import RunFacts, siblings
-from smolctl.quantization import Quantized, quantized
+from smolctl.quantization import Quantized
 from smolctl.scoring import SPLITS, task_names
 from smolctl.tables import Table
 from smolctl.task_scores import eval_options
@@ -33,9 +33,10 @@ def study_file(comparison: Comparison) -> str | None:
     return read_toml(path, "study", lambda _: path.read_text("utf-8")) if path.exists() else None
 
 
-def commands(comparison: Comparison) -> list[str]:
+def commands(found: Quantized) -> list[str]:
     """What to type for every run, its quantized models and the scores of both; files by their base
     names."""
+    comparison = found.comparison
     file = study_file(comparison)
     plan = tomllib.loads(file or "")
     lines = [f"smolctl study {comparison.study}.toml"] * (file is not None)
@@ -52,7 +53,7 @@ def commands(comparison: Comparison) -> list[str]:
     }
     lines += [train_command(facts.run) for facts in comparison.runs if facts.name not in by_plan]
     models = plan.get("quantize", {}).get("models", [])
-    lines += quantize_commands(quantized(comparison), models)
+    lines += quantize_commands(found, models)
     return lines + eval_commands(comparison, plan.get("eval"), by_plan)
 
 

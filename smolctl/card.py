@@ -146,6 +146,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         dense_and_moe=dense_against_moe(comparison),
         powers_of_two=power_of_two(comparison),
         has_tradeoff=has_tradeoff(comparison),
+        has_overview=evidence.has_overview,
         test_documents=test_documents(comparison.base.runs[0]),
         quantized=found,
         quantization=quantization_tables(found),
@@ -362,12 +363,21 @@ def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from smolctl.plots import comparison_figures, loss_figure, run_figure, tradeoff_figure
+    from smolctl.plots import (
+        comparison_figures,
+        loss_figure,
+        overview_figure,
+        run_figure,
+        tradeoff_figure,
+    )
     from smolctl.quantization_plots import quantization_figure
 
     comparison, found = evidence.main, evidence.quantized
     try:
         paths = comparison_figures(comparison, folder)
+        if evidence.timed and evidence.has_overview:
+            path = folder / "overview.png"
+            paths.append(overview_figure(comparison, evidence.timed, evidence.controls, path))
         if has_tradeoff(comparison):
             paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
         paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in comparison.runs]

@@ -41,9 +41,20 @@ class Evidence:
         return tuple(one for one in self.studies if one.others and not is_of_controls(one))
 
     @cached_property
+    def controls(self) -> tuple[Comparison, ...]:
+        """The further studies of one model under several names."""
+        return tuple(one for one in self.further if is_of_controls(one))
+
+    @cached_property
     def timed(self) -> Comparison | None:
         """The first study that compares models and tells of their speed."""
         return next((study for study in self.comparing if study.is_timed), None)
+
+    @property
+    def has_overview(self) -> bool:
+        """Whether one study tells of the loss and a further one of the speed."""
+        is_comparing = bool(self.main.others) and not is_of_controls(self.main)
+        return is_comparing and self.timed is not None and self.timed is not self.main
 
     @cached_property
     def quantized_of(self) -> dict[str, Quantized]:
@@ -76,9 +87,7 @@ class Evidence:
             "Is it faster?": self.on_speed({study.study for study in better}),
             "Does it quantize better?": self.on_quantizing(),
             "Is a difference found where there is none?": [
-                self.answer(study, on_quality(study))
-                for study in self.further
-                if is_of_controls(study)
+                self.answer(study, on_quality(study)) for study in self.controls
             ],
         }
 

@@ -1,12 +1,13 @@
 """Figures of a comparison and of a run, as PNG files that the same input makes byte for byte.
 
-`losses_of`, `differences_of`, `speeds_of`, `tradeoff_of` and `run_of` draw a `Figure`, the others
-write it. pyplot and the global settings stay untouched, and a user's matplotlibrc changes nothing.
+`losses_of`, `differences_of`, `speeds_of`, `overview_of`, `tradeoff_of` and `run_of` draw a
+`Figure`, the others write it. pyplot and the global settings stay untouched, and a user's
+matplotlibrc changes nothing.
 """
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +17,7 @@ import pandas as pd
 from cycler import cycler
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -68,6 +69,13 @@ def comparison_figures(comparison: Comparison, folder: Path) -> list[Path]:
     if comparison.is_timed:
         paths.append(save(speeds_of(comparison), folder / "speed.png"))
     return paths
+
+
+def overview_figure(
+    comparison: Comparison, timed: Comparison, controls: Sequence[Comparison], path: Path
+) -> Path:
+    """Write what `overview_of` draws."""
+    return save(overview_of(comparison, timed, controls), path)
 
 
 def loss_figure(comparison: Comparison, path: Path) -> Path:
@@ -131,17 +139,54 @@ def losses_of(comparison: Comparison) -> Figure:
 @styled
 def differences_of(comparison: Comparison) -> Figure:
     """A row an arm: test losses of its runs less the base's mean, their mean and its interval."""
-    found = comparison.primary
-    notes = {arm: f"{verdict_of(one)}\n{interval_of(one)}" for arm, one in found.items()}
     figure = titled(headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
-    axes = draw_differences(figure, comparison, LOSS, found, 1.0, notes)
-    axes.set_xlabel(f"test loss less the mean of {comparison.base.name}, nats a token")
+    draw_quality(figure.subplots(), comparison)
+    rows_key(figure)
     return figure
 
 
 @styled
 def speeds_of(comparison: Comparison) -> Figure:
     """A row an arm: tokens a second of its runs beside the base's mean, in percent of that."""
+    figure = titled(speed_headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
+    draw_speed(figure.subplots(), comparison)
+    rows_key(figure)
+    return figure
+
+
+@styled
+def overview_of(
+    comparison: Comparison, timed: Comparison, controls: Sequence[Comparison]
+) -> Figure:
+    """The losses of one study, below them those of controls over the same range, and the speeds of
+    another study."""
+    losses = [comparison, *controls]
+    rows = max(sum(len(one.arms) + 1 for one in losses), len(timed.arms) + 1)
+    figure = Figure(figsize=(1.5 * WIDTH, 1.2 + 0.5 * rows), layout="constrained")
+    left, right = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
+    ratios = [len(one.arms) + 1.5 for one in losses]
+    parts = left.subfigures(len(losses), 1, height_ratios=ratios, squeeze=False)[:, 0]
+    panels = [part.subplots() for part in parts]
+    for part, axes, one in zip(parts, panels, losses, strict=True):
+        head(part, f"{extent(one) if one is comparison else CONTROL} {headline(one)}", 66)
+        draw_quality(axes, one)
+    low, high = zip(*(axes.get_xlim() for axes in panels), strict=True)
+    for axes in panels:
+        axes.set_xlim(min(low), max(high))
+    head(right, speed_headline(timed), 66)
+    draw_speed(right.subplots(), timed)
+    rows_key(figure)
+    return figure
+
+
+def draw_quality(axes: Axes, comparison: Comparison) -> None:
+    found = comparison.primary
+    notes = {arm: f"{verdict_of(one)}\n{interval_of(one)}" for arm, one in found.items()}
+    draw_differences(axes, comparison, LOSS, found, 1.0, notes)
+    axes.set_xlabel(f"test loss less the mean of {comparison.base.name}, nats a token")
+
+
+def draw_speed(axes: Axes, comparison: Comparison) -> None:
     base, found = comparison.base, comparison.secondary(TOKENS_PER_SECOND)
     percent = 100 / fmean(base.values(TOKENS_PER_SECOND))
     notes = {
@@ -149,26 +194,19 @@ def speeds_of(comparison: Comparison) -> Figure:
         f"at {arm.flops_per_token / base.flops_per_token:.2f} × the FLOPs each"
         for arm in comparison.others
     }
-    device, threads = comparison.machines[0]
-    title = (
-        f"Speed of training at full size, {device}, {threads} thread{'' if threads == 1 else 's'}"
-    )
-    figure = titled(title, height=1.8 + 0.45 * len(comparison.arms))
-    axes = draw_differences(figure, comparison, TOKENS_PER_SECOND, found, percent, notes)
+    draw_differences(axes, comparison, TOKENS_PER_SECOND, found, percent, notes)
     axes.set_xlabel(f"tokens a second beside the mean of {base.name}, percent")
-    return figure
 
 
 def draw_differences(
-    figure: Figure,
+    axes: Axes,
     comparison: Comparison,
     metric: Metric,
     found: Mapping[str, Difference],
     scale: float,
     notes: Mapping[str, str],
-) -> Axes:
+) -> None:
     """A row an arm: `metric` of its runs less the base's mean, times `scale`, with `found`."""
-    axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=1)
     centre = fmean(comparison.base.values(metric))
     for row, (arm, look) in enumerate(looks(comparison.arms)):
@@ -192,13 +230,6 @@ def draw_differences(
     sides = ("better", "worse") if metric.lower_is_better else ("worse", "better")
     axes.set_title(f"← {sides[0]}", loc="left")
     axes.set_title(f"{sides[1]} →", loc="right")
-    mean = "difference of the means, with its interval"
-    key(
-        figure,
-        Line2D([], [], color=GREY, marker="o", label="a run", **HOLLOW),
-        Line2D([], [], color=GREY, marker="o", linewidth=1.6, label=mean),
-    )
-    return axes
 
 
 @styled
@@ -280,6 +311,22 @@ def against(comparison: Comparison, arm: Arm) -> str:
     return f"{arm.name} ends {amount} {comparison.base.name}: {found.verdict} ({runs})"
 
 
+CONTROL = "Control, one model under several names."
+
+
+def extent(comparison: Comparison) -> str:
+    """`Loss after 1,024,000 tokens at nano scale.`"""
+    protocol = comparison.base.protocol
+    tokens = protocol.steps * protocol.tokens_per_step
+    return f"Loss after {tokens:,} tokens at {comparison.scale} scale."
+
+
+def speed_headline(comparison: Comparison) -> str:
+    device, threads = comparison.machines[0]
+    plural = "" if threads == 1 else "s"
+    return f"Speed of training at full size, {device}, {threads} thread{plural}"
+
+
 def tradeoff_headline(comparison: Comparison) -> str:
     """Of the arm whose cache differs the most."""
     base = comparison.base.kv_bytes_per_token
@@ -314,8 +361,13 @@ def arm_label(arm: Arm) -> str:
 def titled(text: str, height: float) -> Figure:
     """An empty figure."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.suptitle(textwrap.fill(text, 88, break_on_hyphens=False), x=0.01, ha="left")
+    head(figure, text, 88)
     return figure
+
+
+def head(figure: FigureBase, text: str, width: int) -> None:
+    """The title, in lines of `width` characters."""
+    figure.suptitle(textwrap.fill(text, width, break_on_hyphens=False), x=0.01, ha="left")
 
 
 def looks(arms: Iterable[Arm]) -> Iterator[tuple[Arm, dict[str, Any]]]:
@@ -328,6 +380,16 @@ def key(figure: Figure, *handles: Line2D) -> None:
     longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     columns = min(len(handles), 100 // (longest + 4))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def rows_key(figure: Figure) -> None:
+    """What the rows of `draw_differences` are made of."""
+    mean = "difference of the means, with its interval"
+    key(
+        figure,
+        Line2D([], [], color=GREY, marker="o", label="a run", **HOLLOW),
+        Line2D([], [], color=GREY, marker="o", linewidth=1.6, label=mean),
+    )
 
 
 def draw_loss(axes: Axes, facts: RunFacts, axis: str, look: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from smolctl.plots import (
     comparison_figures,
     differences_of,
     losses_of,
+    overview_of,
     run_figure,
     run_of,
     speeds_of,
@@ -198,7 +199,9 @@ def test_differences_show_runs_intervals_and_verdicts(comparison: Comparison) ->
     assert low < 0 < high
 
 
-def test_speeds_stand_beside_the_first_arm(monkeypatch) -> None:
+@pytest.fixture
+def timed(monkeypatch) -> Comparison:
+    """Two arms whose runs have 200, 202 and 204, and 210, 212 and 214 tokens a second."""
     arms = []
     for arm, speed in zip(COMPARISONS["two arms"].arms, (200, 210), strict=True):
         runs = tuple(
@@ -209,11 +212,16 @@ def test_speeds_stand_beside_the_first_arm(monkeypatch) -> None:
             facts.run.manifest["environment"] = {"device_name": "a CPU", "threads": 2}
             facts.run.manifest["training_flops_per_token"] = 1e9 * speed
         arms.append(Arm(arm.name, runs))
-    comparison = Comparison("demo", tuple(arms), ())
+    comparison = Comparison("timed", tuple(arms), ())
     assert not comparison.is_timed  # at nano scale
-    monkeypatch.setattr(Comparison, "scale", "full")
+    scale = property(lambda one: "full" if one.study == "timed" else "nano")
+    monkeypatch.setattr(Comparison, "scale", scale)
     assert comparison.is_timed
-    figure = speeds_of(comparison)
+    return comparison
+
+
+def test_speeds_stand_beside_the_first_arm(timed: Comparison) -> None:
+    figure = speeds_of(timed)
     figure.draw_without_rendering()
     assert title_of(figure) == "Speed of training at full size, a CPU, 2 threads"
     assert texts_of(figure) == ["the base", "+5.0 % tokens\nat 1.05 × the FLOPs each"]
@@ -222,6 +230,26 @@ def test_speeds_stand_beside_the_first_arm(monkeypatch) -> None:
     drawn = [list(line.get_xdata()) for line in axes.lines]
     assert any(xs == pytest.approx([-2 / 2.02, 0, 2 / 2.02]) for xs in drawn if len(xs) == 3)
     assert any(xs == pytest.approx([10 / 2.02]) for xs in drawn)
+
+
+def test_the_overview_has_losses_controls_and_speeds(timed: Comparison) -> None:
+    main, control = COMPARISONS["six arms"], COMPARISONS["the same loss"]
+    figure = overview_of(main, timed, [control])
+    figure.draw_without_rendering()
+    losses, same, speeds = figure.axes
+    assert losses.get_xlim() == same.get_xlim() != speeds.get_xlim()
+    for axes, alone in ((losses, differences_of(main)), (speeds, speeds_of(timed))):
+        assert texts_of(SimpleNamespace(axes=[axes])) == texts_of(alone)
+        drawn, expected = (
+            [list(line.get_xdata()) for line in one.lines] for one in (axes, alone.axes[0])
+        )
+        assert drawn == expected
+    left, right = figure.subfigs
+    first, second = map(title_of, left.subfigs)
+    assert first == f"Loss after 204,800 tokens at nano scale. {title_of(losses_of(main))}"
+    assert second.startswith("Control, one model under several names. pow2 ends 0.0000")
+    assert title_of(right) == title_of(speeds_of(timed))
+    assert len(overview_of(main, timed, []).axes) == 2
 
 
 def test_tradeoff_stands_over_the_cache() -> None:

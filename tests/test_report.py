@@ -202,6 +202,8 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     turned = card(capsys, "--also", "aa", "--also", "full")
     assert "+9.9 % tokens per second against orig" in turned
     assert "pow2 trained at 1.10 times" in turned.split("**Is it faster?**")[1]
+    assert "](results/s/figures/overview.png)" in text
+    assert "overview.png" not in alone
     for name in ("full", "aa"):
         assert f"](results/s/figures/also-{name}/differences.png)" in text
         assert f"| {name} | " in text
@@ -224,6 +226,7 @@ def test_a_control_leaves_the_claims_to_a_further_study(capsys, study, further):
     become(study)
     text = run_main(capsys, "report", "--study", "aa", "--also", "s")[1]
     assert "again is a control" in text.split("**Is it faster?**")[0]
+    assert "overview.png" not in text
     assert "test loss: 5.0050 ± 0.0071 (orig) and 5.1050 ± 0.0071 (pow2)" in text
     assert "not measured: a study with the arms orig and pow2" not in text
 

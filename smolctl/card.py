@@ -377,7 +377,8 @@ def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
         paths = comparison_figures(comparison, folder)
         if evidence.timed and evidence.has_overview:
             path = folder / "overview.png"
-            paths.append(overview_figure(comparison, evidence.timed, evidence.controls, path))
+            controls = [one for one in evidence.controls if one.scale == comparison.scale]
+            paths.append(overview_figure(comparison, evidence.timed, controls, path))
         if has_tradeoff(comparison):
             paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
         paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in comparison.runs]

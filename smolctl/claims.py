@@ -62,8 +62,8 @@ def parameters_claim() -> tuple[str, str, str]:
 
 
 def speed_claim(studies: Sequence[Comparison]) -> tuple[str, str, str]:
-    """By the first study that tells of speed and has the arms; against the original of the claim,
-    which had 174 M parameters, where that was timed."""
+    """By the first study that tells of speed and has the arms; first against the original of the
+    claim, which had 174 M parameters, where that was timed."""
     claim = f"pow2 trains {CLAIMED_SPEED:g} % faster (10.06 against 10.76 min), significantly"
     found = [pairs for study in studies if study.has_speed and (pairs := originals_and_pow2(study))]
     if not found:
@@ -75,17 +75,21 @@ def speed_claim(studies: Sequence[Comparison]) -> tuple[str, str, str]:
     for pair in timed[0]:
         mean = mean_and_spread(pair.base.values(TOKENS_PER_SECOND))[0]
         difference = pair.secondary(TOKENS_PER_SECOND)[pair.others[0].name]
-        text = f"{100 * difference.mean / mean:+.1f} % tokens per second against {pair.base.name}"
+        flops = pair.others[0].flops_per_token / pair.base.flops_per_token
+        text = (
+            f"{100 * difference.mean / mean:+.1f} % tokens per second against {pair.base.name}, at "
+            f"{flops:.2f} times the FLOPs a token"
+        )
         if difference.interval is None:
             texts.append(f"{text}, {NO_INTERVAL}")
-            verdicts.append("open")
+            verdicts.append(f"open (against {pair.base.name})")
             continue
         low, high = (100 * bound / mean for bound in difference.interval)
         texts.append(
             f"{text} ({100 * difference.confidence:.4g} % interval {low:+.1f} to {high:+.1f})"
         )
-        verdicts.append(speed_verdict(low, high))
-    return claim, "; ".join(texts), f"{verdicts[0]} (against {timed[0][0].base.name})"
+        verdicts.append(f"{speed_verdict(low, high)} (against {pair.base.name})")
+    return claim, "; ".join(texts), "; ".join(verdicts)
 
 
 def speed_verdict(low: float, high: float) -> str:
@@ -119,37 +123,56 @@ def originals_and_pow2(comparison: Comparison) -> list[Comparison]:
 
 
 def loss_claim(pair: Comparison | None) -> tuple[str, str, str]:
-    """By the verdict of the study, which is against its first arm."""
+    """By the verdict of the study, which is against its first arm, and by the interval against any
+    other original."""
     claim = "validation loss 3.626 (original) and 3.628 (pow2), one run each: comparable"
     pow2 = pow2_of(pair) if pair else None
     if pair is None or pow2 is None:
         return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
     difference = pair.primary[pow2.name]
-    text = "; ".join([both(pair, pow2, LOSS, difference), *beside_others(pair, LOSS)])
-    verdict = difference.verdict
-    word = verdict if verdict == "unresolved" else f"falls: {verdict}"
-    return claim, text, f"{word} (against {pair.base.name})"
+    words = {"better": "falls: better", "worse": "falls: worse", "unresolved": "unresolved"}
+    texts = [both(pair, pow2, LOSS, difference)]
+    verdicts = [f"{words[difference.verdict]} (against {pair.base.name})"]
+    for other, found in beside_others(pair, LOSS):
+        texts.append(both(other, other.others[0], LOSS, found))
+        sign = sign_of(found)
+        word = words["worse" if sign > 0 else "better" if sign < 0 else "unresolved"]
+        verdicts.append(f"{word} (against {other.base.name}, by itself)")
+    return claim, "; ".join(texts), "; ".join(verdicts)
 
 
 def accuracy_claim(pair: Comparison | None) -> tuple[str, str, str]:
+    """By an interval of its own against each original of the study."""
     claim = "pow2 has the slightly higher accuracy (36.03 % against 36.01 %)"
     pow2 = pow2_of(pair) if pair else None
     if pair is None or pow2 is None:
         return claim, f"{NOT_MEASURED}: a study with the arms orig and pow2", "open"
     difference = pair.secondary(ACCURACY)[pow2.name]
-    text = "; ".join([both(pair, pow2, ACCURACY, difference), *beside_others(pair, ACCURACY)])
-    if difference.interval is None:
-        return claim, text, "open"
-    low, high = difference.interval
-    word = "survives" if low > 0 else "falls" if high < 0 else "unresolved"
-    return claim, text, f"{word} (against {pair.base.name})"
+    texts = [both(pair, pow2, ACCURACY, difference)]
+    verdicts = [accuracy_verdict(pair, difference)]
+    for other, found in beside_others(pair, ACCURACY):
+        texts.append(both(other, other.others[0], ACCURACY, found))
+        verdicts.append(accuracy_verdict(other, found))
+    return claim, "; ".join(texts), "; ".join(verdicts)
 
 
-def beside_others(pair: Comparison, metric: Metric) -> list[str]:
+def accuracy_verdict(pair: Comparison, difference: Difference) -> str:
+    sign = sign_of(difference)
+    word = "survives" if sign > 0 else "falls" if sign < 0 else "unresolved"
+    return f"{word} (against {pair.base.name})"
+
+
+def sign_of(difference: Difference) -> int:
+    """1 or -1 if the whole interval is on that side of zero, else 0, as without an interval."""
+    low, high = difference.interval or (0.0, 0.0)
+    return int(low > 0) - int(high < 0)
+
+
+def beside_others(pair: Comparison, metric: Metric) -> list[tuple[Comparison, Difference]]:
     """pow2 beside the originals of the study that are not its first arm."""
     whole = pair.family or pair
     return [
-        f"by itself, {both(other, other.others[0], metric, difference)}"
+        (other, difference)
         for other in originals_and_pow2(whole)
         if other.base is not whole.base
         for difference in other.secondary(metric).values()

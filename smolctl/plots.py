@@ -190,12 +190,15 @@ def draw_speed(axes: Axes, comparison: Comparison) -> None:
     base, found = comparison.base, comparison.secondary(TOKENS_PER_SECOND)
     percent = 100 / fmean(base.values(TOKENS_PER_SECOND))
     notes = {
-        arm.name: f"{percent * found[arm.name].mean:+.1f} % tokens\n"
-        f"at {arm.flops_per_token / base.flops_per_token:.2f} × the FLOPs each"
+        arm.name: f"{percent * found[arm.name].mean:+.1f} % tokens/s\n"
+        f"{arm.flops_per_token / base.flops_per_token:.2f} × FLOPs a token"
         for arm in comparison.others
     }
     draw_differences(axes, comparison, TOKENS_PER_SECOND, found, percent, notes)
-    axes.set_xlabel(f"tokens a second beside the mean of {base.name}, percent")
+    level = 100 * next(iter(found.values())).confidence
+    axes.set_xlabel(
+        f"tokens a second beside the mean of {base.name}, percent ({level:.4g} % intervals)"
+    )
 
 
 def draw_differences(

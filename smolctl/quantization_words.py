@@ -1,5 +1,6 @@
 """What quantizing did to the arms of a comparison, and what fits their widths, in sentences."""
 
+import re
 from collections.abc import Iterable
 
 from smolctl.quantization import BF16, SAME_SPEED, Pair, Quantized, percent
@@ -25,11 +26,11 @@ def quantization_conclusion(found: Quantized) -> list[str]:
             f"Nothing is concluded about quantization: what holds at {found.comparison.scale} "
             "scale does not carry over to full size.",
         ]
+    sentences += little_trained(found)
     for arm in found.comparison.others:
         pairs = [pair for pair in found.pairs if pair.arm == arm.name]
         sentences += [*losses(found, pairs), *sizes(found, pairs), *speeds(found, pairs)]
     tested = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
-    sentences += little_trained(found)
     if len(tested) > 1:
         sentences.append(
             f"The {len(tested)} verdicts on quantization hold together (Holm over every "
@@ -130,42 +131,51 @@ def runs_of(pair: Pair) -> str:
 def sizes(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
     """How many bytes a parameter takes, and what was not quantized where they differ."""
     base = found.comparison.base.name
-    alike, sentences = [], []
+    alike, unlike, sentences = [], dict[str, list[str]](), []
     for pair in pairs:
         first, second = pair.first.bytes_a_parameter, pair.second.bytes_a_parameter
         if abs(second / first - 1) <= SAME_BYTES:
             alike.append(f"{pair.name} ({second:.3f})")
         elif second == second and first == first:
-            sentences.append(
-                f"At {pair.name} a parameter takes {second:.3f} bytes on disk in {pair.arm} and "
-                f"{first:.3f} in {base}, without the embedding{left_as_it_is(pair)}."
-            )
+            text = f"{second:.3f} at {pair.name} ({base} {first:.3f})"
+            unlike.setdefault(left_as_it_is(pair), []).append(text)
         arm = pair.arm
     if alike:
-        sentences.insert(
-            0,
+        sentences.append(
             f"Without the embedding a parameter takes as many bytes on disk in {arm} as in {base} "
-            f"at {listed(alike)}.",
+            f"at {listed(alike)}."
         )
+    sentences += [
+        f"Without the embedding a parameter of {arm} takes, in bytes on disk, {listed(texts)}"
+        f"{reason}."
+        for reason, texts in unlike.items()
+    ]
     return sentences
 
 
 def left_as_it_is(pair: Pair) -> str:
-    """What was skipped, after `, ` or `: `; empty where nothing was."""
+    """What was skipped, after `: `, in words that are the same for every size of the groups; empty
+    where nothing was."""
     parts = []
     for one in (pair.first, pair.second):
         if skipped := one.texts("skipped"):
             share = percent(one.matrix_share)
             parts.append(f"of {one.arm} {share} are quantized ({'; '.join(skipped)})")
-    return f": {', '.join(parts)}" if parts else ""
+    text = f": {', '.join(parts)}" if parts else ""
+    return re.sub(r"(groups|blocks) of \d+ do", "groups of that size do", text)
 
 
 def speeds(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
-    """How fast quantized models decode beside their own bf16, where both were timed alike."""
+    """How fast quantized models read a prompt and decode beside their own bf16, where both were
+    timed alike."""
     base = found.comparison.base.name
     sentences = []
     pairs = list(pairs)
-    for column, how in (("decode_ratio", "decodes"), ("compiled_decode_ratio", "decodes compiled")):
+    for column, how, plural in (
+        ("prefill_ratio", "reads a prompt", "read a prompt"),
+        ("decode_ratio", "decodes", "decode"),
+        ("compiled_decode_ratio", "decodes compiled", "decode compiled"),
+    ):
         timed, unlike = [], []
         for pair in pairs:
             both = (pair.first, pair.second)
@@ -184,7 +194,7 @@ def speeds(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
             )
         if unlike:
             sentences.append(
-                f"How fast {pairs[0].arm} and {base} {how.replace('decodes', 'decode')} at "
+                f"How fast {pairs[0].arm} and {base} {plural} at "
                 f"{listed(unlike)} is not compared: it was timed in another dtype, on another "
                 "device or with other threads."
             )

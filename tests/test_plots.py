@@ -224,7 +224,7 @@ def test_speeds_stand_beside_the_first_arm(timed: Comparison) -> None:
     figure = speeds_of(timed)
     figure.draw_without_rendering()
     assert title_of(figure) == "Speed of training at full size, a CPU, 2 threads"
-    assert texts_of(figure) == ["the base", "+5.0 % tokens\nat 1.05 × the FLOPs each"]
+    assert texts_of(figure) == ["the base", "+5.0 % tokens/s\n1.05 × FLOPs a token"]
     (axes,) = figure.axes
     assert (axes.get_title("left"), axes.get_title("right")) == ("← worse", "better →")
     drawn = [list(line.get_xdata()) for line in axes.lines]

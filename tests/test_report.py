@@ -193,7 +193,7 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     assert "Study `full`: full scale, 12 steps of 64 tokens." in faster
     assert "pow2 trained at 1.10 times the tokens per second of orig" in faster
     assert "again is a control: a under another name" in faster
-    assert "+9.9 % tokens per second against orig (95 % interval" in text
+    assert "+9.9 % tokens per second against orig, at " in text
     assert "| survives (against orig) |" in text
     assert "## Study `aa`" in text
     assert text.count("What the arms reach in equal time was not measured") == 1
@@ -229,6 +229,28 @@ def test_a_control_leaves_the_claims_to_a_further_study(capsys, study, further):
     assert "overview.png" not in text
     assert "test loss: 5.0050 ± 0.0071 (orig) and 5.1050 ± 0.0071 (pow2)" in text
     assert "not measured: a study with the arms orig and pow2" not in text
+
+
+def test_claims_are_judged_against_both_originals(capsys, study, template):
+    for seed in range(2):
+        run = planted(template, "orig-174m", seed, 5.3 + 0.01 * seed)
+        run.update(created_at=f"2026-01-0{seed + 1}T00:00:09")
+        for arm, accuracy in (("orig", 0.1), ("orig-174m", 0.3), ("pow2", 0.2)):
+            run = Run(study / f"{arm}-s{seed}")
+            scores = run.rows("eval")
+            for row in scores:
+                if row["metric"] == "accuracy":
+                    row["value"] = accuracy + 0.001 * seed
+            run.replace("eval", scores)
+    become(study)
+    rows = card(capsys).splitlines()
+    (loss,) = (row for row in rows if row.startswith("| validation loss 3.626"))
+    assert "; test loss: 5.3050 ± 0.0071 (orig-174m) and 5.1050 ± 0.0071 (pow2)" in loss
+    assert loss.endswith(
+        "| falls: worse (against orig); falls: better (against orig-174m, by itself) |"
+    )
+    (accuracy,) = (row for row in rows if row.startswith("| pow2 has the slightly higher"))
+    assert accuracy.endswith("| survives (against orig); falls (against orig-174m) |")
 
 
 def test_equal_time_is_told_of_by_a_study_of_equal_seconds(capsys, study, further):

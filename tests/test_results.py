@@ -1,5 +1,6 @@
 """The committed studies: their cards follow from their files, and they hold no weights."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,10 @@ def test_a_committed_card_follows_from_its_files(capsys, monkeypatch, card):
 
 def test_there_are_committed_studies():
     assert CARDS
+
+
+def test_the_readme_quotes_whole_sentences_of_the_card():
+    quotes = re.findall(r"^> \* (.*)$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    card = (ROOT / "MODEL_CARD.md").read_text("utf-8").splitlines()
+    assert quotes
+    assert [quote for quote in quotes if f"- {quote}" not in card] == []

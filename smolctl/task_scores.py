@@ -106,14 +106,14 @@ def split_of(protocol: str) -> str:
 
 def differences_of(arms: Sequence["Arm"], table: pd.DataFrame) -> list[TaskDifference | None]:
     """The difference of each row of `task_means` to the first arm; None for that itself, or if the
-    two were not scored so with every run."""
+    two were not scored so with as many runs."""
     by_name = {arm.name: arm for arm in arms}
     found: list[TaskDifference | None] = []
     for row in table.to_dict("records"):
         base, arm = arms[0], by_name[row["arm"]]
         same = scores_like(table, row)
         counts = dict(zip(same["arm"], same["count"], strict=True))
-        if arm is base or any(counts.get(one.name) != len(one.runs) for one in (base, arm)):
+        if arm is base or counts.get(base.name) != row["count"]:
             found.append(None)
             continue
         try:
@@ -128,8 +128,10 @@ def scores_like(table: pd.DataFrame, row: dict[Any, Any]) -> pd.DataFrame:
 
 
 def item_means(arm: "Arm", row: dict[Any, Any]) -> list[float]:
-    """A value for each question behind a row of `task_means`, the mean over an arm's runs."""
-    by_run = [item_values(facts, row) for facts in arm.runs]
+    """A value for each question behind a row of `task_means`, the mean over the arm's runs that
+    were scored so."""
+    scored = [facts for facts in arm.runs if not scores_like(facts.tasks, row).empty]
+    by_run = [item_values(facts, row) for facts in scored]
     return [fmean(values) for values in zip(*by_run, strict=True)]
 
 

@@ -93,6 +93,16 @@ def test_arms_that_share_no_questions_each_show_their_own(capsys, quiz):
     assert pairs["c"] is None
 
 
+def test_one_scored_run_of_each_arm_is_compared(capsys, quiz):
+    quiz(5, "a-s0", "b-s0")
+    found = [row for row in compared(capsys, "a", "b")["tasks"] if row["arm"] == "b"]
+    assert found
+    assert all(row["paired"]["interval"] for row in found)
+    quiz(5, "b-s1")  # one run of a, two of b
+    found = [row for row in compared(capsys, "a", "b")["tasks"] if row["arm"] == "b"]
+    assert [row["paired"] for row in found] == [None] * len(found)
+
+
 def test_the_card_and_the_hub_get_one_number_of_questions(capsys, quiz):
     from huggingface_hub import ModelCard
 

@@ -146,7 +146,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         dense_and_moe=dense_against_moe(comparison),
         powers_of_two=power_of_two(comparison),
         has_tradeoff=has_tradeoff(comparison),
-        has_overview=evidence.has_overview,
+        has_overview=evidence.timed_further is not None,
         test_documents=test_documents(comparison.base.runs[0]),
         quantized=found,
         quantization=quantization_tables(found),
@@ -375,10 +375,10 @@ def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
     comparison, found = evidence.main, evidence.quantized
     try:
         paths = comparison_figures(comparison, folder)
-        if evidence.timed and evidence.has_overview:
+        if timed := evidence.timed_further:
             path = folder / "overview.png"
             controls = [one for one in evidence.controls if one.scale == comparison.scale]
-            paths.append(overview_figure(comparison, evidence.timed, controls, path))
+            paths.append(overview_figure(comparison, timed, controls, path))
         if has_tradeoff(comparison):
             paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
         paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in comparison.runs]

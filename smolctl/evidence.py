@@ -51,10 +51,11 @@ class Evidence:
         return next((study for study in self.comparing if study.is_timed), None)
 
     @property
-    def has_overview(self) -> bool:
-        """Whether one study tells of the loss and a further one of the speed."""
-        is_comparing = bool(self.main.others) and not is_of_controls(self.main)
-        return is_comparing and self.timed is not None and self.timed is not self.main
+    def timed_further(self) -> Comparison | None:
+        """The further study whose speeds stand beside the losses of the first, if that compares
+        models and does not tell of their speed itself."""
+        is_comparing = any(one is self.main for one in self.comparing)
+        return self.timed if is_comparing and self.timed is not self.main else None
 
     @cached_property
     def quantized_of(self) -> dict[str, Quantized]:

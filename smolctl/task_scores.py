@@ -111,13 +111,12 @@ def differences_of(arms: Sequence["Arm"], table: pd.DataFrame) -> list[TaskDiffe
     found: list[TaskDifference | None] = []
     for row in table.to_dict("records"):
         base, arm = arms[0], by_name[row["arm"]]
-        same = scores_like(table, row)
-        counts = dict(zip(same["arm"], same["count"], strict=True))
-        if arm is base or counts.get(base.name) != row["count"]:
+        scored = [scored_so(one, row) for one in (base, arm)]
+        if arm is base or any(len(runs) != row["count"] for runs in scored):
             found.append(None)
             continue
         try:
-            found.append(TaskDifference(paired(item_means(base, row), item_means(arm, row))))
+            found.append(TaskDifference(paired(*(item_means(runs, row) for runs in scored))))
         except UserError as error:
             found.append(TaskDifference(None, str(error)))
     return found
@@ -127,11 +126,14 @@ def scores_like(table: pd.DataFrame, row: dict[Any, Any]) -> pd.DataFrame:
     return table[(table[TASK_KEYS] == pd.Series(row)[TASK_KEYS]).all(axis=1)]
 
 
-def item_means(arm: "Arm", row: dict[Any, Any]) -> list[float]:
-    """A value for each question behind a row of `task_means`, the mean over the arm's runs that
-    were scored so."""
-    scored = [facts for facts in arm.runs if not scores_like(facts.tasks, row).empty]
-    by_run = [item_values(facts, row) for facts in scored]
+def scored_so(arm: "Arm", row: dict[Any, Any]) -> list["RunFacts"]:
+    """The runs of an arm that have the score of a row of `task_means`."""
+    return [facts for facts in arm.runs if not scores_like(facts.tasks, row).empty]
+
+
+def item_means(runs: Sequence["RunFacts"], row: dict[Any, Any]) -> list[float]:
+    """A value for each question behind a row of `task_means`, the mean over runs."""
+    by_run = [item_values(facts, row) for facts in runs]
     return [fmean(values) for values in zip(*by_run, strict=True)]
 
 

@@ -27,17 +27,19 @@ from smolctl.quantization_tables import (
 from smolctl.quantization_words import dimension_sentences, quantization_conclusion
 from smolctl.reproduction import commands, environment_table, files_table, study_file, versions
 from smolctl.selection import compare_arms, finished_at, mismatch, noted, readable
+from smolctl.summary import summary_table
 from smolctl.tables import (
     Table,
     arms_table,
     runs_table,
     secondary_table,
     sweep_table,
+    task_differences_table,
     tasks_table,
     verdicts_table,
     views_table,
 )
-from smolctl.words import described, on_chance, on_quality
+from smolctl.words import described, on_chance, verdicts
 from smollm2.config import ModelConfig
 from smollm2.errors import UserError
 from smollm2.protocol import Protocol
@@ -116,11 +118,12 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         exported: the run whose weights lie beside the card in the layout of transformers.
     """
     environment = templates()
-    environment.filters["on_quality"] = on_quality
+    environment.filters["verdict_sentences"] = verdicts
     environment.filters["described"] = described
     environment.filters["power_of_two_table"] = power_of_two_table
     comparison, found = evidence.main, evidence.quantized
-    models = {arm.name: arm.protocol.model for arm in comparison.arms}
+    models = models_of(comparison)
+    full_size = models_of(evidence.full_size) if evidence.full_size else {}
     return environment.get_template("model_card.md.jinja").render(
         versions=versions(evidence),
         options=options,
@@ -138,9 +141,11 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         secondary=secondary_table(comparison),
         sweep=sweep_table(comparison),
         arms=arms_table(comparison),
+        summary=summary_table(evidence),
         verdicts=verdicts_table(comparison),
         views=views_table(comparison),
         tasks=tasks_table(comparison),
+        task_differences=task_differences_table(comparison),
         on_chance=on_chance(comparison),
         runs=runs_table(comparison),
         dense_and_moe=dense_against_moe(comparison),
@@ -152,8 +157,8 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         quantization=quantization_tables(found),
         quantization_conclusion=quantization_conclusion(found),
         quantized_figures=figures_of(figures, evidence, found.comparison),
-        dimensions=dimensions_table(models),
-        dimension_sentences=dimension_sentences(models),
+        dimensions=dimensions_table(full_size) if full_size else None,
+        dimension_sentences=dimension_sentences(full_size),
         claims=claims_table(evidence),
         notes=evidence.notes,
         further=[further_part(study, figures.of(study.study)) for study in evidence.further],
@@ -162,6 +167,10 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         environment=environment_table(evidence),
         files=files_table(evidence),
     )
+
+
+def models_of(comparison: Comparison) -> dict[str, ModelConfig]:
+    return {arm.name: arm.protocol.model for arm in comparison.arms}
 
 
 def figures_of(figures: Figures, evidence: Evidence, study: Comparison) -> Figures:

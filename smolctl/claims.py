@@ -1,12 +1,12 @@
 """What the original power-of-two card claimed, beside what was measured."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from smolctl.comparison import Arm, Comparison, read_curve
 from smolctl.evidence import Evidence
-from smolctl.facts import ACCURACY, LOSS, SECONDS, TOKENS_PER_SECOND, Metric, mean_and_spread
+from smolctl.facts import ACCURACY, LOSS, SECONDS, Metric
 from smolctl.quantization import Quantized
+from smolctl.quantization_words import span
 from smolctl.stats import Difference, differences
 from smolctl.tables import Table, interval_text, mean_text, number
 from smolctl.words import listed
@@ -73,23 +73,26 @@ def speed_claim(studies: Sequence[Comparison]) -> tuple[str, str, str]:
         return claim, f"{NOT_MEASURED}: the runs are too short to be timed", "open"
     texts, verdicts = [], []
     for pair in timed[0]:
-        mean = mean_and_spread(pair.base.values(TOKENS_PER_SECOND))[0]
-        difference = pair.secondary(TOKENS_PER_SECOND)[pair.others[0].name]
-        flops = pair.others[0].flops_per_token / pair.base.flops_per_token
+        pow2 = pair.others[0]
+        speed = pair.speed_ratios[pow2.name]
+        flops = pow2.flops_per_token / pair.base.flops_per_token
         text = (
-            f"{100 * difference.mean / mean:+.1f} % tokens per second against {pair.base.name}, at "
-            f"{flops:.2f} times the FLOPs a token"
+            f"{more(speed.mean):+.1f} % tokens per second against {pair.base.name}, at {flops:.2f} "
+            "times the FLOPs a token"
         )
-        if difference.interval is None:
+        if speed.interval is None:
             texts.append(f"{text}, {NO_INTERVAL}")
             verdicts.append(f"open (against {pair.base.name})")
             continue
-        low, high = (100 * bound / mean for bound in difference.interval)
-        texts.append(
-            f"{text} ({100 * difference.confidence:.4g} % interval {low:+.1f} to {high:+.1f})"
-        )
+        low, high = map(more, speed.interval)
+        texts.append(f"{text} (95 % interval {low:+.1f} to {high:+.1f})")
         verdicts.append(f"{speed_verdict(low, high)} (against {pair.base.name})")
     return claim, "; ".join(texts), "; ".join(verdicts)
+
+
+def more(times: float) -> float:
+    """How many percent more."""
+    return 100 * (times - 1)
 
 
 def speed_verdict(low: float, high: float) -> str:
@@ -226,22 +229,28 @@ def quantization_claim(quantized: Quantized) -> tuple[str, str, str]:
     texts, verdicts = [], []
     for arm in pair.others:
         found = [p for p in quantized.pairs if p.arm == arm.name]
-        compared = {p.name: p.difference for p in found if p.difference}
-        if compared:
-            changes = [
-                f"{number(difference.mean, LOSS, signed=True)} at {name} ({difference.verdict})"
-                for name, difference in compared.items()
-            ]
+        by_verdict: dict[str, dict[str, float]] = {}
+        for p in found:
+            if p.difference:
+                by_verdict.setdefault(p.difference.verdict, {})[p.name] = p.difference.mean
+        changes = [
+            f"by {span(means.values())} at {listed(list(means))} ({verdict})"
+            for verdict, means in by_verdict.items()
+        ]
+        if changes:
             texts.append(
-                f"the loss of {arm.name} changes, against that of {pair.base.name}, by "
-                f"{listed(changes)}"
+                f"the loss of {arm.name} changes, beside that of {pair.base.name}, "
+                f"{' and '.join(changes)}"
             )
-        if others := [p.name for p in found if p.name not in compared]:
+            parts = [f"{verdict} at {len(means)}" for verdict, means in by_verdict.items()]
+            n_compared = sum(map(len, by_verdict.values()))
+            verdicts.append(f"{arm.name} is {listed(parts)} of {n_compared}")
+        if others := [p.name for p in found if not p.difference]:
             texts.append(f"{arm.name} cannot be compared at {listed(others)}: see Quantization")
-        counts = Counter(difference.verdict for difference in compared.values())
-        if compared:
-            parts = [f"{verdict} at {count}" for verdict, count in counts.most_common()]
-            verdicts.append(f"{arm.name} is {listed(parts)} of {len(compared)}")
+        if smaller := [p.name for p in found if p.has_fewer_bytes]:
+            verdicts.append(
+                f"survives in bytes: {arm.name} takes fewer a parameter at {listed(smaller)}"
+            )
     here = "; ".join(texts) or f"{NOT_MEASURED} for both: see Quantization"
     return claim, here, "; ".join(verdicts) or "open"
 

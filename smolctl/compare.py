@@ -56,6 +56,7 @@ def compare(
         runs_table,
         secondary_table,
         sweep_table,
+        task_differences_table,
         tasks_table,
         verdicts_table,
         views_table,
@@ -77,7 +78,8 @@ def compare(
         return
     from smolctl.plots import comparison_figures
 
-    tables = [arms_table, verdicts_table, secondary_table, views_table, tasks_table, sweep_table]
+    tables = [arms_table, verdicts_table, secondary_table, views_table]
+    tables += [tasks_table, task_differences_table, sweep_table]
     for make in [*tables, *([runs_table] if verbose else [])]:
         if (part := make(found)).rows:
             table(part.title, part.header, part.rows, part.n_words)

@@ -24,7 +24,7 @@ from smolctl.facts import (
     RunFacts,
     siblings,
 )
-from smolctl.stats import Difference, differences
+from smolctl.stats import Difference, Interval, differences, ratio
 from smolctl.task_scores import TaskDifference, differences_of, task_means, unequal_questions
 from smollm2.cost import kv_cache_bytes_per_token
 
@@ -149,6 +149,15 @@ class Comparison:
     def is_timed(self) -> bool:
         """Whether speeds can be compared: `has_speed`, several arms, and no run too short."""
         return bool(self.others) and bool(self.secondary(TOKENS_PER_SECOND))
+
+    @cached_property
+    def speed_ratios(self) -> dict[str, Interval]:
+        """Tokens a second of each arm, as a multiple of the first one's; each by itself, and empty
+        where speeds cannot be compared."""
+        if not self.is_timed:
+            return {}
+        base = self.base.values(TOKENS_PER_SECOND)
+        return {arm.name: ratio(base, arm.values(TOKENS_PER_SECOND)) for arm in self.others}
 
     @property
     def machines(self) -> list[tuple[str, int]]:

@@ -40,6 +40,11 @@ class Evidence:
         """The studies that compare models: those of one arm and controls aside."""
         return tuple(one for one in self.studies if one.others and not is_of_controls(one))
 
+    @property
+    def full_size(self) -> Comparison | None:
+        """The first study at full size, whose widths are those that models are quantized at."""
+        return next((study for study in self.studies if study.scale == "full"), None)
+
     @cached_property
     def controls(self) -> tuple[Comparison, ...]:
         """The further studies of one model under several names."""
@@ -49,6 +54,13 @@ class Evidence:
     def timed(self) -> Comparison | None:
         """The first study that compares models and tells of their speed."""
         return next((study for study in self.comparing if study.is_timed), None)
+
+    @property
+    def of_quality(self) -> list[Comparison]:
+        """The studies that tell whether an arm is better: the first one, and those that compare
+        models at its scale."""
+        comparing = [one for one in self.comparing if one.scale == self.main.scale]
+        return [self.main, *comparing] if is_of_controls(self.main) else comparing
 
     @property
     def timed_further(self) -> Comparison | None:
@@ -80,11 +92,10 @@ class Evidence:
 
     def answers(self) -> dict[str, list[Answer]]:
         """By question: what each study that can tell says of it."""
-        better = [one for one in self.comparing if one.scale == self.main.scale]
-        if is_of_controls(self.main):
-            better.insert(0, self.main)
+        better = self.of_quality
+        equal = {study.equal for study in better}
         return {
-            "Is it better?": [self.answer(study, on_quality(study)) for study in better],
+            "Is it better?": [self.answer(study, on_quality(study, equal)) for study in better],
             "Is it faster?": self.on_speed({study.study for study in better}),
             "Does it quantize better?": self.on_quantizing(),
             "Is a difference found where there is none?": [

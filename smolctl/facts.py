@@ -117,6 +117,8 @@ def checked_facts(run: "Run") -> RunFacts:
     }
     if not math.isfinite(values["loss"]):
         raise UserError(f"{run.name}/eval.csv has a loss that is not a number.")
+    if values["tokens_per_second"] <= 0:
+        raise UserError(f"{run.name}/train.csv has a tokens_per_second that is not positive.")
     str(run.manifest["finished_at"])  # must be there, as it decides which run is newest
     tasks = evaluated[~evaluated["task"].isin(SPLITS)]
     if tasks[["value", *TASK_KEYS]].isna().any(axis=None):

@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 import matplotlib as mpl
@@ -22,9 +22,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from smolctl.comparison import Arm, Comparison
-from smolctl.facts import LOSS, TOKENS_PER_SECOND, Metric, RunFacts
-from smolctl.stats import Difference
-from smolctl.words import listed
+from smolctl.facts import LOSS, TOKENS_PER_SECOND, RunFacts
+from smolctl.stats import Difference, Interval
+from smolctl.words import listed, machine
 
 # Okabe and Ito's colours, which any colour vision tells apart; in grey, line and marker do.
 COLOURS = (
@@ -147,7 +147,7 @@ def differences_of(comparison: Comparison) -> Figure:
 
 @styled
 def speeds_of(comparison: Comparison) -> Figure:
-    """A row an arm: tokens a second of its runs beside the base's mean, in percent of that."""
+    """A row an arm: tokens a second of its runs, as multiples of the base's mean."""
     figure = titled(speed_headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
     draw_speed(figure.subplots(), comparison)
     rows_key(figure)
@@ -180,57 +180,58 @@ def overview_of(
 
 
 def draw_quality(axes: Axes, comparison: Comparison) -> None:
-    found = comparison.primary
+    found, centre = comparison.primary, fmean(comparison.base.values(LOSS))
     notes = {arm: f"{verdict_of(one)}\n{interval_of(one)}" for arm, one in found.items()}
-    draw_differences(axes, comparison, LOSS, found, 1.0, notes)
+    runs = {arm.name: [loss - centre for loss in arm.values(LOSS)] for arm in comparison.arms}
+    draw_rows(axes, comparison.arms, runs, found, notes, ("better", "worse"))
     axes.set_xlabel(f"test loss less the mean of {comparison.base.name}, nats a token")
 
 
 def draw_speed(axes: Axes, comparison: Comparison) -> None:
-    base, found = comparison.base, comparison.secondary(TOKENS_PER_SECOND)
-    percent = 100 / fmean(base.values(TOKENS_PER_SECOND))
+    base, found = comparison.base, comparison.speed_ratios
+    centre = geometric_mean(base.values(TOKENS_PER_SECOND))
+    runs = {
+        arm.name: [speed / centre for speed in arm.values(TOKENS_PER_SECOND)]
+        for arm in comparison.arms
+    }
     notes = {
-        arm.name: f"{percent * found[arm.name].mean:+.1f} % tokens/s\n"
+        arm.name: f"{found[arm.name].mean:.2f} × tokens/s\n"
         f"{arm.flops_per_token / base.flops_per_token:.2f} × FLOPs a token"
         for arm in comparison.others
     }
-    draw_differences(axes, comparison, TOKENS_PER_SECOND, found, percent, notes)
-    level = 100 * next(iter(found.values())).confidence
-    axes.set_xlabel(
-        f"tokens a second beside the mean of {base.name}, percent ({level:.4g} % intervals)"
-    )
+    draw_rows(axes, comparison.arms, runs, found, notes, ("worse", "better"), middle=1)
+    axes.set_xlabel(f"tokens a second, times those of {base.name} (95 % intervals)")
 
 
-def draw_differences(
+def draw_rows(
     axes: Axes,
-    comparison: Comparison,
-    metric: Metric,
-    found: Mapping[str, Difference],
-    scale: float,
+    arms: Sequence[Arm],
+    runs: Mapping[str, Sequence[float]],
+    found: Mapping[str, Difference] | Mapping[str, Interval],
     notes: Mapping[str, str],
+    sides: tuple[str, str],
+    middle: float = 0,
 ) -> None:
-    """A row an arm: `metric` of its runs less the base's mean, times `scale`, with `found`."""
-    axes.axvline(0, color="black", linewidth=1)
-    centre = fmean(comparison.base.values(metric))
-    for row, (arm, look) in enumerate(looks(comparison.arms)):
-        difference = found.get(arm.name)  # the base has none
-        values = [scale * (value - centre) for value in arm.values(metric)]
+    """A row an arm: a number a run, and of all arms but the first what they are found to be beside
+    it, with a note; equality is in the middle, with a side on its left and one on its right."""
+    axes.axvline(middle, color="black", linewidth=1)
+    for row, (arm, look) in enumerate(looks(arms)):
+        one, values = found.get(arm.name), runs[arm.name]
         # Runs stand below the mean that they make.
-        axes.plot(values, [row + 0.22 if difference else row] * len(values), **look | HOLLOW)
-        if difference:
-            if difference.interval:
+        axes.plot(values, [row + 0.22 if one else row] * len(values), **look | HOLLOW)
+        if one:
+            if one.interval:
                 whisker = {"linestyle": "-", "linewidth": 1.6, "marker": "|", "markersize": 9}
-                bounds = [scale * bound for bound in difference.interval]
-                axes.plot(bounds, [row] * 2, **look | whisker)
-            axes.plot([scale * difference.mean], [row], **look)
+                axes.plot(one.interval, [row] * 2, **look | whisker)
+            axes.plot([one.mean], [row], **look)
         note = notes.get(arm.name, "the base")
         axes.text(1.02, row, note, transform=axes.get_yaxis_transform(), va="center")
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -high / 4), max(high, -low / 4))  # both sides are seen
-    axes.set_ylim(len(comparison.arms) - 0.5, -0.5)
-    axes.set_yticks(range(len(comparison.arms)), [arm_label(arm) for arm in comparison.arms])
+    below, above = middle - low, high - middle
+    axes.set_xlim(middle - max(below, above / 4), middle + max(above, below / 4))  # both are seen
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
     axes.grid(axis="y", visible=False)
-    sides = ("better", "worse") if metric.lower_is_better else ("worse", "better")
     axes.set_title(f"← {sides[0]}", loc="left")
     axes.set_title(f"{sides[1]} →", loc="right")
 
@@ -325,9 +326,7 @@ def extent(comparison: Comparison) -> str:
 
 
 def speed_headline(comparison: Comparison) -> str:
-    device, threads = comparison.machines[0]
-    plural = "" if threads == 1 else "s"
-    return f"Speed of training at full size, {device}, {threads} thread{plural}"
+    return f"Speed of training at full size, {machine(comparison)}"
 
 
 def tradeoff_headline(comparison: Comparison) -> str:
@@ -386,8 +385,8 @@ def key(figure: Figure, *handles: Line2D) -> None:
 
 
 def rows_key(figure: Figure) -> None:
-    """What the rows of `draw_differences` are made of."""
-    mean = "difference of the means, with its interval"
+    """What the rows of `draw_rows` are made of."""
+    mean = "of the means, with its interval"
     key(
         figure,
         Line2D([], [], color=GREY, marker="o", label="a run", **HOLLOW),

@@ -38,6 +38,7 @@ SAME_LOSS = ("n", "fingerprint", "dtype", "device")
 SAME_SPEED = ("dtype", "device_name", "threads")
 # Where the quantized shares of two arms differ by more, they are not quantized alike.
 SAME_SHARE = 0.01
+SAME_BYTES = 0.01  # bytes a parameter that differ by a smaller share are the same
 LOSS_DELTA = "loss_delta"
 
 
@@ -110,6 +111,23 @@ class Pair:
     second: Configuration
     problem: str = ""
     difference: Difference | None = None
+
+    @property
+    def has_unequal_shares(self) -> bool:
+        """Whether more of one is quantized than of the other, both being measured."""
+        measured = all(one.values(LOSS_DELTA) for one in (self.first, self.second))
+        return measured and not have_equal_shares(self.first, self.second)
+
+    @property
+    def has_single_run(self) -> bool:
+        """Whether one run stands for an arm."""
+        return min(len(one.values(LOSS_DELTA)) for one in (self.first, self.second)) == 1
+
+    @property
+    def has_fewer_bytes(self) -> bool:
+        """Whether a parameter of the arm takes fewer bytes than one of the first arm."""
+        first, second = self.first.bytes_a_parameter, self.second.bytes_a_parameter
+        return second < first * (1 - SAME_BYTES)  # False of NaN
 
     @property
     def document_error(self) -> float:
@@ -222,11 +240,10 @@ def not_comparable(first: Configuration, second: Configuration) -> str:
         if not one.values(LOSS_DELTA):
             why = "; ".join(one.texts("reason"))
             return f"the loss of {one.arm} was not measured" + (f" ({why})" if why else "")
-    shares = [one.matrix_share for one in (first, second)]
-    if not abs(shares[0] - shares[1]) <= SAME_SHARE:  # nor is NaN
+    if not have_equal_shares(first, second):
         return (
-            f"without the embedding {percent(shares[0])} of the parameters of {first.arm} are "
-            f"quantized and {percent(shares[1])} of those of {second.arm}"
+            f"without the embedding {percent(first.matrix_share)} of the parameters of {first.arm} "
+            f"are quantized and {percent(second.matrix_share)} of those of {second.arm}"
         )
     if first.has_small_embedding != second.has_small_embedding:
         return "the embedding of one of them is quantized, that of the other is not"
@@ -234,6 +251,11 @@ def not_comparable(first: Configuration, second: Configuration) -> str:
     if len(conditions) > 1:
         return "the losses are not of the same text, dtype and device"
     return ""
+
+
+def have_equal_shares(first: Configuration, second: Configuration) -> bool:
+    """Whether as much of both is quantized; not of shares that are not known."""
+    return abs(first.matrix_share - second.matrix_share) <= SAME_SHARE  # False of NaN
 
 
 def percent(share: float) -> str:

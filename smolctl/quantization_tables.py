@@ -84,13 +84,14 @@ def pairs_table(found: Quantized) -> Table:
                 interval_text(difference, LOSS) if difference else "–",
                 number(pair.document_error, LOSS) if difference else "–",
                 beside(both, lambda one: plain(one.bytes_a_parameter, 3)),
+                beside(both, lambda one: plain(one.mean("prefill_ratio"), 2)),
                 beside(both, lambda one: plain(one.mean("decode_ratio"), 2)),
                 beside(both, lambda one: plain(one.mean("compiled_decode_ratio"), 2)),
             )
         )
     return Table(
         f"Change of the loss less that of {base}'s. Bytes are those on disk a parameter without "
-        f"the embedding, decoding is relative to bf16; each of the arm, then of {base}",
+        f"the embedding, speeds are relative to bf16; each of the arm, then of {base}",
         (
             *(
                 "arm",
@@ -100,7 +101,7 @@ def pairs_table(found: Quantized) -> Table:
                 "interval",
                 "document error ≤",
             ),
-            *("bytes", "decoding", "compiled"),
+            *("bytes", "prefill", "decoding", "compiled"),
         ),
         rows,
         n_words=3,

@@ -1,22 +1,38 @@
 """What quantizing did to the arms of a comparison, and what fits their widths, in sentences."""
 
-import re
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import TypeVar
 
-from smolctl.quantization import BF16, SAME_SPEED, Pair, Quantized, percent
+from smolctl.quantization import (
+    BF16,
+    LOSS_DELTA,
+    SAME_BYTES,
+    SAME_SPEED,
+    Pair,
+    Quantized,
+    percent,
+)
 from smolctl.words import interval_words, listed
 from smollm2.config import ModelConfig
 from smollm2.quantize.dimensions import GROUP_SIZES, TILE_PACKED, padding_share, weights
+
+T = TypeVar("T")
 
 # Tokens a parameter up to which more of them pay as much as more parameters do (Hoffmann et al.
 # 2022, arXiv:2203.15556). What quantizing changes grows with them (Kumar et al. 2024,
 # arXiv:2411.04330), so that weights which have seen fewer say little of others.
 COMPUTE_OPTIMAL = 20
-SAME_BYTES = 0.01  # bytes a parameter that differ by less are the same
+SPEEDS = {
+    "prefill_ratio": ("reads a prompt", "read a prompt"),
+    "decode_ratio": ("decodes", "decode"),
+    "compiled_decode_ratio": ("decodes compiled", "decode compiled"),
+}
 
 
 def quantization_conclusion(found: Quantized) -> list[str]:
-    """Sentences on each arm against the first; none where nothing was quantized."""
+    """Sentences on the arms against the first; none where nothing was quantized."""
     if not found.is_measured:
         return []
     sentences = not_quantized(found)
@@ -28,8 +44,11 @@ def quantization_conclusion(found: Quantized) -> list[str]:
         ]
     sentences += little_trained(found)
     for arm in found.comparison.others:
-        pairs = [pair for pair in found.pairs if pair.arm == arm.name]
-        sentences += [*losses(found, pairs), *sizes(found, pairs), *speeds(found, pairs)]
+        sentences += losses(found, [pair for pair in found.pairs if pair.arm == arm.name])
+    sentences += single_runs(found)
+    sentences += unequal_shares(found)
+    sentences += sizes(found)
+    sentences += speeds(found)
     tested = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
     if len(tested) > 1:
         sentences.append(
@@ -64,42 +83,90 @@ def not_quantized(found: Quantized) -> list[str]:
     ]
 
 
-def losses(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
-    """The verdicts on one arm: those that are decided one by one, the others together."""
+def losses(found: Quantized, pairs: Sequence[Pair]) -> list[str]:
+    """The verdicts on one arm of which there are several runs: those that are decided one by one,
+    the others together."""
     base = found.comparison.base.name
-    sentences, unresolved, single, problems = [], [], [], dict[str, list[str]]()
+    sentences, unresolved, problems = [], [], dict[str, list[str]]()
     for pair in pairs:
         difference = pair.difference
         if difference is None:
-            problems.setdefault(pair.problem, []).append(pair.name)
+            if not pair.has_unequal_shares:
+                problems.setdefault(pair.problem, []).append(pair.name)
         elif difference.verdict != "unresolved":
             sentences.append(decided(base, pair))
         elif difference.interval is not None:
             text = f"{pair.name} ({difference.mean:+.4f}, {interval_words(difference)}"
             unresolved.append(f"{text}, {runs_of(pair)})")
-        elif min(n_runs(pair)) < 2:
-            single.append(f"{pair.name} ({with_error(difference.mean, pair.document_error)})")
-        else:
+        elif not pair.has_single_run:
             unresolved.append(f"{pair.name} ({difference.mean:+.4f}, every run alike)")
-        arm = pair.arm
     if unresolved:
         sentences.append(
-            f"Whether {arm} quantizes better than {base} is unresolved at {listed(unresolved)}: "
-            "the numbers are the change of its loss, in nats a token, less that of "
-            f"{base}'s."
-        )
-    if single:
-        sentences.append(
-            f"With one run of an arm it is unresolved whether {arm} quantizes better than {base}. "
-            f"The change of its loss less that of {base}'s is, in nats a token, {listed(single)}; "
-            "± is at most the standard error over documents, which describes these checkpoints: "
-            "the noise of training is not in it."
+            f"Whether {pairs[0].arm} quantizes better than {base} is unresolved at "
+            f"{listed(unresolved)}: the numbers are the change of its loss, in nats a token, less "
+            f"that of {base}'s."
         )
     sentences += [
-        f"The losses of {arm} and {base} are not compared at {listed(names)}: {problem}."
+        f"The losses of {pairs[0].arm} and {base} are not compared at {listed(names)}: {problem}."
         for problem, names in problems.items()
     ]
     return sentences
+
+
+def single_runs(found: Quantized) -> list[str]:
+    """On the arms that one run stands for, or that stand beside one: how far they are apart."""
+    pairs = [pair for pair in found.pairs if pair.difference and pair.has_single_run]
+    if not pairs:
+        return []
+    arms, names = once(pair.arm for pair in pairs), once(pair.name for pair in pairs)
+    means = [pair.difference.mean for pair in pairs if pair.difference]
+    errors = [pair.document_error for pair in pairs]
+    error = "unknown" if any(map(math.isnan, errors)) else f"at most {max(errors):.4f}"
+    return [
+        f"With one run of an arm it is unresolved whether {listed(arms)} "
+        f"{plural(arms, 'quantizes', 'quantize')} better than {found.comparison.base.name}: at "
+        f"{listed(names)} quantizing changes {plural(arms, 'its loss', 'their losses')} by "
+        f"{span(means)} nats a token more. The standard error over documents is {error}; the noise "
+        "of training is not in it."
+    ]
+
+
+def unequal_shares(found: Quantized) -> list[str]:
+    """Where less of one arm is quantized than of another, and why."""
+    names = once(pair.name for pair in found.pairs if pair.has_unequal_shares)
+    if not names:
+        return []
+    arms = [arm.name for arm in found.comparison.arms]
+    by_shares: dict[str, list[str]] = {}
+    for name in names:
+        cells = {arm: found.configuration(arm, name) for arm in arms}
+        shares = {a: percent(one.matrix_share) for a, one in cells.items() if len(one.rows)}
+        by_shares.setdefault(by_value(shares, "in"), []).append(name)
+    sentences = [
+        f"At {listed(names)} not every arm is quantized whole: of the parameters outside the "
+        f"embedding {shares} are. Losses are compared where the shares are the same."
+        for shares, names in by_shares.items()
+    ]
+    return sentences + undivided(found)
+
+
+def undivided(found: Quantized) -> list[str]:
+    """Which of the group sizes that were tried do not divide which widths."""
+    tried = {
+        int(size)
+        for by_name in found.arms.values()
+        for one in by_name.values()
+        for size in one.values("group_size")
+    }
+    arms: dict[tuple[str, int], list[str]] = {}
+    for arm in found.comparison.arms:
+        for width in once(weight.n_in for weight in weights(arm.protocol.model)):
+            if sizes := [str(size) for size in sorted(tried) if width % size]:
+                arms.setdefault((listed(sizes), width), []).append(arm.name)
+    return [
+        f"Groups of {sizes} do not divide the {width:,} inputs of matrices of {listed(names)}."
+        for (sizes, width), names in arms.items()
+    ]
 
 
 def decided(base: str, pair: Pair) -> str:
@@ -113,92 +180,86 @@ def decided(base: str, pair: Pair) -> str:
     )
 
 
-def with_error(mean: float, error: float) -> str:
-    """`+0.0123 ± 0.0004`; no error, as over one document, is said to be unknown."""
-    return f"{mean:+.4f} ± {'?' if error != error else format(error, '.4f')}"
-
-
-def n_runs(pair: Pair) -> tuple[int, int]:
-    """Of the arm and of the first one."""
-    return len(pair.second.values("loss_delta")), len(pair.first.values("loss_delta"))
-
-
 def runs_of(pair: Pair) -> str:
-    ours, theirs = n_runs(pair)
+    ours, theirs = (len(one.values(LOSS_DELTA)) for one in (pair.second, pair.first))
     return f"{ours} run{'' if ours == 1 else 's'} against {theirs}"
 
 
-def sizes(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
-    """How many bytes a parameter takes, and what was not quantized where they differ."""
-    base = found.comparison.base.name
-    alike, unlike, sentences = [], dict[str, list[str]](), []
-    for pair in pairs:
-        first, second = pair.first.bytes_a_parameter, pair.second.bytes_a_parameter
-        if abs(second / first - 1) <= SAME_BYTES:
-            alike.append(f"{pair.name} ({second:.3f})")
-        elif second == second and first == first:
-            text = f"{second:.3f} at {pair.name} ({base} {first:.3f})"
-            unlike.setdefault(left_as_it_is(pair), []).append(text)
-        arm = pair.arm
-    if alike:
-        sentences.append(
-            f"Without the embedding a parameter takes as many bytes on disk in {arm} as in {base} "
-            f"at {listed(alike)}."
-        )
-    sentences += [
-        f"Without the embedding a parameter of {arm} takes, in bytes on disk, {listed(texts)}"
-        f"{reason}."
-        for reason, texts in unlike.items()
-    ]
+def sizes(found: Quantized) -> list[str]:
+    """How many bytes a parameter takes: where all arms need as many, and where not."""
+    alike, unlike = dict[str, str](), dict[str, list[str]]()
+    for name in found.names:
+        each = {a: one[name].bytes_a_parameter for a, one in found.arms.items() if name in one}
+        each = {arm: needed for arm, needed in each.items() if not math.isnan(needed)}
+        if len(each) < 2:
+            continue
+        if max(each.values()) <= min(each.values()) * (1 + SAME_BYTES):
+            alike[name] = f"{max(each.values()):.3f}"
+        else:
+            texts = {arm: f"{needed:.3f}" for arm, needed in each.items()}
+            unlike.setdefault(by_value(texts, "in"), []).append(name)
+    start = "Without the embedding a parameter takes, in bytes on disk,"
+    sentences = [f"{start} the same in every arm: {by_value(alike, 'at')}."] if alike else []
+    if unlike:
+        parts = [f"at {listed(names)} {text}" for text, names in unlike.items()]
+        sentences.append(f"{start} {'; '.join(parts)}.")
     return sentences
 
 
-def left_as_it_is(pair: Pair) -> str:
-    """What was skipped, after `: `, in words that are the same for every size of the groups; empty
-    where nothing was."""
-    parts = []
-    for one in (pair.first, pair.second):
-        if skipped := one.texts("skipped"):
-            share = percent(one.matrix_share)
-            parts.append(f"of {one.arm} {share} are quantized ({'; '.join(skipped)})")
-    text = f": {', '.join(parts)}" if parts else ""
-    return re.sub(r"(groups|blocks) of \d+ do", "groups of that size do", text)
-
-
-def speeds(found: Quantized, pairs: Iterable[Pair]) -> list[str]:
+def speeds(found: Quantized) -> list[str]:
     """How fast quantized models read a prompt and decode beside their own bf16, where both were
     timed alike."""
     base = found.comparison.base.name
     sentences = []
-    pairs = list(pairs)
-    for column, how, plural in (
-        ("prefill_ratio", "reads a prompt", "read a prompt"),
-        ("decode_ratio", "decodes", "decode"),
-        ("compiled_decode_ratio", "decodes compiled", "decode compiled"),
-    ):
-        timed, unlike = [], []
-        for pair in pairs:
+    for arm, (column, verb) in product(found.comparison.others, SPEEDS.items()):
+        ours, theirs, unlike = dict[str, float](), dict[str, float](), []
+        for pair in (pair for pair in found.pairs if pair.arm == arm.name):
             both = (pair.first, pair.second)
             if not all(one.values(column) for one in both):
                 continue
-            machines = {c for one in both for c in one.conditions(SAME_SPEED, column)}
-            if len(machines) > 1:
+            if len({c for one in both for c in one.conditions(SAME_SPEED, column)}) > 1:
                 unlike.append(pair.name)
                 continue
-            first, second = (one.mean(column) for one in both)
-            timed.append(f"{second:.2f} times as fast at {pair.name} ({base} {first:.2f})")
-        if timed:
+            theirs[pair.name], ours[pair.name] = (one.mean(column) for one in both)
+        if ours:
             sentences.append(
-                f"Beside its own bf16 {pairs[0].arm} {how} {listed(timed)}: each is of a few "
-                "timings, without an interval."
+                f"Beside its own bf16 {arm.name} {verb[0]} {extremes(ours)} times as fast, {base} "
+                f"{extremes(theirs)}: each is of a few timings, without an interval."
             )
         if unlike:
             sentences.append(
-                f"How fast {pairs[0].arm} and {base} {plural} at "
-                f"{listed(unlike)} is not compared: it was timed in another dtype, on another "
-                "device or with other threads."
+                f"How fast {arm.name} and {base} {verb[1]} at {listed(unlike)} is not compared: it "
+                "was timed in another dtype, on another device or with other threads."
             )
     return sentences
+
+
+def extremes(values: Mapping[str, float]) -> str:
+    """`0.30 (llm-int8) to 1.29 (int4-g128)`; of a single value that."""
+    ends = once([min(values, key=values.__getitem__), max(values, key=values.__getitem__)])
+    return " to ".join(f"{values[name]:.2f} ({name})" for name in ends)
+
+
+def span(values: Iterable[float]) -> str:
+    """`-0.0005 to +0.0023`; of values that look the same that."""
+    return " to ".join(once(f"{end:+.4f}" for end in (min(values), max(values))))
+
+
+def by_value(texts: Mapping[str, str], word: str) -> str:
+    """`25.0 % of orig and 100.0 % of pow2 and moe`: names with the same text together."""
+    names: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        names.setdefault(text, []).append(name)
+    return listed([f"{text} {word} {listed(found)}" for text, found in names.items()])
+
+
+def once(items: Iterable[T]) -> list[T]:
+    """Each of them once, in their order."""
+    return list(dict.fromkeys(items))
+
+
+def plural(names: Sequence[str], one: str, several: str) -> str:
+    return one if len(names) == 1 else several
 
 
 def dimension_sentences(configs: dict[str, ModelConfig]) -> list[str]:

@@ -163,6 +163,23 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
     return Interval(items.mean, (items.mean - half, items.mean + half))
 
 
+def ratio(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """How many times the first the second is, one positive number a run: the ratio of geometric
+    means, with the 95 % interval that Welch's test has for the difference of the logarithms.
+
+    Raises:
+        ValueError: an arm has no run, or a number that is not positive and finite.
+    """
+    if not min(*first, *second) > 0:
+        raise ValueError(f"needs positive numbers: {[*first, *second]}")
+    logs = [[math.log(value) for value in values] for values in (first, second)]
+    found = differences(logs[0], {"second": logs[1]})["second"]
+    if found.interval is None:
+        return Interval(math.exp(found.mean), None)
+    low, high = map(math.exp, found.interval)
+    return Interval(math.exp(found.mean), (low, high))
+
+
 def sample(values: Sequence[float]) -> Sample:
     """Mean and variance in exact arithmetic: equal values have no variance, in any order.
 

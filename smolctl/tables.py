@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from smolctl.comparison import Comparison, best_rate
 from smolctl.facts import LOSS, METRICS, SECONDARY, Metric, mean_and_spread
 from smolctl.stats import Difference
+from smolctl.task_scores import TASK_KEYS, TaskDifference
 
 
 @dataclass(frozen=True)
@@ -122,39 +124,71 @@ def views_table(comparison: Comparison) -> Table:
 
 
 def tasks_table(comparison: Comparison) -> Table:
-    """Task scores, and their differences over questions; no rows where none was measured."""
+    """Task scores, a row a set of questions and metric; no rows where none was measured."""
     rows = []
-    scores = zip(comparison.tasks.to_dict("records"), comparison.task_differences, strict=True)
-    for row, found in scores:
-        spread = "" if row["std"] != row["std"] else f" ± {row['std']:.4f}"
-        extent = f"{row['n']:,}" + ("" if row["n"] == row["total"] else f" of {row['total']:,}")
-        difference = "–"
-        if found and found.interval is None:
-            difference = "cannot tell"
-        elif found and found.interval:
-            difference = f"{found.interval.mean:+.4f}"
-            if bounds := found.interval.interval:
-                difference += f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
-        how = row["protocol"].removeprefix("lm-eval, 0-shot, ")
+    for (task, metric, protocol, n, total, _), scores in task_rows(comparison):
+        extent = f"{n:,}" + ("" if n == total else f" of {total:,}")
+        counts = {str(score["count"]) for score, _ in scores.values()}
+        chance = next(iter(scores.values()))[0]["chance"]
+        cells = {
+            arm: f"{score['mean']:.4f}"
+            + ("" if score["std"] != score["std"] else f" ± {score['std']:.4f}")
+            for arm, (score, _) in scores.items()
+        }
         rows.append(
             (
-                f"{row['task']} {row['metric']}",
-                row["arm"],
-                how,
+                f"{task} {metric}",
+                protocol.removeprefix("lm-eval, 0-shot, "),
                 extent,
-                str(row["count"]),
-                f"{row['mean']:.4f}{spread}",
-                "–" if row["chance"] != row["chance"] else f"{row['chance']:.4f}",
-                difference,
+                " or ".join(sorted(counts)),
+                "–" if chance != chance else f"{chance:.4f}",
+                *(cells.get(arm.name, "–") for arm in comparison.arms),
             )
         )
     return Table(
-        "Tasks (secondary): mean ± standard deviation over runs. Differences are over questions, "
-        "for these checkpoints: the noise of training is not in them",
-        ("metric", "arm", "how", "questions", "runs", "mean", "chance", "paired difference"),
-        sorted(rows, key=lambda row: row[0].split()[0]),
-        n_words=3,
+        "Tasks (secondary): mean ± standard deviation over runs",
+        ("metric", "how", "questions", "runs", "chance", *(a.name for a in comparison.arms)),
+        rows,
+        n_words=2,
     )
+
+
+def task_differences_table(comparison: Comparison) -> Table:
+    """Of each row of `tasks_table` how far the arms are from the first one."""
+    rows = []
+    for (task, metric, *_), scores in task_rows(comparison):
+        cells = {arm: difference_text(found) for arm, (_, found) in scores.items()}
+        rows.append((f"{task} {metric}", *(cells.get(arm.name, "–") for arm in comparison.others)))
+    return Table(
+        f"Paired differences to {comparison.base.name} over the questions, for these checkpoints: "
+        "the noise of training is not in the intervals",
+        ("metric", *(arm.name for arm in comparison.others)),
+        rows if comparison.others else [],
+    )
+
+
+Scores = dict[str, tuple[dict[Any, Any], TaskDifference | None]]
+
+
+def task_rows(comparison: Comparison) -> list[tuple[tuple[Any, ...], Scores]]:
+    """By `TASK_KEYS`, task by task: the score of each arm that has it, by the arm's name."""
+    found: dict[tuple[Any, ...], Scores] = {}
+    records = comparison.tasks.to_dict("records")
+    for row, difference in zip(records, comparison.task_differences, strict=True):
+        found.setdefault(tuple(row[key] for key in TASK_KEYS), {})[row["arm"]] = (row, difference)
+    return sorted(found.items(), key=lambda item: item[0][0])
+
+
+def difference_text(found: TaskDifference | None) -> str:
+    """`-0.0017 (-0.0142 to +0.0108)`, or `–` where the two were not scored alike."""
+    if found is None:
+        return "–"
+    if found.interval is None:
+        return "cannot tell"
+    text = f"{found.interval.mean:+.4f}"
+    if bounds := found.interval.interval:
+        text += f" ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
+    return text
 
 
 def sweep_table(comparison: Comparison) -> Table:

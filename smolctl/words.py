@@ -1,10 +1,12 @@
 """A comparison in sentences: what the runs show, and what they do not."""
 
+from collections.abc import Collection, Sequence
+
 from smolctl.comparison import SAME_BUDGET, Arm, Comparison, best_rate
-from smolctl.facts import SECONDS, TOKENS_PER_SECOND
 from smolctl.stats import Difference
 
 AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
+SAME_SIZE = 0.02  # parameters and FLOPs that differ by less are the same
 
 
 def conclusion(comparison: Comparison) -> list[str]:
@@ -12,16 +14,19 @@ def conclusion(comparison: Comparison) -> list[str]:
     return [*on_quality(comparison), *on_speed(comparison)]
 
 
-def on_quality(comparison: Comparison) -> list[str]:
-    """Sentences on each arm against the first, then what holds for all."""
-    sentences = []
-    for arm in comparison.others:
-        sentences.append(quality(comparison, arm))
-        if is_control(comparison.base, arm):
-            sentences.append(control(comparison, arm))
-            continue
-        sentences.append(size(comparison.base, arm))
-        sentences += other_views(comparison, arm)
+def on_quality(comparison: Comparison, answered: Collection[str] = ()) -> list[str]:
+    """The verdict on each arm against the first, then what holds for several.
+
+    Args:
+        answered: of `tokens`, `flops` and `seconds` those that another study has made equal, so
+            that it need not be said what these runs cannot tell there.
+    """
+    models = [arm for arm in comparison.others if not is_control(comparison.base, arm)]
+    sentences = verdicts(comparison)
+    sentences += [control(comparison, arm) for arm in comparison.others if arm not in models]
+    sentences += resolvable(comparison, models)
+    sentences += sizes(comparison.base, models)
+    sentences += other_views(comparison, models, answered)
     for arm in comparison.arms:
         if arm.failed:
             sentences.append(
@@ -38,10 +43,19 @@ def on_quality(comparison: Comparison) -> list[str]:
     return sentences
 
 
+def verdicts(comparison: Comparison) -> list[str]:
+    """A sentence an arm."""
+    return [quality(comparison, arm) for arm in comparison.others]
+
+
 def on_speed(comparison: Comparison) -> list[str]:
     """Sentences on each arm against the first, or why there are none."""
     if comparison.has_speed:
-        return [speed(comparison, arm) for arm in comparison.others]
+        sentences = [speed(comparison, arm) for arm in comparison.others]
+        return [
+            *sentences,
+            f"Measured on {machine(comparison)}: another machine may say otherwise.",
+        ]
     if comparison.scale != "full":
         return [
             f"Nothing is concluded about speed or memory: what holds at {comparison.scale} scale "
@@ -51,6 +65,12 @@ def on_speed(comparison: Comparison) -> list[str]:
         "Nothing is concluded about speed: the runs were made on different machines or with "
         "different numbers of threads."
     ]
+
+
+def machine(comparison: Comparison) -> str:
+    """`AMD EPYC (2 cores) with 2 threads`, of runs that were made on one."""
+    device, threads = comparison.machines[0]
+    return f"{device} with {threads} thread{'' if threads == 1 else 's'}"
 
 
 def on_chance(comparison: Comparison) -> list[str]:
@@ -119,14 +139,23 @@ def quality(comparison: Comparison, arm: Arm) -> str:
     stands_on = f"{amount} ({interval_words(difference)}, {runs})"
     if difference.verdict != "unresolved":
         return f"{start} is {difference.verdict} than {base.name}: its test loss is {stands_on}."
-    text = f"{start} against {base.name} is unresolved: its test loss is {stands_on}."
-    if difference.resolvable is not None:
-        text += (
-            f" If the noise is as these runs suggest, a true difference of "
-            f"{difference.resolvable:.4f} would be found four times in five; a smaller one takes "
-            "more seeds."
-        )
-    return text
+    return f"{start} against {base.name} is unresolved: its test loss is {stands_on}."
+
+
+def resolvable(comparison: Comparison, arms: Sequence[Arm]) -> list[str]:
+    """How small a difference these runs could have found, of the arms where they found none."""
+    found = ((arm.name, comparison.primary[arm.name]) for arm in arms)
+    texts = [
+        f"{difference.resolvable:.4f} ({name})"
+        for name, difference in found
+        if difference.verdict == "unresolved" and difference.resolvable is not None
+    ]
+    if not texts:
+        return []
+    return [
+        "If the noise is as these runs suggest, a true difference would be found four times in "
+        f"five from {listed(texts)} on; a smaller one takes more seeds."
+    ]
 
 
 def horizon(comparison: Comparison, arm: Arm) -> str:
@@ -150,35 +179,57 @@ def distance(difference: Difference, base: Arm) -> str:
     return f"{abs(difference.mean):.4f} nats a token {side} that of {base.name}"
 
 
-def size(base: Arm, arm: Arm) -> str:
-    """How parameters and FLOPs compare, and so what the verdict is not about."""
-    total = arm.parameters["total"] / base.parameters["total"] - 1
-    active = arm.parameters["active"] / base.parameters["active"] - 1
-    flops = arm.flops_per_token / base.flops_per_token - 1
-    parts = [f"{share(total)} parameters"]
-    if abs(active - total) > 0.005:
-        parts.append(f"{share(active)} active ones")
-    parts.append(f"{share(flops)} FLOPs a token")
-    text = f"{arm.name} has {', '.join(parts[:-1])} and {parts[-1]}"
-    if max(abs(total), abs(active), abs(flops)) > 0.02:
-        text += ": the two are not of equal size and cost"
-    return f"{text}."
+def sizes(base: Arm, arms: Sequence[Arm]) -> list[str]:
+    """How parameters and FLOPs compare, and so what the verdicts are not about."""
+    alike, unlike = list[str](), list[str]()
+    for arm in arms:
+        total, active, flops = size_changes(base, arm)
+        parts = [f"{share(total)} parameters"]
+        if abs(active - total) > 0.005:
+            parts.append(f"{share(active)} active ones")
+        parts.append(f"{share(flops)} FLOPs a token")
+        (alike if is_alike(base, arm) else unlike).append(f"{arm.name} has {listed(parts)}")
+    sentences = [f"{'; '.join(alike)}."] if alike else []
+    if unlike:
+        sentences.append(f"Not of equal size and cost with {base.name}: {'; '.join(unlike)}.")
+    return sentences
 
 
-def other_views(comparison: Comparison, arm: Arm) -> list[str]:
-    """Whether the verdict also holds at equal tokens, FLOPs or time."""
-    views = [view for view in comparison.views if view.arm == arm.name]
-    views = [view for view in views if view.axis != comparison.equal]
-    base, sentences = comparison.base.name, []
-    if fair := [AXES[view.axis] for view in views if view.is_fair]:
-        sentences.append(
-            f"{arm.name} and {base} also had equal {' and '.join(fair)}, so the same holds there."
-        )
-    if unfair := [AXES[view.axis] for view in views if not view.is_fair]:
-        sentences.append(
-            f"At equal {' or '.join(unfair)} these runs cannot tell: one of {arm.name} and {base} "
-            "was still in the middle of its schedule there, and the loss falls at its end."
-        )
+def is_alike(base: Arm, arm: Arm) -> bool:
+    """Whether the two are of equal size and cost."""
+    return max(map(abs, size_changes(base, arm))) <= SAME_SIZE
+
+
+def size_changes(base: Arm, arm: Arm) -> tuple[float, float, float]:
+    """How many more parameters, active ones and FLOPs a token an arm has, as shares."""
+    return (
+        arm.parameters["total"] / base.parameters["total"] - 1,
+        arm.parameters["active"] / base.parameters["active"] - 1,
+        arm.flops_per_token / base.flops_per_token - 1,
+    )
+
+
+def other_views(
+    comparison: Comparison, arms: Sequence[Arm], answered: Collection[str]
+) -> list[str]:
+    """Whether the verdicts also hold at equal tokens, FLOPs or time."""
+    names, base = {arm.name for arm in arms}, comparison.base.name
+    fair, unfair = dict[str, list[str]](), dict[str, list[str]]()
+    for view in comparison.views:
+        if view.arm in names and view.axis != comparison.equal:
+            if view.is_fair:
+                fair.setdefault(AXES[view.axis], []).append(view.arm)
+            elif view.axis not in answered:
+                unfair.setdefault(AXES[view.axis], []).append(view.arm)
+    sentences = [
+        f"{listed(found)} also had equal {axis} with {base}, so the same holds there."
+        for axis, found in fair.items()
+    ]
+    sentences += [
+        f"At equal {axis} these runs cannot tell of {listed(found)} against {base}: one of the two "
+        "was still in the middle of its schedule there, and the loss falls at its end."
+        for axis, found in unfair.items()
+    ]
     return sentences
 
 
@@ -210,25 +261,18 @@ def rates(comparison: Comparison) -> list[str]:
 
 def speed(comparison: Comparison, arm: Arm) -> str:
     """Tokens a second, which is a measurement of the runs' machine."""
-    base, found = comparison.base, comparison.secondary(TOKENS_PER_SECOND)
+    base, found = comparison.base, comparison.speed_ratios
     if arm.name not in found:
         return f"The speed of {arm.name} was not measured: its runs are too short."
-    difference = found[arm.name]
-    ratio = 1 + difference.mean / (sum(base.values(TOKENS_PER_SECOND)) / len(base.runs))
-    seconds = arm.mean_of("seconds") / base.mean_of("seconds")
-    device, threads = comparison.machines[0]
-    text = (
-        f"On {device} with {threads} thread{'' if threads == 1 else 's'} {arm.name} trained at "
-        f"{ratio:.2f} times the tokens per second of {base.name}, "
-        f"{ratio * arm.flops_per_token / base.flops_per_token:.2f} times its FLOPs per second, and "
-        f"took {seconds:.2f} times its {SECONDS.label}"
-    )
-    if difference.interval is None:
-        return f"{text}; the runs are too few for an interval."
-    low, high = difference.interval
+    speed = found[arm.name]
+    flops = speed.mean * arm.flops_per_token / base.flops_per_token
+    bounds = ", without an interval"
+    if speed.interval is not None:
+        bounds = " (95 % interval {:.2f} to {:.2f})".format(*speed.interval)
+    size = ", of equal size and cost," if is_alike(base, arm) else ""
     return (
-        f"{text}; the difference in tokens per second is {difference.mean:+,.0f} "
-        f"({100 * difference.confidence:.4g} % interval {low:+,.0f} to {high:+,.0f})."
+        f"{arm.name}{size} trained at {speed.mean:.2f} times the tokens per second of {base.name}"
+        f"{bounds}; at equal FLOPs it is {flops:.2f} times as fast."
     )
 
 

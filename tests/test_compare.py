@@ -151,7 +151,7 @@ def test_a_third_arm_does_not_hide_what_a_pair_shows(capsys, workdir, template):
     views = {(view["arm"], view["axis"]): view for view in found["views"]}
     assert views["b", "flops"]["is_fair"]
     assert not views["c", "flops"]["is_fair"]
-    assert "b and a also had equal FLOPs" in "\n".join(found["conclusion"])
+    assert "b also had equal FLOPs with a" in "\n".join(found["conclusion"])
 
 
 def test_every_verdict_that_is_printed_is_one_of_the_family(capsys, workdir, template):
@@ -212,7 +212,7 @@ def test_the_conclusion_says_what_is_not_equal(capsys, workdir, template):
         )
     text = "\n".join(compared(capsys, "a", "b")["conclusion"])
     assert "more parameters" in text
-    assert "not of equal size and cost" in text
+    assert "Not of equal size and cost with a: b has " in text
 
 
 def test_rates_that_no_sweep_chose_are_said_to_differ(capsys, workdir, template):

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from statistics import geometric_mean
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -223,13 +224,18 @@ def timed(monkeypatch) -> Comparison:
 def test_speeds_stand_beside_the_first_arm(timed: Comparison) -> None:
     figure = speeds_of(timed)
     figure.draw_without_rendering()
-    assert title_of(figure) == "Speed of training at full size, a CPU, 2 threads"
-    assert texts_of(figure) == ["the base", "+5.0 % tokens/s\n1.05 × FLOPs a token"]
+    assert title_of(figure) == "Speed of training at full size, a CPU with 2 threads"
+    assert texts_of(figure) == ["the base", "1.05 × tokens/s\n1.05 × FLOPs a token"]
     (axes,) = figure.axes
     assert (axes.get_title("left"), axes.get_title("right")) == ("← worse", "better →")
     drawn = [list(line.get_xdata()) for line in axes.lines]
-    assert any(xs == pytest.approx([-2 / 2.02, 0, 2 / 2.02]) for xs in drawn if len(xs) == 3)
-    assert any(xs == pytest.approx([10 / 2.02]) for xs in drawn)
+    centre = geometric_mean([200, 202, 204])
+    runs = [speed / centre for speed in (200, 202, 204)]
+    assert any(xs == pytest.approx(runs) for xs in drawn if len(xs) == 3)
+    ratio = geometric_mean([210, 212, 214]) / centre
+    assert any(xs == pytest.approx([ratio]) for xs in drawn if len(xs) == 1)
+    low, high = axes.get_xlim()
+    assert low < 1 < high
 
 
 def test_the_overview_has_losses_controls_and_speeds(timed: Comparison) -> None:

@@ -189,9 +189,12 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     text = card(capsys, *options, "--html", "card.html")
     better, faster = text.split("**Is it faster?**")
     assert "nats a token" in better
-    assert "at 1.10 times the tokens per second of orig" not in better
+    assert "trained at 1.10 times" not in better
+    assert (
+        "| training, tokens per second, full scale (`full`) | 101 ± 1 | 1.10 × (1.08 to" in better
+    )
     assert "Study `full`: full scale, 12 steps of 64 tokens." in faster
-    assert "pow2 trained at 1.10 times the tokens per second of orig" in faster
+    assert "pow2, of equal size and cost, trained at 1.10 times the tokens per second" in faster
     assert "again is a control: a under another name" in faster
     assert "+9.9 % tokens per second against orig, at " in text
     assert "| survives (against orig) |" in text
@@ -201,7 +204,10 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     # A control answers for no other study, in whatever order they are given.
     turned = card(capsys, "--also", "aa", "--also", "full")
     assert "+9.9 % tokens per second against orig" in turned
-    assert "pow2 trained at 1.10 times" in turned.split("**Is it faster?**")[1]
+    assert (
+        "pow2, of equal size and cost, trained at 1.10 times"
+        in turned.split("**Is it faster?**")[1]
+    )
     assert "](results/s/figures/overview.png)" in text
     assert "overview.png" not in alone
     for name in ("full", "aa"):
@@ -220,6 +226,33 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     assert "-| tokens per second | 101 ± 1 | 111 ± 1 | 131 ± 1 |" in out
     assert "+| tokens per second | 101 ± 1 | 91 ± 36 | 131 ± 1 |" in out
     assert "smolctl report --study s --also full --also aa" in err
+
+
+def test_a_study_at_equal_flops_answers_what_the_first_cannot(capsys, study, template):
+    """The first study need not say any more that it cannot tell."""
+    open_question = "At equal FLOPs these runs cannot tell of pow2"
+    become(study, scale="nano")
+    for arm, seed in product(("orig", "pow2"), range(2)):
+        run = Run(study / f"{arm}-s{seed}")
+        run.update(training_flops_per_token=1000 if arm == "orig" else 2000)
+        dearer = run.manifest["protocol"] | {"model": run.protocol.model.__dict__ | {"d_ff": 512}}
+        if arm == "pow2":
+            run.update(protocol=dearer)
+    assert open_question in card(capsys)
+    for arm, seed in product(("orig", "pow2"), range(2)):
+        loss = 5.0 + 0.001 * seed - (arm == "pow2")
+        run = planted(template, arm, seed, loss, study="flops", manifest={"equal": "flops"})
+        run.update(created_at=f"2026-01-0{seed + 1}T00:00:0{arm == 'pow2':d}")
+    become(Path("results/flops"), scale="nano")
+    text = card(capsys, "--also", "flops")
+    assert open_question not in text
+    assert "At equal FLOPs pow2 is better than orig" in text
+    table = text.split("**Is it better?**")[0].splitlines()
+    assert "|  | orig | pow2 | moe-160m |" in table
+    assert "| FLOPs a token | 1e+03 | +100 % | " in "\n".join(table)
+    (row,) = (row for row in table if "equal FLOPs, nano scale (`flops`)" in row)
+    assert "| 5.0005 ± 0.0007 | better: -1.0000 (" in row
+    assert row.endswith(" | – |")
 
 
 def test_a_control_leaves_the_claims_to_a_further_study(capsys, study, further):

@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from statistics import geometric_mean
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, ttest_ind, ttest_rel
 
-from smolctl.stats import Difference, differences, family, paired
+from smolctl.stats import Difference, differences, family, paired, ratio
 
 STUDIES = 2_000
 REAL_LOSSES = Path(__file__).parent / "data" / "nano_losses.csv"
@@ -312,6 +313,26 @@ def test_paired_items_are_the_t_interval_of_scipy():
 def test_paired_items_without_spread_have_no_interval(items):
     found = paired(items, items)
     assert (found.mean, found.interval) == (0, None)
+
+
+def test_a_ratio_is_the_welch_of_scipy_on_logarithms():
+    first, second = [300.0, 310.0, 290.0, 305.0], [150.0, 160.0, 140.0, 155.0]
+    found = ratio(first, second)
+    assert found.mean == pytest.approx(geometric_mean(second) / geometric_mean(first))
+    test = ttest_ind(np.log(second), np.log(first), equal_var=False)
+    bounds = test.confidence_interval(0.95)
+    assert found.interval == pytest.approx((math.exp(bounds.low), math.exp(bounds.high)))
+    # Turned round, and in another unit.
+    back = ratio([7 * value for value in second], [7 * value for value in first])
+    assert back.mean == pytest.approx(1 / found.mean)
+    assert back.interval == pytest.approx([1 / bound for bound in reversed(found.interval)])
+
+
+def test_a_ratio_of_one_run_has_no_interval():
+    assert ratio([2.0], [3.0, 3.0]).interval is None
+    assert ratio([2.0], [3.0, 3.0]).mean == pytest.approx(1.5)
+    with pytest.raises(ValueError, match="positive"):
+        ratio([0.0], [1.0])
 
 
 def test_paired_items_must_be_the_same_items():

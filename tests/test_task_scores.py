@@ -44,6 +44,7 @@ def test_tasks_are_compared_over_the_same_questions(capsys, quiz):
     code, out, _ = run_main(capsys, "compare", "a", "b", "--study", "s")
     assert code == 0
     assert "piqa acc_norm" in out
+    assert "Paired differences to a" in out
     found = compared(capsys, "a", "b")
     # The same weights: the paired difference is nothing, and has no interval.
     paired = [row["paired"] for row in found["tasks"] if row["arm"] == "b"]

@@ -387,7 +387,7 @@ def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
         if timed := evidence.timed_further:
             path = folder / "overview.png"
             controls = [one for one in evidence.controls if one.scale == comparison.scale]
-            paths.append(overview_figure(comparison, timed, controls, path))
+            paths.append(overview_figure([*evidence.of_quality, *controls], timed, path))
         if has_tradeoff(comparison):
             paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
         paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in comparison.runs]

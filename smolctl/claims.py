@@ -226,7 +226,7 @@ def quantization_claim(quantized: Quantized) -> tuple[str, str, str]:
         return claim, f"{NOT_MEASURED}: `smolctl quantize --bits 4 --study {study}`", "open"
     if not quantized.is_judged:
         return claim, f"{NOT_MEASURED} at full size: {pair.scale} scale does not carry over", "open"
-    texts, verdicts = [], []
+    texts, verdicts, smaller = [], [], dict[str, list[str]]()
     for arm in pair.others:
         found = [p for p in quantized.pairs if p.arm == arm.name]
         by_verdict: dict[str, dict[str, float]] = {}
@@ -247,10 +247,12 @@ def quantization_claim(quantized: Quantized) -> tuple[str, str, str]:
             verdicts.append(f"{arm.name} is {listed(parts)} of {n_compared}")
         if others := [p.name for p in found if not p.difference]:
             texts.append(f"{arm.name} cannot be compared at {listed(others)}: see Quantization")
-        if smaller := [p.name for p in found if p.has_fewer_bytes]:
-            verdicts.append(
-                f"survives in bytes: {arm.name} takes fewer a parameter at {listed(smaller)}"
-            )
+        if names := [p.name for p in found if p.has_fewer_bytes]:
+            smaller.setdefault(listed(names), []).append(arm.name)
+    verdicts += [
+        f"survives in bytes a parameter at {names} ({listed(arms)})"
+        for names, arms in smaller.items()
+    ]
     here = "; ".join(texts) or f"{NOT_MEASURED} for both: see Quantization"
     return claim, here, "; ".join(verdicts) or "open"
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from smolctl.comparison import Comparison
 from smolctl.quantization import Quantized, quantized
 from smolctl.quantization_words import quantization_conclusion
-from smolctl.words import described, is_control, on_quality, on_speed
+from smolctl.words import described, is_of_controls, on_quality, on_speed
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,3 @@ NO_EQUAL_TIME = (
     'equal = "seconds", long enough for losses to be compared, tells.'
 )
 NOT_QUANTIZED = "Not measured: see Quantization."
-
-
-def is_of_controls(study: Comparison) -> bool:
-    """Whether every arm is the first one under another name."""
-    return bool(study.others) and all(is_control(study.base, arm) for arm in study.others)

@@ -24,7 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from smolctl.comparison import Arm, Comparison
 from smolctl.facts import LOSS, TOKENS_PER_SECOND, RunFacts
 from smolctl.stats import Difference, Interval
-from smolctl.words import listed, machine
+from smolctl.words import AXES, is_of_controls, listed, machine
 
 # Okabe and Ito's colours, which any colour vision tells apart; in grey, line and marker do.
 COLOURS = (
@@ -71,11 +71,9 @@ def comparison_figures(comparison: Comparison, folder: Path) -> list[Path]:
     return paths
 
 
-def overview_figure(
-    comparison: Comparison, timed: Comparison, controls: Sequence[Comparison], path: Path
-) -> Path:
+def overview_figure(losses: Sequence[Comparison], timed: Comparison, path: Path) -> Path:
     """Write what `overview_of` draws."""
-    return save(overview_of(comparison, timed, controls), path)
+    return save(overview_of(losses, timed), path)
 
 
 def loss_figure(comparison: Comparison, path: Path) -> Path:
@@ -155,12 +153,8 @@ def speeds_of(comparison: Comparison) -> Figure:
 
 
 @styled
-def overview_of(
-    comparison: Comparison, timed: Comparison, controls: Sequence[Comparison]
-) -> Figure:
-    """The losses of one study, below them those of controls over the same range, and the speeds of
-    another study."""
-    losses = [comparison, *controls]
+def overview_of(losses: Sequence[Comparison], timed: Comparison) -> Figure:
+    """The losses of studies, one below the other over the same range, and the speeds of another."""
     rows = max(sum(len(one.arms) + 1 for one in losses), len(timed.arms) + 1)
     figure = Figure(figsize=(1.5 * WIDTH, 1.2 + 0.5 * rows), layout="constrained")
     left, right = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
@@ -168,7 +162,7 @@ def overview_of(
     parts = left.subfigures(len(losses), 1, height_ratios=ratios, squeeze=False)[:, 0]
     panels = [part.subplots() for part in parts]
     for part, axes, one in zip(parts, panels, losses, strict=True):
-        head(part, f"{extent(one) if one is comparison else CONTROL} {headline(one)}", 66)
+        head(part, f"{extent(one)} {headline(one)}", 66)
         draw_quality(axes, one)
     low, high = zip(*(axes.get_xlim() for axes in panels), strict=True)
     for axes in panels:
@@ -315,11 +309,12 @@ def against(comparison: Comparison, arm: Arm) -> str:
     return f"{arm.name} ends {amount} {comparison.base.name}: {found.verdict} ({runs})"
 
 
-CONTROL = "Control, one model under several names."
-
-
 def extent(comparison: Comparison) -> str:
-    """`Loss after 1,024,000 tokens at nano scale.`"""
+    """`Loss after 1,024,000 tokens at nano scale.`, or what else a study has made equal."""
+    if is_of_controls(comparison):
+        return "Control, one model under several names."
+    if comparison.equal != "tokens":
+        return f"Loss at equal {AXES[comparison.equal]}, {comparison.scale} scale."
     protocol = comparison.base.protocol
     tokens = protocol.steps * protocol.tokens_per_step
     return f"Loss after {tokens:,} tokens at {comparison.scale} scale."
@@ -386,7 +381,7 @@ def key(figure: Figure, *handles: Line2D) -> None:
 
 def rows_key(figure: Figure) -> None:
     """What the rows of `draw_rows` are made of."""
-    mean = "of the means, with its interval"
+    mean = "their mean beside the base's, with its interval"
     key(
         figure,
         Line2D([], [], color=GREY, marker="o", label="a run", **HOLLOW),

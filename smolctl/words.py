@@ -109,6 +109,11 @@ def is_control(base: Arm, arm: Arm) -> bool:
     return is_same and not set(base.seeds) & set(arm.seeds)
 
 
+def is_of_controls(study: Comparison) -> bool:
+    """Whether every arm is the first one under another name."""
+    return bool(study.others) and all(is_control(study.base, arm) for arm in study.others)
+
+
 def control(comparison: Comparison, arm: Arm) -> str:
     """What the verdict on a control says of the method."""
     text = f"{arm.name} is a control: {comparison.base.name} under another name, with other seeds."

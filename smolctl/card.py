@@ -157,6 +157,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         quantization=quantization_tables(found),
         quantization_conclusion=quantization_conclusion(found),
         quantized_figures=figures_of(figures, evidence, found.comparison),
+        full_size=evidence.full_size,
         dimensions=dimensions_table(full_size) if full_size else None,
         dimension_sentences=dimension_sentences(full_size),
         claims=claims_table(evidence),

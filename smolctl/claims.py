@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from smolctl.comparison import Arm, Comparison, read_curve
 from smolctl.evidence import Evidence
 from smolctl.facts import ACCURACY, LOSS, SECONDS, Metric
-from smolctl.quantization import Quantized
+from smolctl.quantization import Pair, Quantized
 from smolctl.quantization_words import span
 from smolctl.stats import Difference, differences
 from smolctl.tables import Table, interval_text, mean_text, number
@@ -226,35 +226,51 @@ def quantization_claim(quantized: Quantized) -> tuple[str, str, str]:
         return claim, f"{NOT_MEASURED}: `smolctl quantize --bits 4 --study {study}`", "open"
     if not quantized.is_judged:
         return claim, f"{NOT_MEASURED} at full size: {pair.scale} scale does not carry over", "open"
-    texts, verdicts, smaller = [], [], dict[str, list[str]]()
+    texts, verdicts = [], []
     for arm in pair.others:
-        found = [p for p in quantized.pairs if p.arm == arm.name]
-        by_verdict: dict[str, dict[str, float]] = {}
-        for p in found:
-            if p.difference:
-                by_verdict.setdefault(p.difference.verdict, {})[p.name] = p.difference.mean
-        changes = [
-            f"by {span(means.values())} at {listed(list(means))} ({verdict})"
-            for verdict, means in by_verdict.items()
-        ]
-        if changes:
-            texts.append(
-                f"the loss of {arm.name} changes, beside that of {pair.base.name}, "
-                f"{' and '.join(changes)}"
-            )
-            parts = [f"{verdict} at {len(means)}" for verdict, means in by_verdict.items()]
-            n_compared = sum(map(len, by_verdict.values()))
-            verdicts.append(f"{arm.name} is {listed(parts)} of {n_compared}")
-        if others := [p.name for p in found if not p.difference]:
-            texts.append(f"{arm.name} cannot be compared at {listed(others)}: see Quantization")
-        if names := [p.name for p in found if p.has_fewer_bytes]:
-            smaller.setdefault(listed(names), []).append(arm.name)
-    verdicts += [
-        f"survives in bytes a parameter at {names} ({listed(arms)})"
-        for names, arms in smaller.items()
-    ]
+        pairs = [found for found in quantized.pairs if found.arm == arm.name]
+        for text, verdict in (loss_changes(pair.base.name, pairs), sizes_at_4_bits(quantized, arm)):
+            texts += [text] * bool(text)
+            verdicts += [f"{verdict} ({arm.name})"] * bool(verdict)
     here = "; ".join(texts) or f"{NOT_MEASURED} for both: see Quantization"
     return claim, here, "; ".join(verdicts) or "open"
+
+
+def loss_changes(base: str, pairs: Sequence[Pair]) -> tuple[str, str]:
+    """What the losses of an arm say of the claim, and the verdicts on them; either may be empty."""
+    by_verdict: dict[str, dict[str, float]] = {}
+    for pair in pairs:
+        if pair.difference:
+            found = by_verdict.setdefault(pair.difference.verdict, {})
+            found[pair.name] = pair.difference.mean
+    changes = [
+        f"by {span(list(means.values()))} at {listed(list(means))} ({verdict})"
+        for verdict, means in by_verdict.items()
+    ]
+    texts = []
+    if changes:
+        arm = pairs[0].arm
+        texts.append(f"the loss of {arm} changes, beside that of {base}, {' and '.join(changes)}")
+    if others := [pair.name for pair in pairs if not pair.difference]:
+        texts.append(f"{pairs[0].arm} cannot be compared at {listed(others)}: see Quantization")
+    parts = [f"{verdict} at {len(means)}" for verdict, means in by_verdict.items()]
+    total = sum(map(len, by_verdict.values()))
+    return "; ".join(texts), f"loss {listed(parts)} of {total}" if parts else ""
+
+
+def sizes_at_4_bits(quantized: Quantized, arm: Arm) -> tuple[str, str]:
+    """The fewest bytes that a parameter takes beside those of the first arm."""
+    base, smallest = quantized.comparison.base.name, quantized.smallest_at_4_bits
+    if not {base, arm.name} <= smallest.keys():
+        return "", ""
+    (theirs, first), (ours, second) = smallest[base], smallest[arm.name]
+    text = (
+        f"without the embedding a parameter of {arm.name} takes at least {second:.3f} bytes at "
+        f"{ours}, one of {base} {first:.3f} at {theirs}"
+    )
+    if second == first:
+        return text, "bytes fall: as many"
+    return text, "bytes survive: fewer" if second < first else "bytes fall: more"
 
 
 def power_of_two_table(comparison: Comparison) -> Table:

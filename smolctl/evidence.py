@@ -7,7 +7,7 @@ quantizing, a control of the method. Each question is answered by the studies th
 from dataclasses import dataclass
 from functools import cached_property
 
-from smolctl.comparison import Comparison
+from smolctl.comparison import Arm, Comparison
 from smolctl.quantization import Quantized, quantized
 from smolctl.quantization_words import quantization_conclusion
 from smolctl.words import described, is_of_controls, on_quality, on_speed
@@ -40,10 +40,14 @@ class Evidence:
         """The studies that compare models: those of one arm and controls aside."""
         return tuple(one for one in self.studies if one.others and not is_of_controls(one))
 
-    @property
+    @cached_property
     def full_size(self) -> Comparison | None:
-        """The first study at full size, whose widths are those that models are quantized at."""
-        return next((study for study in self.studies if study.scale == "full"), None)
+        """The study whose widths are those that models are quantized at: that which was quantized
+        at full size, else the first at full size that compares models, or the only one."""
+        studies = [*self.comparing, *self.studies]
+        if self.quantized.is_judged:
+            studies.insert(0, self.quantized.comparison)
+        return next((study for study in studies if study.scale == "full"), None)
 
     @cached_property
     def controls(self) -> tuple[Comparison, ...]:
@@ -57,8 +61,8 @@ class Evidence:
 
     @property
     def of_quality(self) -> list[Comparison]:
-        """The studies that tell whether an arm is better: the first one, and those that compare
-        models at its scale."""
+        """The studies that tell whether an arm is better: those that compare models at the scale of
+        the first one, and that itself if it is a control."""
         comparing = [one for one in self.comparing if one.scale == self.main.scale]
         return [self.main, *comparing] if is_of_controls(self.main) else comparing
 
@@ -92,16 +96,33 @@ class Evidence:
 
     def answers(self) -> dict[str, list[Answer]]:
         """By question: what each study that can tell says of it."""
-        better = self.of_quality
-        equal = {study.equal for study in better}
         return {
-            "Is it better?": [self.answer(study, on_quality(study, equal)) for study in better],
-            "Is it faster?": self.on_speed({study.study for study in better}),
+            "Is it better?": self.on_quality(),
+            "Is it faster?": self.on_speed({study.study for study in self.of_quality}),
             "Does it quantize better?": self.on_quantizing(),
             "Is a difference found where there is none?": [
                 self.answer(study, on_quality(study)) for study in self.controls
             ],
         }
+
+    def on_quality(self) -> list[Answer]:
+        """The verdicts of each study, which are a family by themselves."""
+        answers = []
+        for study in self.of_quality:
+            others = [one for one in self.comparing if one is not study and is_like(one, study)]
+            answered = {
+                (arm.name, one.equal)
+                for one in others
+                for arm in one.others
+                if is_same_model(arm, study)
+            }
+            answers.append(self.answer(study, on_quality(study, answered)))
+        if len(answers) > 1:
+            answers[-1].sentences.append(
+                "The verdicts of each study are a family by themselves: that none of all studies "
+                "is a false one is less sure."
+            )
+        return answers
 
     def on_speed(self, seen: set[str]) -> list[Answer]:
         """Tokens a second, and what came of equal time in the studies whose names are not in
@@ -125,6 +146,22 @@ class Evidence:
 
     def answer(self, study: Comparison, sentences: list[str]) -> Answer:
         return Answer("" if study is self.main else described(study), sentences)
+
+
+def is_like(one: Comparison, other: Comparison) -> bool:
+    """Whether two studies compare with the same model, under the same name."""
+    return one.base.name == other.base.name and is_same_model(one.base, other)
+
+
+def is_same_model(arm: Arm, study: Comparison) -> bool:
+    """Whether the study has this arm too: by name the same model, or at another scale the same
+    variant."""
+    other = next((other.protocol for other in study.arms if other.name == arm.name), None)
+    if other is None:
+        return False
+    if other.scale != arm.protocol.scale:
+        return other.variant == arm.protocol.variant
+    return other.model == arm.protocol.model
 
 
 NO_EQUAL_TIME = (

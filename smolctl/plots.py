@@ -314,7 +314,7 @@ def extent(comparison: Comparison) -> str:
     if is_of_controls(comparison):
         return "Control, one model under several names."
     if comparison.equal != "tokens":
-        return f"Loss at equal {AXES[comparison.equal]}, {comparison.scale} scale."
+        return f"Loss, planned for equal {AXES[comparison.equal]}, {comparison.scale} scale."
     protocol = comparison.base.protocol
     tokens = protocol.steps * protocol.tokens_per_step
     return f"Loss after {tokens:,} tokens at {comparison.scale} scale."

@@ -38,7 +38,6 @@ SAME_LOSS = ("n", "fingerprint", "dtype", "device")
 SAME_SPEED = ("dtype", "device_name", "threads")
 # Where the quantized shares of two arms differ by more, they are not quantized alike.
 SAME_SHARE = 0.01
-SAME_BYTES = 0.01  # bytes a parameter that differ by a smaller share are the same
 LOSS_DELTA = "loss_delta"
 
 
@@ -114,20 +113,15 @@ class Pair:
 
     @property
     def has_unequal_shares(self) -> bool:
-        """Whether more of one is quantized than of the other, both being measured."""
-        measured = all(one.values(LOSS_DELTA) for one in (self.first, self.second))
-        return measured and not have_equal_shares(self.first, self.second)
+        """Whether it is known that more of one is quantized than of the other."""
+        both = (self.first, self.second)
+        is_known = all(one.values(LOSS_DELTA) and one.matrix_share >= 0 for one in both)
+        return is_known and not have_equal_shares(*both)
 
     @property
     def has_single_run(self) -> bool:
         """Whether one run stands for an arm."""
         return min(len(one.values(LOSS_DELTA)) for one in (self.first, self.second)) == 1
-
-    @property
-    def has_fewer_bytes(self) -> bool:
-        """Whether a parameter of the arm takes fewer bytes than one of the first arm."""
-        first, second = self.first.bytes_a_parameter, self.second.bytes_a_parameter
-        return second < first * (1 - SAME_BYTES)  # False of NaN
 
     @property
     def document_error(self) -> float:
@@ -191,6 +185,22 @@ class Quantized:
         """Of the configurations that any arm has, bf16 aside."""
         found = (c for by_name in self.arms.values() for c in by_name.values() if c.name != BF16)
         return list(dict.fromkeys(c.name for c in sorted(found, key=in_order)))
+
+    @property
+    def smallest_at_4_bits(self) -> dict[str, tuple[str, float]]:
+        """Of each arm that was quantized to 4 bits the configuration with the fewest bytes a
+        parameter, and those; of equals to three digits the first."""
+        smallest = {}
+        for arm, by_name in self.arms.items():
+            sizes = {
+                name: round(one.bytes_a_parameter, 3)
+                for name, one in by_name.items()
+                if one.mean("bits") == 4 and not math.isnan(one.bytes_a_parameter)
+            }
+            if sizes:
+                name = min(sizes, key=sizes.__getitem__)
+                smallest[arm] = (name, sizes[name])
+        return smallest
 
     @property
     def is_judged(self) -> bool:

@@ -1,14 +1,13 @@
 """What quantizing did to the arms of a comparison, and what fits their widths, in sentences."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
 from typing import TypeVar
 
 from smolctl.quantization import (
     BF16,
     LOSS_DELTA,
-    SAME_BYTES,
     SAME_SPEED,
     Pair,
     Quantized,
@@ -115,58 +114,69 @@ def losses(found: Quantized, pairs: Sequence[Pair]) -> list[str]:
 
 def single_runs(found: Quantized) -> list[str]:
     """On the arms that one run stands for, or that stand beside one: how far they are apart."""
-    pairs = [pair for pair in found.pairs if pair.difference and pair.has_single_run]
-    if not pairs:
-        return []
-    arms, names = once(pair.arm for pair in pairs), once(pair.name for pair in pairs)
+    by_arm: dict[str, list[Pair]] = {}
+    for pair in found.pairs:
+        if pair.difference and pair.has_single_run:
+            by_arm.setdefault(pair.arm, []).append(pair)
+    alike: dict[str, list[str]] = {}
+    for arm, pairs in by_arm.items():
+        alike.setdefault(listed([pair.name for pair in pairs]), []).append(arm)
+    base = found.comparison.base.name
+    return [
+        f"With one run of an arm it is unresolved whether {listed(arms)} "
+        f"{'quantizes' if len(arms) == 1 else 'quantize'} better than {base}. At {names} the "
+        f"change of the loss less that of {base}'s is, in nats a token, "
+        f"{listed([apart(arm, by_arm[arm]) for arm in arms])}; the errors are over documents, and "
+        "the noise of training is not in them."
+        for names, arms in alike.items()
+    ]
+
+
+def apart(arm: str, pairs: Sequence[Pair]) -> str:
+    """`-0.0005 to +0.0012 for pow2 (standard error at most 0.0005)`."""
     means = [pair.difference.mean for pair in pairs if pair.difference]
     errors = [pair.document_error for pair in pairs]
     error = "unknown" if any(map(math.isnan, errors)) else f"at most {max(errors):.4f}"
-    return [
-        f"With one run of an arm it is unresolved whether {listed(arms)} "
-        f"{plural(arms, 'quantizes', 'quantize')} better than {found.comparison.base.name}: at "
-        f"{listed(names)} quantizing changes {plural(arms, 'its loss', 'their losses')} by "
-        f"{span(means)} nats a token more. The standard error over documents is {error}; the noise "
-        "of training is not in it."
-    ]
+    return f"{span(means)} for {arm} (standard error {error})"
 
 
 def unequal_shares(found: Quantized) -> list[str]:
-    """Where less of one arm is quantized than of another, and why."""
-    names = once(pair.name for pair in found.pairs if pair.has_unequal_shares)
-    if not names:
-        return []
+    """Where less of one arm is quantized than of another, and which widths are a reason."""
+    pairs = [pair for pair in found.pairs if pair.has_unequal_shares]
     arms = [arm.name for arm in found.comparison.arms]
     by_shares: dict[str, list[str]] = {}
-    for name in names:
+    for name in once(pair.name for pair in pairs):
         cells = {arm: found.configuration(arm, name) for arm in arms}
-        shares = {a: percent(one.matrix_share) for a, one in cells.items() if len(one.rows)}
+        shares = {arm: percent(one.matrix_share) for arm, one in cells.items() if len(one.rows)}
         by_shares.setdefault(by_value(shares, "in"), []).append(name)
     sentences = [
         f"At {listed(names)} not every arm is quantized whole: of the parameters outside the "
-        f"embedding {shares} are. Losses are compared where the shares are the same."
+        f"embedding are quantized {shares}. There a loss is compared with that of {arms[0]} only "
+        "where the shares are the same."
         for shares, names in by_shares.items()
     ]
-    return sentences + undivided(found)
+    return sentences + undivided(found, pairs)
 
 
-def undivided(found: Quantized) -> list[str]:
-    """Which of the group sizes that were tried do not divide which widths."""
-    tried = {
-        int(size)
-        for by_name in found.arms.values()
-        for one in by_name.values()
-        for size in one.values("group_size")
+def undivided(found: Quantized, pairs: Sequence[Pair]) -> list[str]:
+    """Which widths of the arms that have skipped matrices the groups of `pairs` do not divide."""
+    models = {arm.name: arm.protocol.model for arm in found.comparison.arms}
+    sizes: dict[str, dict[int, set[int]]] = {}
+    for one in (one for pair in pairs for one in (pair.first, pair.second)):
+        for size in map(int, one.values("group_size")) if one.texts("skipped") else ():
+            for width in {weight.n_in for weight in weights(models[one.arm])}:
+                if width % size:
+                    sizes.setdefault(one.arm, {}).setdefault(width, set()).add(size)
+    texts = {
+        arm: " and ".join(
+            f"groups of {listed([str(size) for size in sorted(tried)])} do not divide {width:,} "
+            "inputs"
+            for width, tried in by_width.items()
+        )
+        for arm, by_width in sizes.items()
     }
-    arms: dict[tuple[str, int], list[str]] = {}
-    for arm in found.comparison.arms:
-        for width in once(weight.n_in for weight in weights(arm.protocol.model)):
-            if sizes := [str(size) for size in sorted(tried) if width % size]:
-                arms.setdefault((listed(sizes), width), []).append(arm.name)
-    return [
-        f"Groups of {sizes} do not divide the {width:,} inputs of matrices of {listed(names)}."
-        for (sizes, width), names in arms.items()
-    ]
+    text = by_value(texts, "of matrices of")
+    return [f"{text[0].upper()}{text[1:]}."] if texts else []
 
 
 def decided(base: str, pair: Pair) -> str:
@@ -186,45 +196,43 @@ def runs_of(pair: Pair) -> str:
 
 
 def sizes(found: Quantized) -> list[str]:
-    """How many bytes a parameter takes: where all arms need as many, and where not."""
-    alike, unlike = dict[str, str](), dict[str, list[str]]()
+    """How many bytes a parameter takes in each arm."""
+    by_bytes: dict[str, list[str]] = {}
     for name in found.names:
         each = {a: one[name].bytes_a_parameter for a, one in found.arms.items() if name in one}
-        each = {arm: needed for arm, needed in each.items() if not math.isnan(needed)}
-        if len(each) < 2:
-            continue
-        if max(each.values()) <= min(each.values()) * (1 + SAME_BYTES):
-            alike[name] = f"{max(each.values()):.3f}"
-        else:
-            texts = {arm: f"{needed:.3f}" for arm, needed in each.items()}
-            unlike.setdefault(by_value(texts, "in"), []).append(name)
-    start = "Without the embedding a parameter takes, in bytes on disk,"
-    sentences = [f"{start} the same in every arm: {by_value(alike, 'at')}."] if alike else []
-    if unlike:
-        parts = [f"at {listed(names)} {text}" for text, names in unlike.items()]
-        sentences.append(f"{start} {'; '.join(parts)}.")
-    return sentences
+        texts = {arm: f"{size:.2f}" for arm, size in each.items() if not math.isnan(size)}
+        if len(texts) == len(found.arms) and len(set(texts.values())) == 1:
+            by_bytes.setdefault(f"{next(iter(texts.values()))} in every arm", []).append(name)
+        elif texts:
+            by_bytes.setdefault(by_value(texts, "in"), []).append(name)
+    if not by_bytes:
+        return []
+    parts = [f"at {listed(names)} {text}" for text, names in by_bytes.items()]
+    return [f"Without the embedding a parameter takes, in bytes on disk, {'; '.join(parts)}."]
 
 
 def speeds(found: Quantized) -> list[str]:
-    """How fast quantized models read a prompt and decode beside their own bf16, where both were
-    timed alike."""
+    """How fast quantized models read a prompt and decode beside their own bf16, where as much of
+    both was quantized and both were timed alike."""
     base = found.comparison.base.name
     sentences = []
     for arm, (column, verb) in product(found.comparison.others, SPEEDS.items()):
         ours, theirs, unlike = dict[str, float](), dict[str, float](), []
         for pair in (pair for pair in found.pairs if pair.arm == arm.name):
             both = (pair.first, pair.second)
-            if not all(one.values(column) for one in both):
+            if pair.has_unequal_shares or not all(one.values(column) for one in both):
                 continue
             if len({c for one in both for c in one.conditions(SAME_SPEED, column)}) > 1:
                 unlike.append(pair.name)
                 continue
             theirs[pair.name], ours[pair.name] = (one.mean(column) for one in both)
         if ours:
+            n_more = sum(ours[name] > theirs[name] for name in ours)
             sentences.append(
                 f"Beside its own bf16 {arm.name} {verb[0]} {extremes(ours)} times as fast, {base} "
-                f"{extremes(theirs)}: each is of a few timings, without an interval."
+                f"{extremes(theirs)}; {n_more} of {len(ours)} "
+                f"{'ratio is' if len(ours) == 1 else 'ratios are'} above that of {base}. Each is "
+                "of a few timings, without an interval."
             )
         if unlike:
             sentences.append(
@@ -240,26 +248,23 @@ def extremes(values: Mapping[str, float]) -> str:
     return " to ".join(f"{values[name]:.2f} ({name})" for name in ends)
 
 
-def span(values: Iterable[float]) -> str:
+def span(values: Collection[float]) -> str:
     """`-0.0005 to +0.0023`; of values that look the same that."""
     return " to ".join(once(f"{end:+.4f}" for end in (min(values), max(values))))
 
 
 def by_value(texts: Mapping[str, str], word: str) -> str:
-    """`25.0 % of orig and 100.0 % of pow2 and moe`: names with the same text together."""
+    """`25.0 % in orig, 100.0 % in pow2 and moe`: names with one text together, after `word`, here
+    `in`."""
     names: dict[str, list[str]] = {}
     for name, text in texts.items():
         names.setdefault(text, []).append(name)
-    return listed([f"{text} {word} {listed(found)}" for text, found in names.items()])
+    return ", ".join(f"{text} {word} {listed(found)}" for text, found in names.items())
 
 
 def once(items: Iterable[T]) -> list[T]:
     """Each of them once, in their order."""
     return list(dict.fromkeys(items))
-
-
-def plural(names: Sequence[str], one: str, several: str) -> str:
-    return one if len(names) == 1 else several
 
 
 def dimension_sentences(configs: dict[str, ModelConfig]) -> list[str]:

@@ -38,7 +38,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % interval (None with one item or no spread at all)."""
+    """A mean, or a ratio of means, with its 95 % interval (None with one item, or one run of an
+    arm, or no spread at all)."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -170,7 +171,7 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Interval:
     Raises:
         ValueError: an arm has no run, or a number that is not positive and finite.
     """
-    if not min(*first, *second) > 0:
+    if not all(value > 0 for value in (*first, *second)):
         raise ValueError(f"needs positive numbers: {[*first, *second]}")
     logs = [[math.log(value) for value in values] for values in (first, second)]
     found = differences(logs[0], {"second": logs[1]})["second"]

@@ -1,10 +1,9 @@
 """A card in one table: each arm beside the first, in everything that the studies tell of."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from smolctl.comparison import Comparison
-from smolctl.evidence import Evidence
+from smolctl.evidence import Evidence, is_like, is_same_model
 from smolctl.facts import LOSS, TOKENS_PER_SECOND
 from smolctl.quantization import Quantized
 from smolctl.stats import Difference, Interval
@@ -14,48 +13,63 @@ from smollm2.quantize.dimensions import GROUP_SIZES, weights
 
 
 def summary_table(evidence: Evidence) -> Table:
-    """A column an arm of the first study, the first arm as it is and the others beside it; no rows
-    where there is but one arm."""
+    """A column an arm of the first study, the first arm as it is and the others beside it; without
+    the rows that tell of no other arm."""
     main = evidence.main
-    rows = size_rows(main)
-    rows += [row for study in evidence.of_quality if (row := loss_row(study, main))]
-    if evidence.timed and (row := speed_row(evidence.timed, main)):
-        rows.append(row)
+    rows = size_rows(main, main)
+    if evidence.full_size not in (None, main):
+        rows += size_rows(evidence.full_size, main)
+    rows += [loss_row(study, main) for study in evidence.of_quality]
+    if evidence.timed:
+        rows.append(speed_row(evidence.timed, main))
     if evidence.quantized.is_judged:
         rows += quantization_rows(evidence.quantized, main)
     return Table(
-        "Beside the first arm",
+        f"Every arm beside {main.base.name}, which is given as mean ± standard deviation over "
+        "runs. In brackets are intervals: of losses those of the study's verdicts (Holm), of "
+        "speeds 95 % each",
         ("", *(arm.name for arm in main.arms)),
-        rows if main.others else [],
+        [row for row in rows if any(cell != "–" for cell in row[2:])],
     )
 
 
-def row_of(label: str, main: Comparison, first: str, cells: dict[str, str]) -> tuple[str, ...]:
-    return (label, first, *(cells.get(arm.name, "–") for arm in main.others))
+def row_of(
+    label: str, study: Comparison, main: Comparison, first: str, cells: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A row of the arms that the study has in common with the first one; `–` of the others, and of
+    all where it has another first arm."""
+    shown = {arm.name: cells[arm.name] for arm in study.others if arm.name in cells}
+    if not is_like(study, main):
+        return (label, *("–" for _ in main.arms))
+    name = f"{label}, {study.scale} scale" + ("" if study is main else f" (`{study.study}`)")
+    others = (shown.get(arm.name, "–") if is_same_model(arm, study) else "–" for arm in main.others)
+    return (name, first, *others)
 
 
-def size_rows(main: Comparison) -> list[tuple[str, ...]]:
+def size_rows(study: Comparison, main: Comparison) -> list[tuple[str, ...]]:
     """Parameters, active ones where they are fewer, and FLOPs."""
-    base = main.base
-    changes = {arm.name: size_changes(base, arm) for arm in main.others}
-
-    def cells(number: int) -> dict[str, str]:
-        return {arm: f"{100 * change[number]:+.0f} %" for arm, change in changes.items()}
-
+    base = study.base
+    changes = {arm.name: size_changes(base, arm) for arm in study.others}
+    total, active, flops = (
+        {arm: percent_more(change[i]) for arm, change in changes.items()} for i in range(3)
+    )
     counts = base.parameters
-    rows = [row_of("parameters", main, f"{counts['total']:,}", cells(0))]
-    if cells(1) != cells(0):
-        rows.append(row_of("active parameters", main, f"{counts['active']:,}", cells(1)))
-    return [*rows, row_of("FLOPs a token", main, f"{base.flops_per_token:.3g}", cells(2))]
+    rows = [row_of("parameters", study, main, f"{counts['total']:,}", total)]
+    if active != total:
+        rows.append(row_of("active parameters", study, main, f"{counts['active']:,}", active))
+    return [*rows, row_of("FLOPs a token", study, main, f"{base.flops_per_token:.3g}", flops)]
 
 
-def loss_row(study: Comparison, main: Comparison) -> tuple[str, ...] | None:
-    """The verdicts of a study on arms of the first one, if its first arm is the same."""
-    if study.base.name != main.base.name:
-        return None
-    label = f"test loss, equal {AXES[study.equal]}, {study.scale} scale{study_of(study, main)}"
+def percent_more(share: float) -> str:
+    """`+14 %`; `equal` where that would be none."""
+    return f"{100 * share:+.0f} %" if abs(share) >= 0.005 else "equal"
+
+
+def loss_row(study: Comparison, main: Comparison) -> tuple[str, ...]:
+    """The verdicts of a study."""
     cells = {arm: verdict_cell(found) for arm, found in study.primary.items()}
-    return row_of(label, main, mean_text(study.base.values(LOSS), LOSS), cells)
+    first = mean_text(study.base.values(LOSS), LOSS)
+    return row_of(f"test loss, equal {AXES[study.equal]}", study, main, first, cells)
 
 
 def verdict_cell(found: Difference) -> str:
@@ -64,14 +78,10 @@ def verdict_cell(found: Difference) -> str:
     )
 
 
-def speed_row(timed: Comparison, main: Comparison) -> tuple[str, ...] | None:
-    """As `loss_row`, of the tokens a second."""
-    if timed.base.name != main.base.name:
-        return None
-    label = f"training, tokens per second, {timed.scale} scale{study_of(timed, main)}"
+def speed_row(timed: Comparison, main: Comparison) -> tuple[str, ...]:
     cells = {arm: ratio_cell(found) for arm, found in timed.speed_ratios.items()}
-    speeds = mean_text(timed.base.values(TOKENS_PER_SECOND), TOKENS_PER_SECOND)
-    return row_of(label, main, speeds, cells)
+    first = mean_text(timed.base.values(TOKENS_PER_SECOND), TOKENS_PER_SECOND)
+    return row_of("training, tokens per second", timed, main, first, cells)
 
 
 def ratio_cell(found: Interval) -> str:
@@ -85,34 +95,20 @@ def bounds_text(bounds: tuple[float, float] | None, text: Callable[[float], str]
 
 def quantization_rows(found: Quantized, main: Comparison) -> list[tuple[str, ...]]:
     """Which groups fit the widths, and how small an arm becomes at 4 bits."""
-    study = found.comparison
-    groups = {
-        arm.name: ", ".join(
-            str(size)
-            for size in GROUP_SIZES
-            if all(weight.n_in % size == 0 for weight in weights(arm.protocol.model))
+    groups = {}
+    for arm in found.comparison.arms:
+        fitting = set(GROUP_SIZES).intersection(
+            *(weight.dividing_groups() for weight in weights(arm.protocol.model))
         )
-        for arm in study.arms
+        groups[arm.name] = ", ".join(map(str, sorted(fitting))) or "none"
+    smallest = {
+        arm: f"{size:.3f} ({name})" for arm, (name, size) in found.smallest_at_4_bits.items()
     }
-    rows = [("group sizes that divide all widths, full scale", groups)]
-    smallest = {}
-    for arm, configurations in found.arms.items():
-        sizes = {
-            name: round(one.bytes_a_parameter, 3)
-            for name, one in configurations.items()
-            if one.mean("bits") == 4 and not math.isnan(one.bytes_a_parameter)
-        }
-        if sizes:
-            name = min(sizes, key=sizes.__getitem__)
-            smallest[arm] = f"{sizes[name]:.3f} ({name})"
-    if smallest:
-        rows.append(("fewest bytes a parameter at 4 bits, embedding aside", smallest))
-    first = main.base.name
+    labels = {
+        "group sizes that divide all widths": groups,
+        "fewest bytes a parameter at 4 bits, without the embedding": smallest,
+    }
     return [
-        row_of(label + study_of(study, main), main, cells.get(first, "–"), cells)
-        for label, cells in rows
+        row_of(label, found.comparison, main, cells.get(main.base.name, "–"), cells)
+        for label, cells in labels.items()
     ]
-
-
-def study_of(study: Comparison, main: Comparison) -> str:
-    return "" if study is main else f" (`{study.study}`)"

@@ -126,21 +126,14 @@ def views_table(comparison: Comparison) -> Table:
 def tasks_table(comparison: Comparison) -> Table:
     """Task scores, a row a set of questions and metric; no rows where none was measured."""
     rows = []
-    for (task, metric, protocol, n, total, _), scores in task_rows(comparison):
-        extent = f"{n:,}" + ("" if n == total else f" of {total:,}")
-        counts = {str(score["count"]) for score, _ in scores.values()}
+    for key, scores in task_rows(comparison):
+        counts = {score["count"] for score, _ in scores.values()}
         chance = next(iter(scores.values()))[0]["chance"]
-        cells = {
-            arm: f"{score['mean']:.4f}"
-            + ("" if score["std"] != score["std"] else f" ± {score['std']:.4f}")
-            for arm, (score, _) in scores.items()
-        }
+        cells = {arm: score_text(score, len(counts) > 1) for arm, (score, _) in scores.items()}
         rows.append(
             (
-                f"{task} {metric}",
-                protocol.removeprefix("lm-eval, 0-shot, "),
-                extent,
-                " or ".join(sorted(counts)),
+                *question_cells(key),
+                " or ".join(map(str, sorted(counts))),
                 "–" if chance != chance else f"{chance:.4f}",
                 *(cells.get(arm.name, "–") for arm in comparison.arms),
             )
@@ -154,17 +147,36 @@ def tasks_table(comparison: Comparison) -> Table:
 
 
 def task_differences_table(comparison: Comparison) -> Table:
-    """Of each row of `tasks_table` how far the arms are from the first one."""
+    """Of each row of `tasks_table` how far the arms are from the first one; no rows where none was
+    scored as that was."""
     rows = []
-    for (task, metric, *_), scores in task_rows(comparison):
+    for key, scores in task_rows(comparison):
         cells = {arm: difference_text(found) for arm, (_, found) in scores.items()}
-        rows.append((f"{task} {metric}", *(cells.get(arm.name, "–") for arm in comparison.others)))
+        row = [cells.get(arm.name, "–") for arm in comparison.others]
+        if set(row) - {"–"}:
+            rows.append((*question_cells(key), *row))
     return Table(
         f"Paired differences to {comparison.base.name} over the questions, for these checkpoints: "
         "the noise of training is not in the intervals",
-        ("metric", *(arm.name for arm in comparison.others)),
-        rows if comparison.others else [],
+        ("metric", "how", "questions", *(arm.name for arm in comparison.others)),
+        rows,
+        n_words=2,
     )
+
+
+def question_cells(key: tuple[Any, ...]) -> tuple[str, str, str]:
+    """What was asked, how, and how many questions of how many."""
+    task, metric, protocol, n, total, _ = key
+    extent = f"{n:,}" + ("" if n == total else f" of {total:,}")
+    return f"{task} {metric}", protocol.removeprefix("lm-eval, 0-shot, "), extent
+
+
+def score_text(score: dict[Any, Any], with_count: bool) -> str:
+    """`0.2482 ± 0.0021`, with the number of runs where arms differ in that."""
+    text = f"{score['mean']:.4f}"
+    if score["std"] == score["std"]:
+        text += f" ± {score['std']:.4f}"
+    return text + (f" ({score['count']})" if with_count else "")
 
 
 Scores = dict[str, tuple[dict[Any, Any], TaskDifference | None]]

@@ -14,12 +14,12 @@ def conclusion(comparison: Comparison) -> list[str]:
     return [*on_quality(comparison), *on_speed(comparison)]
 
 
-def on_quality(comparison: Comparison, answered: Collection[str] = ()) -> list[str]:
+def on_quality(comparison: Comparison, answered: Collection[tuple[str, str]] = ()) -> list[str]:
     """The verdict on each arm against the first, then what holds for several.
 
     Args:
-        answered: of `tokens`, `flops` and `seconds` those that another study has made equal, so
-            that it need not be said what these runs cannot tell there.
+        answered: arms, each with what of `tokens`, `flops` and `seconds` another study has made
+            equal for it: there that one's verdict holds.
     """
     models = [arm for arm in comparison.others if not is_control(comparison.base, arm)]
     sentences = verdicts(comparison)
@@ -54,7 +54,8 @@ def on_speed(comparison: Comparison) -> list[str]:
         sentences = [speed(comparison, arm) for arm in comparison.others]
         return [
             *sentences,
-            f"Measured on {machine(comparison)}: another machine may say otherwise.",
+            f"Measured on {machine(comparison)}: another machine may say otherwise. Each interval "
+            "stands by itself.",
         ]
     if comparison.scale != "full":
         return [
@@ -80,16 +81,19 @@ def on_chance(comparison: Comparison) -> list[str]:
         return []
     error = (rows["chance"] * (1 - rows["chance"]) / rows["n"]) ** 0.5  # of one run that guesses
     above = int((rows["mean"] > rows["chance"] + 2 * error).sum())
+    below = int((rows["mean"] < rows["chance"] - 2 * error).sum())
     text = (
         f"{above} of {len(rows)} accuracies lie more than two standard errors of a run above what "
-        "guessing gives (chance), where guessing would put one in forty."
+        "guessing gives (chance), where guessing would put one in forty"
     )
-    if above < len(rows):
+    if below:
+        text += f"; {below} lie as far below it, as where a model likes short answers best"
+    if above + below < len(rows):
         text += (
-            " The others cannot be told from guessing by so many questions; the bits per byte of "
-            "the right answers tell models apart sooner."
+            ". The others cannot be told from guessing by so many questions; the bits per byte of "
+            "the right answers tell models apart sooner"
         )
-    return [text]
+    return [f"{text}."]
 
 
 def described(comparison: Comparison) -> str:
@@ -194,7 +198,9 @@ def sizes(base: Arm, arms: Sequence[Arm]) -> list[str]:
             parts.append(f"{share(active)} active ones")
         parts.append(f"{share(flops)} FLOPs a token")
         (alike if is_alike(base, arm) else unlike).append(f"{arm.name} has {listed(parts)}")
-    sentences = [f"{'; '.join(alike)}."] if alike else []
+    sentences = []
+    if alike:
+        sentences.append(f"Of equal size and cost with {base.name}: {'; '.join(alike)}.")
     if unlike:
         sentences.append(f"Not of equal size and cost with {base.name}: {'; '.join(unlike)}.")
     return sentences
@@ -215,25 +221,24 @@ def size_changes(base: Arm, arm: Arm) -> tuple[float, float, float]:
 
 
 def other_views(
-    comparison: Comparison, arms: Sequence[Arm], answered: Collection[str]
+    comparison: Comparison, arms: Sequence[Arm], answered: Collection[tuple[str, str]]
 ) -> list[str]:
     """Whether the verdicts also hold at equal tokens, FLOPs or time."""
     names, base = {arm.name for arm in arms}, comparison.base.name
     fair, unfair = dict[str, list[str]](), dict[str, list[str]]()
     for view in comparison.views:
-        if view.arm in names and view.axis != comparison.equal:
-            if view.is_fair:
-                fair.setdefault(AXES[view.axis], []).append(view.arm)
-            elif view.axis not in answered:
-                unfair.setdefault(AXES[view.axis], []).append(view.arm)
+        is_told = view.axis == comparison.equal or (view.arm, view.axis) in answered
+        if view.arm in names and not is_told:
+            found = fair if view.is_fair else unfair
+            found.setdefault(AXES[view.axis], []).append(view.arm)
     sentences = [
-        f"{listed(found)} also had equal {axis} with {base}, so the same holds there."
-        for axis, found in fair.items()
+        f"{listed(equal)} also had equal {axis} with {base}, so the same holds there."
+        for axis, equal in fair.items()
     ]
     sentences += [
-        f"At equal {axis} these runs cannot tell of {listed(found)} against {base}: one of the two "
+        f"At equal {axis} these runs cannot tell of {listed(open_)} against {base}: one of the two "
         "was still in the middle of its schedule there, and the loss falls at its end."
-        for axis, found in unfair.items()
+        for axis, open_ in unfair.items()
     ]
     return sentences
 
@@ -270,14 +275,17 @@ def speed(comparison: Comparison, arm: Arm) -> str:
     if arm.name not in found:
         return f"The speed of {arm.name} was not measured: its runs are too short."
     speed = found[arm.name]
-    flops = speed.mean * arm.flops_per_token / base.flops_per_token
-    bounds = ", without an interval"
+    flops = arm.flops_per_token / base.flops_per_token
+    tokens_bounds, flops_bounds = ", without an interval", ""
     if speed.interval is not None:
-        bounds = " (95 % interval {:.2f} to {:.2f})".format(*speed.interval)
+        low, high = speed.interval
+        tokens_bounds = f" (95 % interval {low:.2f} to {high:.2f})"
+        flops_bounds = f" ({flops * low:.2f} to {flops * high:.2f})"
     size = ", of equal size and cost," if is_alike(base, arm) else ""
     return (
         f"{arm.name}{size} trained at {speed.mean:.2f} times the tokens per second of {base.name}"
-        f"{bounds}; at equal FLOPs it is {flops:.2f} times as fast."
+        f"{tokens_bounds}, which is {flops * speed.mean:.2f} times its FLOPs per second"
+        f"{flops_bounds}."
     )
 
 

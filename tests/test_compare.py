@@ -154,6 +154,20 @@ def test_a_third_arm_does_not_hide_what_a_pair_shows(capsys, workdir, template):
     assert "b also had equal FLOPs with a" in "\n".join(found["conclusion"])
 
 
+def test_what_holds_of_several_arms_is_said_once(capsys, workdir, template):
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.1 * seed)
+        planted(template, "b", seed, 5.0 + 0.09 * seed, model={"rope_theta": 2e4})
+        planted(template, "c", seed, 5.0 + 0.11 * seed, model={"d_ff": 128})
+        planted(template, "d", seed, 1.0 + 0.1 * seed, model={"d_ff": 128, "rope_theta": 2e4})
+    found = compared(capsys, "a", "b", "c", "d")
+    by_arm = {arm: row["resolvable"] for arm, row in primary(found).items()}
+    text = "\n".join(found["conclusion"])
+    assert f"four times in five from {by_arm['b']:.4f} (b) and {by_arm['c']:.4f} (c) on;" in text
+    assert "At equal FLOPs these runs cannot tell of c and d against a: one of the two" in text
+    assert "Of equal size and cost with a: b has as many parameters and as many FLOPs" in text
+
+
 def test_every_verdict_that_is_printed_is_one_of_the_family(capsys, workdir, template):
     """With four arms the correction is stronger than a pair would have it; nothing escapes it."""
     losses = {"a": 5.0, "b": 4.87, "c": 5.0, "d": 5.01, "e": 4.99}
@@ -268,7 +282,14 @@ def spoil_scores(run: Run) -> str:
     return "has no eval.csv"
 
 
-@pytest.mark.parametrize("spoil", [spoil_column, spoil_end, spoil_number, spoil_scores])
+def spoil_speed(run: Run) -> str:
+    run.replace("train", [row | {"tokens_per_second": -1} for row in run.rows("train")])
+    return "train.csv has a tokens_per_second that is not positive"
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_column, spoil_end, spoil_number, spoil_scores, spoil_speed]
+)
 def test_a_broken_run_is_named_and_takes_no_other_down(capsys, workdir, template, spoil):
     for seed in range(2):
         planted(template, "a", seed, 5.0 + 0.01 * seed)
@@ -366,3 +387,4 @@ def test_accuracies_that_guessing_could_give_are_said_to_be(workdir, template):
     )
     (text,) = on_chance(study_comparison("s", runs))
     assert text.startswith("0 of 2")
+    assert "; 1 lie as far below it" in text

@@ -261,6 +261,14 @@ def test_the_overview_has_losses_controls_and_speeds(timed: Comparison) -> None:
     assert second.startswith("Control, one model under several names. again ends 0.0000")
     assert title_of(right) == title_of(speeds_of(timed))
     assert len(overview_of([main], timed).axes) == 2
+    for facts in main.base.runs:
+        facts.run.manifest["equal"] = "flops"
+    try:
+        left, _ = overview_of([main], timed).subfigs
+    finally:
+        for facts in main.base.runs:
+            facts.run.manifest["equal"] = "tokens"
+    assert title_of(left.subfigs[0]).startswith("Loss, planned for equal FLOPs, nano scale. ")
 
 
 def test_tradeoff_stands_over_the_cache() -> None:

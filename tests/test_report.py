@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_main
-from planted import planted
+from planted import delta, plant_quantized, planted
 
 from smolctl.claims import speed_verdict
 from smollm2.errors import UserError
@@ -229,30 +229,51 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
 
 
 def test_a_study_at_equal_flops_answers_what_the_first_cannot(capsys, study, template):
-    """The first study need not say any more that it cannot tell."""
-    open_question = "At equal FLOPs these runs cannot tell of pow2"
+    """The first study need not say any more that it cannot tell, of the arms that are in both."""
+    for seed in range(2):
+        planted(template, "pow2-135m", seed, 5.0 + 0.01 * seed)
     become(study, scale="nano")
-    for arm, seed in product(("orig", "pow2"), range(2)):
-        run = Run(study / f"{arm}-s{seed}")
-        run.update(training_flops_per_token=1000 if arm == "orig" else 2000)
-        dearer = run.manifest["protocol"] | {"model": run.protocol.model.__dict__ | {"d_ff": 512}}
-        if arm == "pow2":
-            run.update(protocol=dearer)
-    assert open_question in card(capsys)
-    for arm, seed in product(("orig", "pow2"), range(2)):
+    open_question = "At equal FLOPs these runs cannot tell of {} against orig"
+    assert open_question.format("pow2, moe-160m and pow2-135m") in card(capsys)
+    for arm, seed in product(("orig", "pow2", "pow2-135m"), range(2)):
         loss = 5.0 + 0.001 * seed - (arm == "pow2")
-        run = planted(template, arm, seed, loss, study="flops", manifest={"equal": "flops"})
-        run.update(created_at=f"2026-01-0{seed + 1}T00:00:0{arm == 'pow2':d}")
+        # Another pow2-135m goes by the same name here.
+        model = {"d_ff": 96} if arm == "pow2-135m" else ARMS[arm]
+        run = planted(
+            template, arm, seed, loss, study="flops", manifest={"equal": "flops"}, model=model
+        )
+        run.update(created_at=f"2026-01-0{seed + 1}T00:00:0{len(arm)}")
     become(Path("results/flops"), scale="nano")
     text = card(capsys, "--also", "flops")
-    assert open_question not in text
+    assert open_question.format("moe-160m and pow2-135m") in text
     assert "At equal FLOPs pow2 is better than orig" in text
+    assert text.count("The verdicts of each study are a family by themselves") == 1
     table = text.split("**Is it better?**")[0].splitlines()
-    assert "|  | orig | pow2 | moe-160m |" in table
-    assert "| FLOPs a token | 1e+03 | +100 % | " in "\n".join(table)
+    assert "|  | orig | pow2 | moe-160m | pow2-135m |" in table
     (row,) = (row for row in table if "equal FLOPs, nano scale (`flops`)" in row)
     assert "| 5.0005 ± 0.0007 | better: -1.0000 (" in row
-    assert row.endswith(" | – |")
+    assert row.endswith(") | – | – |")
+
+
+def test_the_opening_table_tells_of_quantizing_at_full_size(capsys, study, further):
+    become(study, scale="nano")
+    for path in Path("results/full").glob("*-s*"):
+        run, is_orig = Run(path), path.name.startswith("orig")
+        cells = {"disk_bytes_without_embedding": 600 if is_orig else 400}
+        run.update(parameters={"total": 1000, "active": 1000, "embedding": 200})
+        plant_quantized(run, int4_g32=delta(0.01, **cells), int8=delta(0.0))
+    text = card(capsys, "--also", "full", "--also", "aa")
+    rows = text.split("**Is it better?**")[0].splitlines()
+    ends = (
+        "full scale (`full`) | none | 32 | 32 |",
+        "| 0.750 (int4-g32) | 0.500 (int4-g32) | 0.500",
+    )
+    for end in ends:
+        assert sum(end in row for row in rows) == 1
+    assert "Study `full`: full scale, 12 steps of 64 tokens." in text.split("What fits the dim")[1]
+    # A study with another first model has no row.
+    text = run_main(capsys, "report", "--study", "aa", "--also", "full")[1]
+    assert "(`full`)" not in text.split("**Is it better?**")[0]
 
 
 def test_a_control_leaves_the_claims_to_a_further_study(capsys, study, further):

@@ -66,6 +66,7 @@ def test_of_several_limits_the_largest_that_all_arms_share_is_shown(capsys, quiz
     found = compared(capsys, "a", "b")
     assert shown(found) == {"a": {5}, "b": {5}}
     assert found["task_notes"] == []
+    assert "(2)" not in run_main(capsys, "compare", "a", "b", "--study", "s")[1]
     # One run has more: what the other does not have is not shown, and is said.
     quiz(8, "a-s0")
     found = compared(capsys, "a", "b")
@@ -102,6 +103,11 @@ def test_one_scored_run_of_each_arm_is_compared(capsys, quiz):
     quiz(5, "b-s1")  # one run of a, two of b
     found = [row for row in compared(capsys, "a", "b")["tasks"] if row["arm"] == "b"]
     assert [row["paired"] for row in found] == [None] * len(found)
+    _, out, _ = run_main(capsys, "compare", "a", "b", "--study", "s")
+    assert "Paired differences" not in out
+    acc = next(line for line in out.splitlines() if "piqa acc " in line)
+    assert "1 or 2" in acc
+    assert [acc.count(f"({runs})") for runs in (1, 2)] == [1, 1]  # behind the score that it is of
 
 
 def test_the_card_and_the_hub_get_one_number_of_questions(capsys, quiz):

@@ -39,7 +39,7 @@ from smolctl.tables import (
     verdicts_table,
     views_table,
 )
-from smolctl.words import described, on_chance, verdicts
+from smolctl.words import described, on_chance, verdict_sentences
 from smollm2.config import ModelConfig
 from smollm2.errors import UserError
 from smollm2.protocol import Protocol
@@ -118,7 +118,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         exported: the run whose weights lie beside the card in the layout of transformers.
     """
     environment = templates()
-    environment.filters["verdict_sentences"] = verdicts
+    environment.filters["verdict_sentences"] = verdict_sentences
     environment.filters["described"] = described
     environment.filters["power_of_two_table"] = power_of_two_table
     comparison, found = evidence.main, evidence.quantized

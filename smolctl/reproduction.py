@@ -108,15 +108,22 @@ def is_planned(plan: dict[str, Any] | None, facts: RunFacts, row: dict[Any, Any]
 
 
 def quantize_commands(found: Quantized, planned: list[str]) -> list[str]:
-    """What to type for every configuration that is not in the study file."""
-    lines = []
+    """What to type for every configuration that is not in the study file; a whole sweep of the same
+    runs is one command."""
+    names: dict[tuple[str, str], list[str]] = {}
     for name in (name for name in found.names if name not in planned):
         measured = [arm[name] for arm in found.arms.values() if name in arm]
         runs = " ".join(run for one in measured for run in one.rows["run"])
         tokens = next((f" --tokens {n:.0f}" for one in measured for n in one.values("n")), "")
-        options = QuantConfig.of(name).options + tokens
-        lines.append(f"smolctl quantize {runs} {options} --study {found.comparison.study}")
-    return lines
+        names.setdefault((runs, tokens), []).append(name)
+    sweep = {config.name for config in QuantConfig().grid()}
+    return [
+        f"smolctl quantize {runs} {options}{tokens} --study {found.comparison.study}"
+        for (runs, tokens), those in names.items()
+        for options in (
+            ["--sweep"] if sweep == set(those) else [QuantConfig.of(name).options for name in those]
+        )
+    ]
 
 
 def train_command(run: Run) -> str:

@@ -22,7 +22,7 @@ def on_quality(comparison: Comparison, answered: Collection[tuple[str, str]] = (
             equal for it: there that one's verdict holds.
     """
     models = [arm for arm in comparison.others if not is_control(comparison.base, arm)]
-    sentences = verdicts(comparison)
+    sentences = verdict_sentences(comparison)
     sentences += [control(comparison, arm) for arm in comparison.others if arm not in models]
     sentences += resolvable(comparison, models)
     sentences += sizes(comparison.base, models)
@@ -43,7 +43,7 @@ def on_quality(comparison: Comparison, answered: Collection[tuple[str, str]] = (
     return sentences
 
 
-def verdicts(comparison: Comparison) -> list[str]:
+def verdict_sentences(comparison: Comparison) -> list[str]:
     """A sentence an arm."""
     return [quality(comparison, arm) for arm in comparison.others]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from smolctl.quantization_tables import (
 from smolctl.quantization_words import dimension_sentences, quantization_conclusion
 from smolctl.report import make_card
 from smollm2.config import VARIANTS
+from smollm2.quantize.config import QuantConfig
 
 SKIPPED = "30 × blocks.N.attn.qkv.weight: groups of 128 do not divide its 576 inputs"
 
@@ -367,6 +369,19 @@ def test_the_card_shows_what_is_measured_and_follows_from_it(plant, capsys):
     code, out, _ = run_main(capsys, "report", "--check", "card.md")
     assert code == 1
     assert "orig-s0" in out
+
+
+def test_a_whole_sweep_is_repeated_by_one_command(plant):
+    sweep = {config.name.replace("-", "_"): delta(0.01) for config in QuantConfig().grid()}
+    plant("orig", 0, **sweep)
+    plant("pow2", 0, **sweep)
+    assert re.findall("^smolctl quantize .*$", card(), re.MULTILINE) == [
+        "smolctl quantize orig-s0 pow2-s0 --sweep --tokens 8192 --study s"
+    ]
+    plant("pow2", 1, int8=delta(0.01))
+    commands = re.findall("^smolctl quantize .*$", card(), re.MULTILINE)
+    assert len(commands) == len(sweep)
+    assert "smolctl quantize orig-s0 pow2-s0 pow2-s1 --bits 8 --tokens 8192 --study s" in commands
 
 
 # Tasks

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from smolctl.claims import claims_table, dense_against_moe, power_of_two, power_of_two_table
 from smolctl.comparison import Comparison
 from smolctl.evidence import Evidence
-from smolctl.facts import ACCURACY, LOSS, RunFacts, mean_and_spread
+from smolctl.facts import ACCURACY, LOSS, mean_and_spread
 from smolctl.quantization import Quantized, quantized
 from smolctl.quantization_tables import (
     configurations_table,
@@ -39,7 +39,7 @@ from smolctl.tables import (
     verdicts_table,
     views_table,
 )
-from smolctl.words import described, on_chance, verdict_sentences
+from smolctl.words import described, on_chance, on_text, verdict_sentences
 from smollm2.config import ModelConfig
 from smollm2.errors import UserError
 from smollm2.protocol import Protocol
@@ -152,7 +152,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         powers_of_two=power_of_two(comparison),
         has_tradeoff=has_tradeoff(comparison),
         has_overview=evidence.timed_further is not None,
-        test_documents=test_documents(comparison.base.runs[0]),
+        on_text=on_text(comparison),
         quantized=found,
         quantization=quantization_tables(found),
         quantization_conclusion=quantization_conclusion(found),
@@ -279,12 +279,6 @@ def only_of(comparison: Comparison, run: Run) -> Comparison:
         if facts.name == run.name
     )
     return dataclasses.replace(comparison, arms=tuple(arms))
-
-
-def test_documents(facts: RunFacts) -> int:
-    """Over how many documents the final test loss is."""
-    table = facts.run.table("eval")
-    return int(table[table["protocol"] == facts.protocol.final_test]["clusters"].iloc[0])
 
 
 def architecture_table(models: dict[str, ModelConfig]) -> Table:

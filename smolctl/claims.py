@@ -277,10 +277,11 @@ def power_of_two_table(comparison: Comparison) -> Table:
     """The table of the original card: parameters, dimensions, time, loss, accuracy."""
     arms = comparison.arms
     models = [arm.protocol.model for arm in arms]
+    note = "" if comparison.has_speed else " (no basis for a conclusion)"
     rows = [
         ("Params", *(f"{arm.parameters['total']:,}" for arm in arms)),
         ("Dimensions", *(f"{m.d_model} / {m.n_heads} / {m.n_layers}" for m in models)),
-        ("Training time, s", *(mean_text(arm.values(SECONDS), SECONDS) for arm in arms)),
+        (f"Training time, s{note}", *(mean_text(arm.values(SECONDS), SECONDS) for arm in arms)),
         ("Test loss", *(mean_text(arm.values(LOSS), LOSS) for arm in arms)),
         ("Test accuracy", *(mean_text(arm.values(ACCURACY), ACCURACY) for arm in arms)),
     ]

@@ -84,7 +84,10 @@ def compare(
         if (part := make(found)).rows:
             table(part.title, part.header, part.rows, part.n_words)
     if found.tasks.empty:
-        say(f"Tasks: not measured. smolctl eval {' '.join(arms)} --tasks arc_easy,hellaswag")
+        say(
+            f"Tasks: not measured. smolctl eval {' '.join(arms)} --tasks arc_easy,hellaswag "
+            f"--study {study}"
+        )
     for sentence in conclusion(found):
         sys.stdout.write(f"- {sentence}\n")
     # A folder of their own: those of the model card show every arm of the study.

@@ -72,6 +72,12 @@ class RunFacts:
         return self.protocol.steps * self.protocol.tokens_per_step
 
     @property
+    def test_documents(self) -> int:
+        """Over how many documents the final test loss is."""
+        table = self.run.table("eval")
+        return int(table[table["protocol"] == self.protocol.final_test]["clusters"].iloc[0])
+
+    @property
     def machine(self) -> tuple[str, int]:
         """The device's name and the number of threads."""
         environment = self.run.manifest["environment"]

@@ -20,9 +20,14 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8")
 RUNS, DOCUMENTS = "standard deviation over runs", "standard error over documents"
 RATIOS = {"decode_ratio": "decoding", "compiled_decode_ratio": "decoding, compiled"}
 
-# Eager is full, compiled hollow.
-FULL: dict[str, Any] = {"linestyle": ""}
-HOLLOW: dict[str, Any] = {"linestyle": "", "markerfacecolor": "white", "markeredgewidth": 1.2}
+LOOKS: dict[str, dict[str, Any]] = {  # eager is full, compiled hollow
+    "decode_ratio": {"linestyle": ""},
+    "compiled_decode_ratio": {
+        "linestyle": "",
+        "markerfacecolor": "white",
+        "markeredgewidth": 1.2,
+    },
+}
 
 
 def quantization_figure(found: Quantized, path: Path) -> Path:
@@ -37,24 +42,25 @@ def quantization_of(found: Quantized) -> Figure:
     decoding relative to bf16; a mark a configuration, a colour an arm."""
     names = found.names
     marks = {name: MARKS[i % len(MARKS)] for i, name in enumerate(names)}
-    is_timed = any(
-        found.configuration(arm, name).values(column)
-        for arm in found.arms
-        for name in names
+    timed = [
+        column
         for column in RATIOS
-    )
+        if any(found.configuration(a, name).values(column) for a in found.arms for name in names)
+    ]
     figure = titled(headline(found), height=max(3.9, 1.9 + 0.3 * len(names)))
-    panels = figure.subplots(1, 2, width_ratios=(3, 2)) if is_timed else [figure.subplots()]
+    panels = figure.subplots(1, 2, width_ratios=(3, 2)) if timed else [figure.subplots()]
     draw_losses(panels[0], found, marks)
     handles = [
         Line2D([], [], color=colour, linewidth=3, label=arm)
         for arm, colour in colours(found)
         if found.arms[arm]
     ]
-    if is_timed:
+    if timed:
         draw_speeds(panels[1], found, marks)
-        for label, look in zip(RATIOS.values(), (FULL, HOLLOW), strict=True):
-            handles.append(Line2D([], [], color=GREY, marker="o", label=label, **look))
+        handles += [
+            Line2D([], [], color=GREY, marker="o", label=RATIOS[column], **LOOKS[column])
+            for column in timed
+        ]
     else:  # beside speeds the marks stand with their names
         handles += [
             Line2D([], [], color=GREY, marker=mark, linestyle="", label=name)
@@ -106,7 +112,7 @@ def draw_speeds(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
     arms = list(colours(found))
     for place, (arm, colour) in enumerate(arms):
         shift = 0.5 * (place / (len(arms) - 1) - 0.5) if len(arms) > 1 else 0.0
-        for column, look in zip(RATIOS, (FULL, HOLLOW), strict=True):
+        for column, look in LOOKS.items():
             for row, name in enumerate(names):
                 ratio = found.configuration(arm, name).mean(column)
                 if not math.isnan(ratio):
@@ -139,7 +145,10 @@ def headline(found: Quantized) -> str:
         )
     arms = [arm for arm in found.arms if any(p.arm == arm and p.difference for p in found.pairs)]
     if arms:
-        parts = [f"{arm} {verdicts_of(found, arm)}" for arm in arms]
+        alike: dict[str, list[str]] = {}
+        for arm in arms:
+            alike.setdefault(verdicts_of(found, arm), []).append(arm)
+        parts = [f"{listed(names)} {verdicts}" for verdicts, names in alike.items()]
         return f"Quantized, against {found.comparison.base.name}: {'; '.join(parts)}"
     measured = [
         one

@@ -247,7 +247,7 @@ def show(runs: "list[Run]", results: Path, study: str) -> None:
         show_quantized(comparison, results, study)
     where = "" if study == STUDY else f" --study {study}"
     if arms:
-        say(f"Next: smolctl report{where} > MODEL_CARD.md")
+        say(f"Next: smolctl report{where} --out {results / study / 'MODEL_CARD.md'}")
     for name in quantized_names(runs[0])[:1]:
         generate = f'smolctl generate {runs[0].name}+{name} --prompt "Once upon a time"{where}'
         say(f"{'      ' if arms else 'Next: '}{generate}")
@@ -280,8 +280,11 @@ def show_quantized(comparison: "Comparison", results: Path, study: str) -> None:
         if part.rows:
             table(part.title, part.header, part.rows, part.n_words)
     clusters = [one.mean("clusters") for configs in found.arms.values() for one in configs.values()]
-    if min(clusters, default=FEW_DOCUMENTS) < FEW_DOCUMENTS:
-        say(f"Errors over documents are rough: there are only {min(clusters):.0f}.")
+    fewest = min(clusters, default=FEW_DOCUMENTS)
+    if fewest == 1:
+        say("One document has no standard error.")
+    elif fewest < FEW_DOCUMENTS:
+        say(f"Errors over documents are rough: there are only {fewest:.0f}.")
     for sentence in quantization_conclusion(found) if len(found.arms) > 1 else ():
         sys.stdout.write(f"- {sentence}\n")
     name = plain_name("-vs-".join(found.arms))[:LONGEST_NAME]

@@ -274,7 +274,7 @@ def training_in_words(run: "Run") -> list[tuple[str, str | None]]:
         (
             "machine",
             f"{machine['device_name']}, {protocol.device}, {protocol.dtype}, "
-            f"{machine['threads']} threads" + (", compiled" if protocol.compile else ""),
+            f"threads: {machine['threads']}" + (", compiled" if protocol.compile else ""),
         ),
     ]
 

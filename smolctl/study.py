@@ -162,7 +162,8 @@ def show_result(session: "Session", as_json: bool) -> None:
     where = "" if session.results == RESULTS else f" --results {session.results}"
     say(f"{done} of {len(runs)} runs are finished in {session.results / session.study.name}.")
     say(f"Next: smolctl compare {arms} --study {session.study.name}{where}")
-    say(f"      smolctl report --study {session.study.name}{where} > MODEL_CARD.md")
+    card = session.results / session.study.name / "MODEL_CARD.md"
+    say(f"      smolctl report --study {session.study.name}{where} --out {card}")
     lost = [
         planned.name for planned, run in runs if planned.role == "sweep" and not is_finished(run)
     ]

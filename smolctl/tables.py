@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smolctl.comparison import Comparison, best_rate
+from smolctl.comparison import Comparison, View, best_rate
 from smolctl.facts import LOSS, METRICS, SECONDARY, Metric, mean_and_spread
 from smolctl.stats import Difference
 from smolctl.task_scores import TASK_KEYS, TaskDifference
@@ -100,24 +100,28 @@ def secondary_table(comparison: Comparison) -> Table:
 
 
 def views_table(comparison: Comparison) -> Table:
-    """The loss where an arm and the first one have had the same tokens, FLOPs, seconds."""
-    rows = []
-    for view in comparison.views:
-        for name, losses in view.losses.items():
-            text = mean_text(losses, LOSS)
-            rows.append(
-                (
-                    f"{view.axis} ({view.budget:.3g})",
-                    name,
-                    text if view.ended[name] else "–",
-                    "–" if view.ended[name] else text,
-                    comparison.primary[view.arm].verdict if view.is_fair else "cannot tell",
-                )
-            )
+    """The losses of each arm and the first one where both have had the same of something."""
+    base = comparison.base.name
+
+    def cell(view: View, name: str) -> str:
+        return mean_text(view.losses[name], LOSS) + (
+            "" if view.ended[name] else " (before its end)"
+        )
+
+    rows = [
+        (
+            view.arm,
+            f"{view.axis} ({view.budget:.3g})",
+            cell(view, base),
+            cell(view, view.arm),
+            comparison.primary[view.arm].verdict if view.is_fair else "cannot tell",
+        )
+        for view in comparison.views
+    ]
     return Table(
-        "At equal tokens, FLOPs and seconds. A validation loss in the middle of a schedule may not "
-        "be compared",
-        ("equal", "arm", "test loss at the end", "validation loss before", "verdict"),
+        "At equal tokens, FLOPs and seconds: test losses, and validation losses where a schedule "
+        "had not ended, which may not be compared",
+        ("arm", "equal", f"loss of {base}", "loss of the arm", "verdict"),
         rows,
         n_words=2,
     )

@@ -10,8 +10,17 @@ SAME_SIZE = 0.02  # parameters and FLOPs that differ by less are the same
 
 
 def conclusion(comparison: Comparison) -> list[str]:
-    """What the runs say about quality, then about speed."""
-    return [*on_quality(comparison), *on_speed(comparison)]
+    """What the runs say about quality, and on how much text, then about speed."""
+    return [*on_quality(comparison), on_text(comparison), *on_speed(comparison)]
+
+
+def on_text(comparison: Comparison) -> str:
+    """On how much text the verdicts stand."""
+    tokens, documents = comparison.base.protocol.test_tokens, comparison.base.runs[0].test_documents
+    return (
+        f"The test loss is over {tokens:,} tokens of {documents} held-out "
+        f"document{'' if documents == 1 else 's'}: other text may say otherwise."
+    )
 
 
 def on_quality(comparison: Comparison, answered: Collection[tuple[str, str]] = ()) -> list[str]:
@@ -37,8 +46,9 @@ def on_quality(comparison: Comparison, answered: Collection[tuple[str, str]] = (
     whole = comparison.family or comparison
     if len(whole.others) > 1:
         sentences.append(
-            f"The {len(whole.others)} verdicts of the study hold together (Holm): if no arm "
-            f"differed from {whole.base.name}, the chance of any false one would be at most 5 %."
+            f"The {len(whole.others)} verdicts of the study hold together, for which their "
+            f"intervals are wider (Holm's correction): if no arm differed from {whole.base.name}, "
+            "the chance of any false one would be at most 5 %."
         )
     return sentences
 
@@ -162,8 +172,8 @@ def resolvable(comparison: Comparison, arms: Sequence[Arm]) -> list[str]:
     if not texts:
         return []
     return [
-        "If the noise is as these runs suggest, a true difference would be found four times in "
-        f"five from {listed(texts)} on; a smaller one takes more seeds."
+        "If the noise is as these runs suggest, the smallest true difference that would be found "
+        f"four times in five is {listed(texts)}; a smaller one takes more seeds."
     ]
 
 
@@ -236,8 +246,8 @@ def other_views(
         for axis, equal in fair.items()
     ]
     sentences += [
-        f"At equal {axis} these runs cannot tell of {listed(open_)} against {base}: one of the two "
-        "was still in the middle of its schedule there, and the loss falls at its end."
+        f"At equal {axis} these runs cannot tell of {listed(open_)} against {base}: one of each "
+        "pair was still in the middle of its schedule there, and the loss falls at its end."
         for axis, open_ in unfair.items()
     ]
     return sentences

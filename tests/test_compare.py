@@ -163,8 +163,8 @@ def test_what_holds_of_several_arms_is_said_once(capsys, workdir, template):
     found = compared(capsys, "a", "b", "c", "d")
     by_arm = {arm: row["resolvable"] for arm, row in primary(found).items()}
     text = "\n".join(found["conclusion"])
-    assert f"four times in five from {by_arm['b']:.4f} (b) and {by_arm['c']:.4f} (c) on;" in text
-    assert "At equal FLOPs these runs cannot tell of c and d against a: one of the two" in text
+    assert f"four times in five is {by_arm['b']:.4f} (b) and {by_arm['c']:.4f} (c);" in text
+    assert "At equal FLOPs these runs cannot tell of c and d against a: one of each pair" in text
     assert "Of equal size and cost with a: b has as many parameters and as many FLOPs" in text
 
 

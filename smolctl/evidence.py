@@ -67,6 +67,12 @@ class Evidence:
         return [self.main, *comparing] if is_of_controls(self.main) else comparing
 
     @property
+    def in_time(self) -> list[Comparison]:
+        """The studies beside `of_quality` that tell what arms reach in equal time."""
+        comparing = [one for one in self.comparing if one.equal == "seconds" and one.has_speed]
+        return [one for one in comparing if one.scale != self.main.scale]
+
+    @property
     def timed_further(self) -> Comparison | None:
         """The further study whose speeds stand beside the losses of the first, if that compares
         models and does not tell of their speed itself."""
@@ -98,7 +104,7 @@ class Evidence:
         """By question: what each study that can tell says of it."""
         return {
             "Is it better?": self.on_quality(),
-            "Is it faster?": self.on_speed({study.study for study in self.of_quality}),
+            "Is it faster?": self.on_speed(),
             "Does it quantize better?": self.on_quantizing(),
             "Is a difference found where there is none?": [
                 self.answer(study, on_quality(study)) for study in self.controls
@@ -124,16 +130,15 @@ class Evidence:
             )
         return answers
 
-    def on_speed(self, seen: set[str]) -> list[Answer]:
-        """Tokens a second, and what came of equal time in the studies whose names are not in
-        `seen`."""
+    def on_speed(self) -> list[Answer]:
+        """Tokens a second, and what came of equal time."""
         timed = self.timed or self.main
         if not timed.others:
             return []
         answers = [self.answer(timed, on_speed(timed))]
-        in_time = [one for one in self.comparing if one.equal == "seconds" and one.has_speed]
-        answers += [self.answer(one, on_quality(one)) for one in in_time if one.study not in seen]
-        if self.timed and not in_time:
+        answers += [self.answer(study, on_quality(study)) for study in self.in_time]
+        is_told = any(one.equal == "seconds" and one.has_speed for one in self.comparing)
+        if self.timed and not is_told:
             answers[0].sentences.append(NO_EQUAL_TIME)
         return answers
 

@@ -164,7 +164,7 @@ def undivided(found: Quantized, pairs: Sequence[Pair]) -> list[str]:
     sizes: dict[str, dict[int, set[int]]] = {}
     for one in (one for pair in pairs for one in (pair.first, pair.second)):
         for size in map(int, one.values("group_size")) if one.texts("skipped") else ():
-            for width in {weight.n_in for weight in weights(models[one.arm])}:
+            for width in sorted({weight.n_in for weight in weights(models[one.arm])}):
                 if width % size:
                     sizes.setdefault(one.arm, {}).setdefault(width, set()).add(size)
     texts = {

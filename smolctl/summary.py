@@ -19,7 +19,7 @@ def summary_table(evidence: Evidence) -> Table:
     rows = size_rows(main, main)
     if evidence.full_size not in (None, main):
         rows += size_rows(evidence.full_size, main)
-    rows += [loss_row(study, main) for study in evidence.of_quality]
+    rows += [loss_row(study, main) for study in (*evidence.of_quality, *evidence.in_time)]
     if evidence.timed:
         rows.append(speed_row(evidence.timed, main))
     if evidence.quantized.is_judged:
@@ -66,10 +66,11 @@ def percent_more(share: float) -> str:
 
 
 def loss_row(study: Comparison, main: Comparison) -> tuple[str, ...]:
-    """The verdicts of a study."""
+    """The verdicts of a study; seconds may come out otherwise than they were planned."""
+    planned = "planned for " if study.equal == "seconds" else ""
     cells = {arm: verdict_cell(found) for arm, found in study.primary.items()}
     first = mean_text(study.base.values(LOSS), LOSS)
-    return row_of(f"test loss, equal {AXES[study.equal]}", study, main, first, cells)
+    return row_of(f"test loss, {planned}equal {AXES[study.equal]}", study, main, first, cells)
 
 
 def verdict_cell(found: Difference) -> str:

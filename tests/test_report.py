@@ -312,8 +312,12 @@ def test_equal_time_is_told_of_by_a_study_of_equal_seconds(capsys, study, furthe
         manifest = json.loads(path.read_text())
         write_json(path, manifest | {"equal": "seconds"})
     become(study, scale="nano")
-    faster = card(capsys, "--also", "full").split("**Is it faster?**")[1]
+    text, faster = card(capsys, "--also", "full").split("**Is it faster?**")
     assert "equal time was not measured" not in faster
+    assert (
+        "| test loss, planned for equal training time, full scale (`full`) | 7.0000 ± 0.0000 | "
+        in text
+    )
     assert "At equal training time pow2" in faster.split("**Does it quantize")[0]
 
 

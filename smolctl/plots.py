@@ -54,6 +54,8 @@ STYLE = {
 }
 styled = style.context(["default", STYLE])
 
+Looks = Mapping[str, dict[str, Any]]  # by the name of an arm
+
 # A run's test loss: hollow, so that those that lie on one another are still seen.
 HOLLOW: dict[str, Any] = {"linestyle": "", "markerfacecolor": "none", "markeredgewidth": 1.2}
 
@@ -138,7 +140,7 @@ def losses_of(comparison: Comparison) -> Figure:
 def differences_of(comparison: Comparison) -> Figure:
     """A row an arm: test losses of its runs less the base's mean, their mean and its interval."""
     figure = titled(headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
-    draw_quality(figure.subplots(), comparison)
+    draw_quality(figure.subplots(), comparison, looks_of(comparison.arms))
     rows_key(figure)
     return figure
 
@@ -147,7 +149,7 @@ def differences_of(comparison: Comparison) -> Figure:
 def speeds_of(comparison: Comparison) -> Figure:
     """A row an arm: tokens a second of its runs, as multiples of the base's mean."""
     figure = titled(speed_headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
-    draw_speed(figure.subplots(), comparison)
+    draw_speed(figure.subplots(), comparison, looks_of(comparison.arms))
     rows_key(figure)
     return figure
 
@@ -158,30 +160,35 @@ def overview_of(losses: Sequence[Comparison], timed: Comparison) -> Figure:
     rows = max(sum(len(one.arms) + 1 for one in losses), len(timed.arms) + 1)
     figure = Figure(figsize=(1.5 * WIDTH, 1.2 + 0.5 * rows), layout="constrained")
     left, right = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
+    own = looks_of([arm for one in (*losses, timed) for arm in one.arms])
     ratios = [len(one.arms) + 1.5 for one in losses]
     parts = left.subfigures(len(losses), 1, height_ratios=ratios, squeeze=False)[:, 0]
     panels = [part.subplots() for part in parts]
     for part, axes, one in zip(parts, panels, losses, strict=True):
         head(part, f"{extent(one)} {headline(one)}", 66)
-        draw_quality(axes, one)
+        draw_quality(axes, one, own)
     low, high = zip(*(axes.get_xlim() for axes in panels), strict=True)
     for axes in panels:
         axes.set_xlim(min(low), max(high))
-    head(right, speed_headline(timed), 66)
-    draw_speed(right.subplots(), timed)
+    rest = max(0.1, sum(ratios) - len(timed.arms) - 1.5)
+    part, _ = right.subfigures(2, 1, height_ratios=(len(timed.arms) + 1.5, rest), squeeze=False)[
+        :, 0
+    ]
+    head(part, speed_headline(timed), 66)
+    draw_speed(part.subplots(), timed, own)
     rows_key(figure)
     return figure
 
 
-def draw_quality(axes: Axes, comparison: Comparison) -> None:
+def draw_quality(axes: Axes, comparison: Comparison, own: Looks) -> None:
     found, centre = comparison.primary, fmean(comparison.base.values(LOSS))
     notes = {arm: f"{verdict_of(one)}\n{interval_of(one)}" for arm, one in found.items()}
     runs = {arm.name: [loss - centre for loss in arm.values(LOSS)] for arm in comparison.arms}
-    draw_rows(axes, comparison.arms, runs, found, notes, ("better", "worse"))
+    draw_rows(axes, comparison.arms, own, runs, found, notes, ("better", "worse"))
     axes.set_xlabel(f"test loss less the mean of {comparison.base.name}, nats a token")
 
 
-def draw_speed(axes: Axes, comparison: Comparison) -> None:
+def draw_speed(axes: Axes, comparison: Comparison, own: Looks) -> None:
     base, found = comparison.base, comparison.speed_ratios
     centre = geometric_mean(base.values(TOKENS_PER_SECOND))
     runs = {
@@ -193,24 +200,25 @@ def draw_speed(axes: Axes, comparison: Comparison) -> None:
         f"{arm.flops_per_token / base.flops_per_token:.2f} × FLOPs a token"
         for arm in comparison.others
     }
-    draw_rows(axes, comparison.arms, runs, found, notes, ("worse", "better"), middle=1)
+    draw_rows(axes, comparison.arms, own, runs, found, notes, ("worse", "better"), middle=1)
     axes.set_xlabel(f"tokens a second, times those of {base.name} (95 % intervals)")
 
 
 def draw_rows(
     axes: Axes,
     arms: Sequence[Arm],
+    own: Looks,
     runs: Mapping[str, Sequence[float]],
     found: Mapping[str, Difference] | Mapping[str, Interval],
     notes: Mapping[str, str],
     sides: tuple[str, str],
     middle: float = 0,
 ) -> None:
-    """A row an arm: a number a run, and of all arms but the first what they are found to be beside
-    it, with a note; equality is in the middle, with a side on its left and one on its right."""
+    """A row an arm, with its own look: a number a run, and of all arms but the first what they are
+    found to be beside it, with a note; equality is in the middle, between two sides."""
     axes.axvline(middle, color="black", linewidth=1)
-    for row, (arm, look) in enumerate(looks(arms)):
-        one, values = found.get(arm.name), runs[arm.name]
+    for row, arm in enumerate(arms):
+        one, values, look = found.get(arm.name), runs[arm.name], own[arm.name]
         # Runs stand below the mean that they make.
         axes.plot(values, [row + 0.22 if one else row] * len(values), **look | HOLLOW)
         if one:
@@ -314,7 +322,8 @@ def extent(comparison: Comparison) -> str:
     if is_of_controls(comparison):
         return "Control, one model under several names."
     if comparison.equal != "tokens":
-        return f"Loss, planned for equal {AXES[comparison.equal]}, {comparison.scale} scale."
+        planned = ", planned for" if comparison.equal == "seconds" else " at"
+        return f"Loss{planned} equal {AXES[comparison.equal]}, {comparison.scale} scale."
     protocol = comparison.base.protocol
     tokens = protocol.steps * protocol.tokens_per_step
     return f"Loss after {tokens:,} tokens at {comparison.scale} scale."
@@ -370,6 +379,12 @@ def head(figure: FigureBase, text: str, width: int) -> None:
 def looks(arms: Iterable[Arm]) -> Iterator[tuple[Arm, dict[str, Any]]]:
     """Every arm with its colour, line style and marker, of which there are eight."""
     return zip(arms, mpl.rcParams["axes.prop_cycle"](), strict=False)
+
+
+def looks_of(arms: Iterable[Arm]) -> Looks:
+    """The look of each name."""
+    names = {arm.name: arm for arm in arms}
+    return {arm.name: look for arm, look in looks(names.values())}
 
 
 def key(figure: Figure, *handles: Line2D) -> None:

@@ -238,6 +238,11 @@ def test_speeds_stand_beside_the_first_arm(timed: Comparison) -> None:
     assert low < 1 < high
 
 
+def named_runs(axes) -> list:
+    """The hollow marks of the runs, a line an arm."""
+    return [line for line in axes.lines if line.get_markerfacecolor() == "none"]
+
+
 def test_the_overview_has_losses_controls_and_speeds(timed: Comparison) -> None:
     main = COMPARISONS["six arms"]
     arms = (
@@ -255,11 +260,19 @@ def test_the_overview_has_losses_controls_and_speeds(timed: Comparison) -> None:
             [list(line.get_xdata()) for line in one.lines] for one in (axes, alone.axes[0])
         )
         assert drawn == expected
+    colours = {
+        label.get_text().split()[0]: line.get_color()
+        for axes in figure.axes
+        for label, line in zip(axes.get_yticklabels(), named_runs(axes), strict=True)
+    }
+    for axes in figure.axes:  # an arm looks the same in each panel
+        for label, line in zip(axes.get_yticklabels(), named_runs(axes), strict=True):
+            assert line.get_color() == colours[label.get_text().split()[0]]
     left, right = figure.subfigs
     first, second = map(title_of, left.subfigs)
     assert first == f"Loss after 204,800 tokens at nano scale. {title_of(losses_of(main))}"
     assert second.startswith("Control, one model under several names. again ends 0.0000")
-    assert title_of(right) == title_of(speeds_of(timed))
+    assert title_of(right.subfigs[0]) == title_of(speeds_of(timed))
     assert len(overview_of([main], timed).axes) == 2
     for facts in main.base.runs:
         facts.run.manifest["equal"] = "flops"
@@ -268,7 +281,7 @@ def test_the_overview_has_losses_controls_and_speeds(timed: Comparison) -> None:
     finally:
         for facts in main.base.runs:
             facts.run.manifest["equal"] = "tokens"
-    assert title_of(left.subfigs[0]).startswith("Loss, planned for equal FLOPs, nano scale. ")
+    assert title_of(left.subfigs[0]).startswith("Loss at equal FLOPs, nano scale. ")
 
 
 def test_tradeoff_stands_over_the_cache() -> None:

@@ -382,7 +382,8 @@ def write_figures(evidence: Evidence, folder: Path) -> list[Path]:
         if timed := evidence.timed_further:
             path = folder / "overview.png"
             controls = [one for one in evidence.controls if one.scale == comparison.scale]
-            paths.append(overview_figure([*evidence.of_quality, *controls], timed, path))
+            losses = [*evidence.of_quality, *controls]
+            paths.append(overview_figure(losses, timed, evidence.in_time, path))
         if has_tradeoff(comparison):
             paths.append(tradeoff_figure(comparison, folder / "tradeoff.png"))
         paths += [run_figure(facts, folder / f"{facts.name}.png") for facts in comparison.runs]

@@ -73,9 +73,11 @@ def comparison_figures(comparison: Comparison, folder: Path) -> list[Path]:
     return paths
 
 
-def overview_figure(losses: Sequence[Comparison], timed: Comparison, path: Path) -> Path:
+def overview_figure(
+    losses: Sequence[Comparison], timed: Comparison, in_time: Sequence[Comparison], path: Path
+) -> Path:
     """Write what `overview_of` draws."""
-    return save(overview_of(losses, timed), path)
+    return save(overview_of(losses, timed, in_time), path)
 
 
 def loss_figure(comparison: Comparison, path: Path) -> Path:
@@ -155,27 +157,33 @@ def speeds_of(comparison: Comparison) -> Figure:
 
 
 @styled
-def overview_of(losses: Sequence[Comparison], timed: Comparison) -> Figure:
-    """The losses of studies, one below the other over the same range, and the speeds of another."""
-    rows = max(sum(len(one.arms) + 1 for one in losses), len(timed.arms) + 1)
-    figure = Figure(figsize=(1.5 * WIDTH, 1.2 + 0.5 * rows), layout="constrained")
-    left, right = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
-    own = looks_of([arm for one in (*losses, timed) for arm in one.arms])
-    ratios = [len(one.arms) + 1.5 for one in losses]
-    parts = left.subfigures(len(losses), 1, height_ratios=ratios, squeeze=False)[:, 0]
-    panels = [part.subplots() for part in parts]
-    for part, axes, one in zip(parts, panels, losses, strict=True):
-        head(part, f"{extent(one)} {headline(one)}", 66)
-        draw_quality(axes, one, own)
+def overview_of(
+    losses: Sequence[Comparison], timed: Comparison, in_time: Sequence[Comparison] = ()
+) -> Figure:
+    """On the left the losses of studies, one below the other over the same range; on the right the
+    speeds of another, and the losses of those that tell of equal time."""
+    sides = [list(losses), [timed, *in_time]]
+    heights = [[len(one.arms) + 1.5 for one in side] for side in sides]
+    tallest = max(map(sum, heights))
+    figure = Figure(figsize=(1.5 * WIDTH, 1.2 + 0.46 * tallest), layout="constrained")
+    own = looks_of([arm for side in sides for one in side for arm in one.arms])
+    halves = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
+    panels = []
+    for half, side, ratios in zip(halves, sides, heights, strict=True):
+        ratios.append(max(0.01, tallest - sum(ratios)))  # what the other side has more
+        parts = half.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
+        for part, one in zip(parts, side, strict=False):
+            axes = part.subplots()
+            if one is timed:
+                head(part, speed_headline(one), 66)
+                draw_speed(axes, one, own)
+                continue
+            head(part, f"{extent(one)} {headline(one)}", 66)
+            draw_quality(axes, one, own)
+            panels += [axes] * (side is sides[0])
     low, high = zip(*(axes.get_xlim() for axes in panels), strict=True)
     for axes in panels:
         axes.set_xlim(min(low), max(high))
-    rest = max(0.1, sum(ratios) - len(timed.arms) - 1.5)
-    part, _ = right.subfigures(2, 1, height_ratios=(len(timed.arms) + 1.5, rest), squeeze=False)[
-        :, 0
-    ]
-    head(part, speed_headline(timed), 66)
-    draw_speed(part.subplots(), timed, own)
     rows_key(figure)
     return figure
 

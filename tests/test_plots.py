@@ -269,11 +269,13 @@ def test_the_overview_has_losses_controls_and_speeds(timed: Comparison) -> None:
         for label, line in zip(axes.get_yticklabels(), named_runs(axes), strict=True):
             assert line.get_color() == colours[label.get_text().split()[0]]
     left, right = figure.subfigs
-    first, second = map(title_of, left.subfigs)
+    first, second = map(title_of, left.subfigs[:2])
     assert first == f"Loss after 204,800 tokens at nano scale. {title_of(losses_of(main))}"
     assert second.startswith("Control, one model under several names. again ends 0.0000")
     assert title_of(right.subfigs[0]) == title_of(speeds_of(timed))
     assert len(overview_of([main], timed).axes) == 2
+    *_, in_time = overview_of([main], timed, [control]).axes
+    assert texts_of(SimpleNamespace(axes=[in_time])) == texts_of(differences_of(control))
     for facts in main.base.runs:
         facts.run.manifest["equal"] = "flops"
     try:

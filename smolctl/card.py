@@ -123,7 +123,7 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
     environment.filters["power_of_two_table"] = power_of_two_table
     comparison, found = evidence.main, evidence.quantized
     models = models_of(comparison)
-    full_size = models_of(evidence.full_size) if evidence.full_size else {}
+    full_models = models_of(evidence.full_size) if evidence.full_size else {}
     return environment.get_template("model_card.md.jinja").render(
         versions=versions(evidence),
         options=options,
@@ -158,8 +158,8 @@ def render(evidence: Evidence, figures: Figures, options: str, exported: Run | N
         quantization_conclusion=quantization_conclusion(found),
         quantized_figures=figures_of(figures, evidence, found.comparison),
         full_size=evidence.full_size,
-        dimensions=dimensions_table(full_size) if full_size else None,
-        dimension_sentences=dimension_sentences(full_size),
+        dimensions=dimensions_table(full_models) if full_models else None,
+        dimension_sentences=dimension_sentences(full_models),
         claims=claims_table(evidence),
         notes=evidence.notes,
         further=[further_part(study, figures.of(study.study)) for study in evidence.further],

@@ -67,10 +67,14 @@ class Evidence:
         return [self.main, *comparing] if is_of_controls(self.main) else comparing
 
     @property
+    def of_equal_time(self) -> list[Comparison]:
+        """The studies that tell what arms reach in equal time."""
+        return [one for one in self.comparing if one.equal == "seconds" and one.has_speed]
+
+    @property
     def in_time(self) -> list[Comparison]:
-        """The studies beside `of_quality` that tell what arms reach in equal time."""
-        comparing = [one for one in self.comparing if one.equal == "seconds" and one.has_speed]
-        return [one for one in comparing if one.scale != self.main.scale]
+        """Of these the ones beside `of_quality`."""
+        return [one for one in self.of_equal_time if one.scale != self.main.scale]
 
     @property
     def timed_further(self) -> Comparison | None:
@@ -137,8 +141,7 @@ class Evidence:
             return []
         answers = [self.answer(timed, on_speed(timed))]
         answers += [self.answer(study, on_quality(study)) for study in self.in_time]
-        is_told = any(one.equal == "seconds" and one.has_speed for one in self.comparing)
-        if self.timed and not is_told:
+        if self.timed and not self.of_equal_time:
             answers[0].sentences.append(NO_EQUAL_TIME)
         return answers
 

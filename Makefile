@@ -2,9 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test slow check bench
+.PHONY: install demo test slow check bench soak
 
-# The stamp is as new as the last install, so that a changed pyproject.toml installs again.
+# The stamp records the last install: a changed pyproject.toml installs again.
 install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -12,7 +12,6 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: install
-	rm -rf results/demo
 	$(BIN)/smolctl study results/demo.toml
 	$(BIN)/smolctl compare orig pow2 moe-160m --study demo
 	$(BIN)/smolctl report --study demo --out results/demo/MODEL_CARD.md --html results/demo/card.html
@@ -21,24 +20,33 @@ demo: install
 	@echo "look at results/demo/card.html. 100 steps show that it works, not which model is better."
 	@echo "Next: $(BIN)/smolctl train --variant pow2 --scale nano --steps 300 --data YOUR_TEXT"
 
+# One process per core, each with one thread: the models of the tests are too small for more.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 slow: install
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/lint-imports
+	$(MAKE) test
 
-# About three quarters of an hour on two idle cores, which nothing else should use meanwhile. SMOLCTL_DATA names
-# the folder of novels, questions and tokenizer that the README tells of. llama.cpp is compiled at first.
+# About three quarters of an hour on two otherwise idle cores. SMOLCTL_DATA names the folder of novels,
+# questions and tokenizer that docs/contributing.md describes. The first run compiles llama.cpp.
 bench: install
-	@test -d "$(SMOLCTL_DATA)" || { echo "SMOLCTL_DATA names no folder; see Contributing in README.md."; exit 2; }
+	@test -d "$(SMOLCTL_DATA)" || { echo "SMOLCTL_DATA does not name a folder; see docs/contributing.md."; exit 2; }
 	$(BIN)/python -m pip install --quiet --editable ".[dev,lm-eval,llama-cpp]"
 	for script in train_speed decode_speed eval_speed tokenization startup growth; do \
 		$(BIN)/python benchmarks/$$script.py || exit; \
 	done
 	$(BIN)/python benchmarks/table.py
+
+# Kills, bad input, full disks and shared work for ten minutes, or MINUTES=60. It fails if one trial does,
+# and says how to repeat it. WRITE=docs/reliability.md writes the counts there.
+MINUTES ?= 10
+SEED ?= 0
+soak: install
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) --seed $(SEED) $(if $(WRITE),--write $(WRITE))

@@ -1,16 +1,17 @@
-"""How fast text is written, one sequence at a time, beside llama.cpp and transformers.
+"""Decoding speed for one sequence, compared with llama.cpp and transformers.
 
     python benchmarks/decode_speed.py [--rounds 3] [--works int8]
 
-Ours is `smollm2.generate.Decoder`, eager and compiled, in bf16, int8 and int4 in groups of 64. Its
-peers are llama.cpp in F16, Q8_0 and Q4_0 (`pip install llama-cpp-python`, built from source) and
+Ours is `smollm2.inference.decoder.Decoder`, eager and compiled, in bf16, int8 and int4 in groups of
+64. Its peers are llama.cpp in F16, Q8_0 and Q4_0 (`pip install llama-cpp-python`, built from
+source) and
 the `generate` of transformers in bf16, eager and with its forward pass compiled. All have random
 weights of `pow2`, read the same prompt of 64 tokens and write 64, greedily; loading, compilation
-and a first short pass are not timed. The limit is the memory's: how often a second it could read
-the bytes that ours reads for a token, at the rate at which torch sums a large tensor.
+and a first short pass are not timed. The limit is the memory's: how many times per second it
+could deliver the bytes that ours reads per token, at the rate at which torch sums a large tensor.
 
 `first_token_seconds` is from the start of the process to the first token after the prompt: imports,
-random weights (in the place of loading), quantizing and compilation without any cache of it.
+random weights (instead of loading), quantizing and compilation without a cache.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import side_by_side
 from side_by_side import Row
 
 if TYPE_CHECKING:
-    from smollm2.model import SmolLM2
+    from smollm2.model.transformer import SmolLM2
 
 LLAMA_CPP = {"bf16": "f16", "int8": "q8_0", "int4-g64": "q4_0"}
 OURS = ("ours", "ours compiled", "llama.cpp", "limit")
@@ -62,7 +63,7 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
 def ours(weights: str, compiled: bool, options: argparse.Namespace) -> Row:
     import torch
 
-    from smollm2.generate import Decoder, Sampling
+    from smollm2.inference.decoder import Decoder, Sampling
 
     decoder = Decoder(model_in(weights), options.prompt + options.new, compiled)
     choose = partial(Sampling().choose, generator=torch.Generator())
@@ -84,8 +85,8 @@ def ours(weights: str, compiled: bool, options: argparse.Namespace) -> Row:
 def model_in(weights: str) -> "SmolLM2":
     """`pow2` with its weights in `weights`: bf16, or as `QuantConfig.name` says."""
     from smollm2 import SmolLM2, variant
-    from smollm2.quantize.config import QuantConfig
     from smollm2.quantize.convert import assemble, quantize
+    from smollm2.quantize.quant_config import QuantConfig
 
     model = SmolLM2(variant("pow2")).bfloat16().eval()
     if weights == "bf16":
@@ -100,7 +101,7 @@ def llama_cpp(weights: str, folder: Path, options: argparse.Namespace) -> Row:
 
     from smollm2 import SmolLM2, variant
     from smollm2.data import train_tokenizer
-    from smollm2.gguf import save_gguf
+    from smollm2.interop.gguf import save_gguf
 
     model = SmolLM2(variant("pow2"))
     tokenizer = train_tokenizer(320, [Path(__file__).read_text()] * 20)
@@ -132,14 +133,14 @@ def transformers(weights: str, compiled: bool, options: argparse.Namespace) -> R
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from smollm2 import variant
-    from smollm2.hf import hf_config
+    from smollm2.interop.hf import hf_config
 
     config = AutoConfig.for_model(**hf_config(variant("pow2"), "bfloat16"))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     cache = {}
     if compiled:
         model.forward = torch.compile(model.forward)
-        cache = {"cache_implementation": "static"}  # of one shape, as compiled code needs it
+        cache = {"cache_implementation": "static"}  # of one shape, as compiled code requires
     tokens = torch.arange(options.prompt)[None]
 
     def seconds(n: int) -> float:
@@ -158,7 +159,7 @@ def transformers(weights: str, compiled: bool, options: argparse.Namespace) -> R
 
     seconds(1)
     first = since_start()
-    for n in (1, 1 + options.new):  # a static cache is made anew for another length
+    for n in (1, 1 + options.new):  # another length needs a new static cache
         seconds(n)
     reading = seconds(1)
     writing = seconds(1 + options.new) - reading
@@ -173,7 +174,7 @@ def speeds(options: argparse.Namespace, reading: float, writing: float) -> Row:
 
 
 def limit(weights: str) -> Row:
-    """The memory's: every byte of the weights is read once a token."""
+    """The memory's limit: every byte of the weights is read once per token."""
     import torch
 
     from smollm2.quantize.convert import memory_bytes

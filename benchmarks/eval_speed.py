@@ -1,20 +1,20 @@
-"""How fast multiple-choice items are scored, beside lm-evaluation-harness.
+"""Speed of scoring multiple-choice items, compared with lm-evaluation-harness.
 
     python benchmarks/eval_speed.py --data DATA [--items 80] [--rounds 2]
 
 DATA is a folder with `eval/` and `tokenizer/`, by default $SMOLCTL_DATA. Ours is `score_items`; its
 peer is lm-eval's `hf` model, given the same questions as its own task would give them, at the
 fastest of `--batches`, which its process finds on 16 of the items. Weights are the same random
-ones. Timed is from the questions as text to the log-likelihoods; starting, loading and a first
-small call are not.
+ones. The time runs from the questions as text to the log-likelihoods, without starting, loading
+and a first small call.
 
 The items are spread evenly over the whole split: HellaSwag begins with captions of videos, half as
-long as its average, so its first items would be another task.
+long as its average, so its first items would not be representative.
 
-`changed_acc` and `changed_acc_norm` are the shares of items with another choice than lm-eval's in
-fp32, `largest_difference` how far a log-likelihood moved at most, in nats. `limit` is the rate if
-only the matrix products of ours ran (forward, padding and attention left out), each at the best
-rate that it reaches here at the rows of one of its batches.
+`changed_acc` and `changed_acc_norm` are the shares of items whose choice differs from lm-eval's in
+fp32; `largest_difference` is the largest change of a log-likelihood, in nats. `limit` is the rate
+if only the matrix products of ours ran (forward, without padding and attention), each at its best
+rate here for the rows of one of its batches.
 """
 
 import argparse
@@ -28,8 +28,8 @@ import side_by_side
 from side_by_side import Row
 from train_speed import linear_layers
 
-from smollm2.config import ModelConfig, variant
-from smollm2.tasks import Item, find_task, load_items
+from smollm2.evaluation.tasks import Item, find_task, load_items
+from smollm2.model.config import ModelConfig, variant
 
 PEER = "lm-eval fp32"
 CONTENDERS = {"hellaswag orig": (PEER, "ours fp32", "ours bf16", "limit fp32", "limit bf16")}
@@ -73,7 +73,7 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
 
 
 def questions(work: str, options: argparse.Namespace) -> list[Item]:
-    """As many items as are asked for, spread evenly over the split."""
+    """The requested number of items, spread evenly over the split."""
     found = load_items(find_task(work.split()[0]), options.data / "eval", None).items
     n_items = min(options.items, len(found))
     return [found[i * len(found) // n_items] for i in range(n_items)]
@@ -90,8 +90,8 @@ def ours(
 ) -> tuple[Score, Row]:
     from smollm2.data import load_tokenizer
     from smollm2.device import DTYPES as TORCH_DTYPES
-    from smollm2.model import SmolLM2
-    from smollm2.multiple_choice import score_items
+    from smollm2.evaluation.multiple_choice import score_items
+    from smollm2.model.transformer import SmolLM2
 
     model = SmolLM2(config).to(TORCH_DTYPES[DTYPES[dtype]]).eval()
     tokenizer = load_tokenizer(str(options.data / "tokenizer"))
@@ -112,8 +112,8 @@ def lm_eval(
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from smollm2.hf import save_hf
-    from smollm2.model import SmolLM2
+    from smollm2.interop.hf import save_hf
+    from smollm2.model.transformer import SmolLM2
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = options.data / "tokenizer/tokenizer.json"
@@ -144,11 +144,11 @@ def matmul_seconds(
 ) -> float:
     """Seconds of the matrix products that score `items`, with a question's context once."""
     from smollm2.data import load_tokenizer
-    from smollm2.multiple_choice import BATCH_TOKENS
-    from smollm2.tasks.pack import pack
+    from smollm2.evaluation.multiple_choice import BATCH_TOKENS
+    from smollm2.evaluation.tasks.token_rows import token_row
 
     tokenizer, rows = load_tokenizer(str(options.data / "tokenizer")), BATCH_TOKENS["cpu"]
-    packed = [pack(i, item, tokenizer, config.max_seq_len) for i, item in enumerate(items)]
+    packed = [token_row(i, item, tokenizer, config.max_seq_len) for i, item in enumerate(items)]
     *layers, head = linear_layers(config, rows)
     in_layers = sum(len(row.tokens) for row in packed)
     in_head = sum(len(row.scored) for row in packed)
@@ -166,7 +166,7 @@ def linear_seconds(rows: int, n_in: int, n_out: int, dtype: str) -> float:
 
     from smollm2.device import DTYPES as TORCH_DTYPES
     from smollm2.device import best_seconds
-    from smollm2.multiple_choice import OneDnnLinear
+    from smollm2.evaluation.multiple_choice import OneDnnLinear
 
     shapes, torch_dtype = ((rows, n_in), (n_out, n_in)), TORCH_DTYPES[DTYPES[dtype]]
     with torch.inference_mode():
@@ -177,7 +177,7 @@ def linear_seconds(rows: int, n_in: int, n_out: int, dtype: str) -> float:
 
 
 def changes(items: Sequence[Item], before: Likelihoods, after: Likelihoods) -> Row:
-    """Shares of items with another choice, and how far a log-likelihood moved at most."""
+    """Shares of items with another choice, and the largest change of a log-likelihood."""
 
     def changed(by_character: bool) -> float:
         pairs = zip(items, before, after, strict=True)

@@ -2,9 +2,10 @@
 
     python benchmarks/growth.py [--works layers]
 
-Ours, eager in bf16. One number of a small model is varied at a time. Of the vocabulary the question
-is memory: nothing but weights, gradients and optimizer is to grow with it, for the logits never
-exist all at once. `predicted_mb` are these, by `smollm2.cost`. Draws `growth.png` beside the CSV.
+Ours, eager in bf16. One number of a small model is varied at a time. For the vocabulary the
+question is memory: only weights, gradients and optimizer should grow with it, since the logits
+never exist all at once. `predicted_mb` is their size by `smollm2.model.cost`. Draws `growth.png`
+next to the CSV.
 """
 
 import argparse
@@ -14,9 +15,9 @@ import side_by_side
 from side_by_side import Row, middle
 from train_speed import our_step, timed
 
-from smollm2.attention import KEPT_POSITIONS
-from smollm2.cost import training_state_bytes
-from smollm2.protocol import Protocol, Request, resolve
+from smollm2.model.attention import KEPT_POSITIONS
+from smollm2.protocol.resolve import resolve
+from smollm2.protocol.run_config import ResolvedConfig, RunConfig
 
 # Of the model that is varied; two heads of 64 share a key-value head, d_ff is four times the width.
 BASE = {"layers": 4, "width": 256, "sequence": 256, "batch": 4, "vocabulary": 4096}
@@ -35,7 +36,7 @@ UNITS = {
     "sequence": "sequence (tokens)",
     "batch": "batch (sequences)",
 }
-# Why step time and memory are as they are, in the figure.
+# Explanations of step time and memory, for the figure.
 REASONS = {
     "layers": ("linear", "linear"),
     "width": ("matrices are square; small ones are slow", "matrices are square"),
@@ -67,11 +68,11 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
     }
 
 
-def request(work: str) -> Request:
-    """The base with one number as `work` says ("layers 8")."""
+def request(work: str) -> RunConfig:
+    """The base with one number changed as `work` says ("layers 8")."""
     varied, value = work.split()
     n = BASE | {varied: int(value)}
-    if varied == "vocabulary":  # as wide as the variants, so that it matters
+    if varied == "vocabulary":  # as wide as the variants, so the vocabulary matters
         n |= {"width": 512, "sequence": 512}
     fields = {
         "d_model": n["width"],
@@ -83,11 +84,11 @@ def request(work: str) -> Request:
         "max_seq_len": n["sequence"],
     }
     settings = tuple(f"{name}={value}" for name, value in fields.items())
-    return Request(
+    return RunConfig(
         variant="pow2",
         settings=settings,
         steps=10_000,
-        batch_size=n["batch"],
+        micro_batch_size=n["batch"],
         seq_len=n["sequence"],
         device="cpu",
         dtype="bf16",
@@ -95,14 +96,14 @@ def request(work: str) -> Request:
     )
 
 
-def state_mb(protocol: Protocol) -> float:
+def state_mb(protocol: ResolvedConfig) -> float:
     """Weights, gradients and optimizer."""
-    return training_state_bytes(protocol.model, protocol.recipe, protocol.dtype) / 1e6
+    return protocol.recipe.state_bytes(protocol.model, protocol.dtype) / 1e6
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Step time and peak memory against each number, beside what is proportional to the FLOPs, and
-    what weights, gradients and optimizer take."""
+    """Step time and peak memory against each number, with a line proportional to the FLOPs and the
+    memory of weights, gradients and optimizer."""
     import matplotlib
 
     matplotlib.use("Agg")

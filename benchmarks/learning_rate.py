@@ -2,7 +2,7 @@
 
     python benchmarks/learning_rate.py novels.jsonl.gz
 
-Adds one row a run to benchmarks/learning_rate.csv and skips what is there, so it can be stopped
+Adds one row per run to benchmarks/learning_rate.csv and skips existing ones, so it can be stopped
 and started again.
 """
 
@@ -16,17 +16,19 @@ import pandas as pd
 import typer
 
 from smollm2.data import TokenData, prepare
-from smollm2.protocol import Request, resolve
-from smollm2.runs import create_run
-from smollm2.train import NotFinite, Observer, train
+from smollm2.protocol.resolve import resolve
+from smollm2.protocol.run_config import RunConfig
+from smollm2.runs.create import create_run
+from smollm2.training.loop import Observer, train
+from smollm2.training.trainer import NotFinite
 
 WHAT = ("variant", "scale", "lr", "seed", "steps", "tokens_per_step", "data", "dtype")
 COLUMNS = (*WHAT, "validation_loss", "largest_rise")
 OUT = Path(__file__).with_suffix(".csv")
 
 
-def measure(request: Request, data: TokenData) -> dict[str, object]:
-    """One run: its final validation loss, and how far the training loss ever rose again.
+def measure(request: RunConfig, data: TokenData) -> dict[str, object]:
+    """One run: its final validation loss, and the largest rise of its training loss.
 
     largest_rise: the largest mean loss of ten steps minus the smallest such mean before it.
     """
@@ -44,8 +46,8 @@ def measure(request: Request, data: TokenData) -> dict[str, object]:
         }
 
 
-def what(request: Request, data: TokenData) -> dict[str, str]:
-    """The cells that tell a run from the others."""
+def what(request: RunConfig, data: TokenData) -> dict[str, str]:
+    """The cells that identify a run."""
     protocol = resolve(request)
     cells = (
         *(request.variant, request.scale, request.lr, request.seed, protocol.steps),
@@ -61,7 +63,7 @@ def main(
     seeds: str = "100,101",
     scale: str = "nano",
     steps: int = 300,
-    batch_size: int = 4,
+    micro_batch_size: int = 4,
     seq_len: Annotated[int, typer.Option(help="0 for the scale's default.")] = 0,
     tokenizer: str = "train:4096",
     out: Path = OUT,
@@ -70,13 +72,13 @@ def main(
     rows = list(csv.DictReader(out.read_text().splitlines())) if out.exists() else []
     done = [{column: row[column] for column in WHAT} for row in rows]
     for seed, rate, variant in product(seeds.split(","), rates.split(","), variants.split(",")):
-        request = Request(
+        request = RunConfig(
             variant,
             scale,
             steps=steps,
             lr=float(rate),
             seed=int(seed),
-            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
             seq_len=seq_len or None,
             test_tokens=1,
         )

@@ -1,6 +1,6 @@
-"""Contenders side by side: each in a process of its own, in turns, with the same settings.
+"""Contenders side by side: each in its own process, alternating, with the same settings.
 
-A script says what it measures and who takes part, in this way:
+A script declares what it measures and the contenders like this:
 
     def main() -> None:
         parser = side_by_side.parser(__doc__)
@@ -12,15 +12,15 @@ A script says what it measures and who takes part, in this way:
     def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
         return {"tokens_per_second": ...}
 
-`run` starts a process for each round, work and contender: round by round, so that a machine that
-slows down slows all. All get the same threads and, by `SETTINGS`, the same allocator and caches as
-`smolctl` gives itself. What only a machine could do (its limit) is a contender like the others.
+`run` starts a process for each round, work and contender: round by round, so a machine that slows
+down slows all of them. All get the same threads and, by `SETTINGS`, the allocator and caches that
+`smolctl` gives itself. The machine's limit is a contender like the others.
 
-Each row goes to the script's CSV as it comes, a long table: `work`, `contender` and `round`, the
-script's quantities, and then of the contender's process `peak_rss_mb` (10^6 bytes, imports
-included) and `versions` of what it had imported, `device`, `threads` and the `command`. Measuring a
-work again replaces its rows and leaves those of the others. `read` reads such a table, `middle`
-gives a median of it.
+Each row goes to the script's CSV at once, a long table: `work`, `contender` and `round`, the
+script's quantities, and then for the contender's process `peak_rss_mb` (10^6 bytes, imports
+included) and `versions` of its imports, `device`, `threads` and the `command`. Measuring a
+work again replaces its rows and leaves the others. `read` reads such a table, `middle` gives
+a median of it.
 """
 
 import argparse
@@ -38,21 +38,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from smolctl.cli import KEPT_PRODUCTS
+from smolctl.cli.startup import KEPT_PRODUCTS
 
 Row = dict[str, Any]
 Measure = Callable[[str, str, argparse.Namespace], Row]
 
-# What smolctl sets for itself when it starts, for every contender: also, as `keep_freed_memory`
-# does, that the C allocator keeps what is freed; else a peer would pay for page faults. And that
-# bytecode is kept, as installed packages have it: else only ours is compiled at every start.
+# Settings that smolctl makes for itself when it starts, for every contender. As in
+# `keep_freed_memory`, the C allocator keeps freed memory; else a peer would pay for page faults.
+# Bytecode is kept, as for installed packages; else only ours is compiled at every start.
 SETTINGS = KEPT_PRODUCTS | {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "PYTHONDONTWRITEBYTECODE": "",
 }
 INSTALL = "pip install -e '.[dev,lm-eval,llama-cpp]'"
-# Of these a row names the versions, if its contender had imported them.
+# A row records the versions of these, if its contender imported them.
 PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "llama_cpp")
 FIRST = ("work", "contender", "round")
 LAST = ("peak_rss_mb", "versions", "device", "threads", "command")
@@ -64,15 +64,17 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--works", help="only those with one of these words, commas between")
-    parser.add_argument("--contenders", help="likewise, to explore: nothing goes to the CSV")
+    parser.add_argument("--works", help="only works with one of these comma-separated words")
+    parser.add_argument(
+        "--contenders", help="only contenders with one of these words; nothing goes to the CSV"
+    )
     parser.add_argument("--csv", type=Path, default=Path(sys.argv[0]).with_suffix(".csv"))
     parser.add_argument("--measure", nargs=2, metavar=("WORK", "CONTENDER"), help="in this process")
     return parser
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Of the scripts that need real text, questions or the published tokenizer."""
+    """The parser of scripts that need real text, questions or the published tokenizer."""
     parser.add_argument(
         "--data",
         type=Path,
@@ -83,11 +85,11 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespace:
-    """The options; but a process that is to measure a contender does so, prints its row and ends.
+    """The options. A child process instead measures its contender, prints the row and exits.
 
     Args:
-        measure: gives the row of a work and contender, at least its quantities. It may hold more,
-            which `run` hands to `amend`, and `device` or `versions` if they are not those here.
+        measure: returns the row of a work and contender, at least its quantities. It may have more
+            cells, which `run` passes to `amend`, and its own `device` or `versions`.
     """
     options = parser.parse_args()
     if options.measure is None:
@@ -98,7 +100,7 @@ def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespa
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise
-        sys.exit(f"There is no {error.name}, a peer; {INSTALL} installs them all.")
+        sys.exit(f"The peer {error.name} is not installed; {INSTALL} installs all peers.")
     row["peak_rss_mb"] = peak_rss_mb()  # before anything else is imported
     loaded = ((name, sys.modules[name]) for name in PACKAGES if name in sys.modules)
     row.setdefault("versions", ", ".join(f"{name} {module.__version__}" for name, module in loaded))
@@ -116,19 +118,19 @@ def run(
     quantities: Sequence[str],
     amend: Callable[[Row, list[Row]], Row] = lambda row, before: row,
 ) -> list[Row]:
-    """Measure the contenders of each work in turns, and print the medians of the quantities.
+    """Measure the contenders of each work alternately, and print the medians of the quantities.
 
     Args:
         contenders: by the name of the work.
         quantities: the columns of the CSV that the script's rows fill.
-        amend: makes the row to be written of a row and those before it.
+        amend: makes the row to be written from a row and the earlier ones.
 
     Raises:
-        SystemExit: no such work; or a contender failed, and all others have been measured.
+        SystemExit: there is no such work; or a contender failed, after all others were measured.
     """
     works = chosen(contenders, options.works)
     if not works:
-        sys.exit(f"No work has {options.works!r} in its name; there are {', '.join(contenders)}.")
+        sys.exit(f"No work has {options.works!r} in its name. Available: {', '.join(contenders)}.")
     log, rows, failed = Console(stderr=True), list[Row](), list[str]()
     columns = [*FIRST, *quantities, *LAST]
     kept = [row for row in read(options.csv) if row.get("work") not in (None, *works)]
@@ -161,7 +163,7 @@ def run(
 
 
 def chosen(names: Iterable[str], words: str | None) -> list[str]:
-    """Those of `names` that hold one of the comma-separated `words`; without words all."""
+    """The `names` that contain one of the comma-separated `words`; all without words."""
     return [name for name in names if words is None or any(w in name for w in words.split(","))]
 
 
@@ -199,7 +201,7 @@ def medians(rows: Sequence[Row], quantities: Sequence[str]) -> Table:
 
 
 def middle(rows: Sequence[Row], work: str, contender: str, quantity: str) -> float | None:
-    """The median over the rounds; None where there are none."""
+    """The median over the rounds; None if there are none."""
     found = [row for row in rows if (row["work"], row["contender"]) == (work, contender)]
     values = [row[quantity] for row in found if is_number(row, quantity)]
     return median(values) if values else None
@@ -210,7 +212,7 @@ def is_number(row: Row, quantity: str) -> bool:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a script's CSV; none where there is no such file."""
+    """The rows of a script's CSV; none without the file."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -221,7 +223,7 @@ def read(path: Path) -> list[Row]:
 
 
 def number(cell: str) -> float | str:
-    """The number that `cell` holds, or what it holds instead."""
+    """`cell` as a number if it is one, else unchanged."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(cell)

@@ -1,10 +1,10 @@
-"""How long `smolctl --help` and the way to the first step of a training take.
+"""Time of `smolctl --help`, and time to the first training step.
 
     python benchmarks/startup.py [CORPUS] [--rounds 5]
 
-`--help` stands beside that of an empty Typer app. `train` is a nano `pow2` on the tokens of CORPUS
-(default `builtin`), prepared before, without compilation: from the start of the process to the
-first row of train.csv; for the goal of 6 seconds there is no peer.
+`--help` is compared with that of an empty Typer app. `train` is a nano `pow2` on tokens of CORPUS
+(default `builtin`) that were prepared before, without compilation: from the start of the process to
+the first row of train.csv. Its goal of 6 seconds has no peer.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python benchmarks/table.py
 
-A line compares the better of ours with the best of its peers, by the medians of a quantity. A ratio
-is ours to the peer's, of a rate and of seconds or memory alike; a goal says which way is good. Of
-memory the peer is the one that takes least, whichever is fastest.
+A line compares the better of ours with the best peer, by the medians of a quantity. A ratio is ours
+over the peer's, for rates as for seconds and memory; the goal says which direction is good. For
+memory the peer is the smallest one, not the fastest.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio is to be: at least, or with `at_most` at most, `value`."""
+    """The goal of a ratio: at least, or with `at_most` at most, `value`."""
 
     value: float
     at_most: bool = False
@@ -35,9 +35,9 @@ class Goal:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table: its name, and which medians it stands on.
+    """One row of the table: its name, and the medians behind it.
 
-    share: goal of our rate as a share of the limit's; rss: goal of the ratio of peak RSS.
+    share: goal of our rate as a share of the limit; rss: goal of the ratio of peak RSS.
     """
 
     name: str
@@ -64,7 +64,7 @@ def training(model: str, shape: str, goal: float, rss: Goal | None = None) -> Li
 
 
 def decoding(weights: str, kind: str, peers: tuple[str, ...], goal: float) -> Line:
-    name, quantity = f"decode pow2, {weights}, beside {kind}", "decode_tokens_per_second"
+    name, quantity = f"decode pow2, {weights}, vs {kind}", "decode_tokens_per_second"
     return Line(name, "decode_speed", f"pow2 {weights}", OURS, peers, Goal(goal), quantity)
 
 
@@ -79,7 +79,7 @@ LINES = (
     Line("train moe-160m, 1 × 512", "train_speed", MOE, OURS, MIXTRAL, Goal(1.6)),
     # At most 1.5 times the time of a step.
     Line(
-        *("the same, beside dense with its active parameters", "train_speed", MOE, OURS),
+        *("the same, vs dense with its active parameters", "train_speed", MOE, OURS),
         *(("dense", "dense compiled"), Goal(0.67)),
     ),
     decoding("bf16", "llama.cpp F16", ("llama.cpp",), 1.0),
@@ -133,7 +133,8 @@ LEGEND = (
     "Medians over the rounds of our faster way and the fastest peer. **Limit**: what the machine "
     "could do, measured in the same run: the rate at which the model's own matrix products alone "
     "would train or score it, each in its best layout, or at which memory delivers the weights "
-    "that a token reads; **share** is ours of it. **RSS ratio** is to the peer that takes least."
+    "that a token reads; **share** is our rate over the limit. **RSS ratio** is relative to the "
+    "peer with the smallest RSS."
 )
 
 
@@ -144,7 +145,7 @@ def main() -> None:
 
 
 def with_tables(text: str, folder: Path) -> str:
-    """`text` with what is between the marks made anew from the CSVs in `folder`."""
+    """`text` with the part between the marks rewritten from the CSVs in `folder`."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{tables(folder)}\n{END}{after}"
@@ -181,7 +182,7 @@ def bound(
 
 
 def rows_of(path: Path) -> list[Row]:
-    """The rows of a CSV as `side_by_side` writes it; none of one that is not."""
+    """The rows of a CSV that `side_by_side` wrote; none if it did not."""
     rows = read(path)
     return rows if rows and "work" in rows[0] else []
 
@@ -220,7 +221,7 @@ def row_of(line: Line, rows: list[Row]) -> list[str]:
 def best(
     rows: list[Row], line: Line, contenders: tuple[str, ...], pick: Callable
 ) -> tuple[str, float] | None:
-    """The contender with the best median, and that."""
+    """The contender with the best median, and the median."""
     found = ((name, middle(rows, line.work, name, line.quantity)) for name in contenders)
     return pick(((n, x) for n, x in found if x is not None), key=lambda p: p[1], default=None)
 
@@ -232,7 +233,7 @@ def figure(value: float | None) -> str:
 
 
 def growth(rows: list[Row]) -> str:
-    """Memory against vocabulary, and the powers with which a step's cost ends up growing."""
+    """Memory against vocabulary, and the powers with which a step's cost grows."""
     steps: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: int(row["work"].split()[1])):
         steps.setdefault(row["work"].split()[0], []).append(row)
@@ -250,8 +251,8 @@ def growth(rows: list[Row]) -> str:
     cells = [[name, *(f"{power(found, q):.2f}" for q in POWERS)] for name, found in steps.items()]
     headings = ["varied", "step time", "FLOPs", "peak RSS"]
     caption = (
-        "With which power a step's cost grows between the two largest sizes (1 is linear, 2 "
-        "square; memory has a constant part):"
+        "The power with which a step's cost grows between the two largest sizes (1 is linear, 2 "
+        "quadratic; memory has a constant part):"
     )
     return "\n\n".join((words, "![growth](growth.png)", caption, markdown(headings, cells)))
 

@@ -1,10 +1,10 @@
-"""How fast `prepare` is, beside the raw batch encoding of `tokenizers` on the same text.
+"""Speed of `prepare`, compared with raw batch encoding by `tokenizers` of the same text.
 
     python benchmarks/tokenization.py --data DATA [--rounds 2]
 
 DATA is a folder with `corpus/novels.jsonl.gz` and `tokenizer/`, by default $SMOLCTL_DATA. The time
 of `prepare` includes reading, hashing and writing. Raw encoding has the whole corpus in memory
-before its clock starts, and throws the tokens away; it is measured with whole documents, eight at a
+before its clock starts, and discards the tokens; it is measured with whole documents, eight at a
 time, and with the pieces that `prepare` cuts them into. A MB is 10^6 bytes of UTF-8 text.
 """
 
@@ -37,7 +37,7 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
 
 
 def prepare_seconds(corpus: str, tokenizer: str, contender: str) -> float:
-    """Seconds to prepare `corpus`, into a folder that is thrown away."""
+    """Seconds to prepare `corpus`, into a temporary folder."""
     from smollm2.data import prepare
 
     with tempfile.TemporaryDirectory() as folder:
@@ -49,13 +49,13 @@ def prepare_seconds(corpus: str, tokenizer: str, contender: str) -> float:
 def raw_seconds(corpus: str, tokenizer: str, contender: str) -> float:
     """Seconds to encode the texts of `corpus`, already in memory."""
     from smollm2.data import documents, load_tokenizer
-    from smollm2.data.prepare import _batches, _pieces
+    from smollm2.data.encode import cut, in_batches
 
     texts = list(documents(corpus))
     batches = [texts[i : i + 8] for i in range(0, len(texts), 8)]
     if contender == "raw pieces":
-        pieces = (piece for text in texts for piece in _pieces([("train", text)]))
-        batches = [[piece.text for piece in batch] for batch in _batches(pieces)]
+        pieces = (piece for text in texts for piece in cut([("train", text)]))
+        batches = [[piece.text for piece in batch] for batch in in_batches(pieces)]
     loaded = load_tokenizer(tokenizer)
     start = time.perf_counter()
     for batch in batches:

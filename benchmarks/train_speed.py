@@ -1,19 +1,19 @@
-"""How fast and how large training is, beside the same model in transformers and its own matmuls.
+"""Speed and memory of training, compared with transformers and with the model's matmuls alone.
 
     python benchmarks/train_speed.py [--works 1x512] [--rounds 2] [--seconds 8]
     python benchmarks/train_speed.py --device cuda --batch 8 --csv train_speed_cuda.csv
 
 Ours is the training step of `smolctl train` in bf16, eager and compiled. Its peer is Llama or
 Mixtral as transformers writes them, trained as its users do: fp32 weights, bf16 autocast, the fused
-AdamW of torch, the same clipping and, of a mixture of experts, the same balance loss. It runs
-eager and with its layers compiled, which made 1.29 × of `pow2` (the whole model compiled 0.95 ×,
-and took 75 s to compile instead of 8); Mixtral with either of its experts that can train, for
-`batched_mm` copies their weights for each token, 40 GB at 1 × 512. All see the same random tokens.
+AdamW of torch, the same clipping and, for a mixture of experts, the same balance loss. It runs
+eager and with its layers compiled, which was 1.29 × as fast for `pow2` (the whole model compiled:
+0.95 ×, and 75 s of compilation instead of 8). Mixtral runs with both implementations of experts
+that can train; `batched_mm` copies their weights for each token, 40 GB at 1 × 512. All see the same
+random tokens.
 
-Of a mixture of experts, `dense` is ours with as many parameters as one of its tokens uses. `limit`
-is the rate at which the model's own matrix products alone would train it, forward and both
-gradients of every linear layer and the head without attention, each at the best rate that it
-reaches here in bf16.
+For a mixture of experts, `dense` is ours with as many parameters as one token uses. `limit` is the
+rate at which the model's own matrix products alone would train it: forward and both gradients of
+every linear layer and the head, without attention, each at its best rate here in bf16.
 """
 
 import argparse
@@ -26,13 +26,14 @@ import numpy as np
 import side_by_side
 from side_by_side import Row
 
-from smollm2.config import ModelConfig, variant
-from smollm2.protocol import Protocol, Request, resolve
+from smollm2.model.config import ModelConfig, variant
+from smollm2.protocol.resolve import resolve
+from smollm2.protocol.run_config import ResolvedConfig, RunConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SMALL = "2.5m"  # 2.5 M parameters: the cost of everything but the arithmetic shows
+SMALL = "2.5m"  # 2.5 M parameters: shows the overhead besides the arithmetic
 VARIANTS = {SMALL: ("pow2:n_layers=8", "nano")}
 WORKS = ("pow2 1x512", "pow2 4x512", "orig 1x512", "orig 4x512", f"{SMALL} 8x256", "moe-160m 1x512")
 DENSE = ("ours", "ours compiled", "transformers", "transformers compiled", "limit")
@@ -83,18 +84,18 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
     return row
 
 
-def request(work: str, contender: str, device: str) -> Request:
-    """The training that is measured."""
+def request(work: str, contender: str, device: str) -> RunConfig:
+    """The measured training."""
     model, shape = work.split()
     name, scale = VARIANTS.get(model, (model, "full"))
-    batch_size, seq_len = map(int, shape.split("x"))
+    micro_batch_size, seq_len = map(int, shape.split("x"))
     if contender.startswith("dense"):
         name = dense_as(name)
-    return Request(
+    return RunConfig(
         variant=name,
         scale=scale,
         steps=1000,  # of the learning rate's schedule
-        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
         seq_len=seq_len,
         device=device,
         dtype="bf16",
@@ -109,8 +110,7 @@ def dense_as(name: str) -> str:
 
 
 def timed(step: Step, at_least: float) -> tuple[float, float]:
-    """Seconds of the first step, which compiles, and of a later one: the mean of as many as take
-    `at_least` seconds."""
+    """Seconds of the first step, which compiles, and of later ones: a mean over `at_least` s."""
     started = time.perf_counter()
     step()
     first = time.perf_counter() - started
@@ -131,19 +131,19 @@ def synchronized(step: Step, device: str) -> Step:
     return run
 
 
-def our_step(protocol: Protocol, contender: str) -> Step:
-    from smollm2.train import Trainer
+def our_step(protocol: ResolvedConfig, contender: str) -> Step:
+    from smollm2.training.trainer import Trainer
 
     trainer = Trainer(protocol, random_tokens(protocol))
     return lambda: trainer.update(trainer.gradients())
 
 
-def transformers_step(protocol: Protocol, contender: str) -> Step:
+def transformers_step(protocol: ResolvedConfig, contender: str) -> Step:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from smollm2.data import batch
-    from smollm2.hf import hf_config
+    from smollm2.interop.hf import hf_config
 
     recipe, data, steps = protocol.recipe, random_tokens(protocol), iter(range(protocol.steps))
     content, how = hf_config(protocol.model), {}
@@ -178,21 +178,21 @@ def transformers_step(protocol: Protocol, contender: str) -> Step:
     return step
 
 
-def random_tokens(protocol: Protocol) -> Any:
-    """What a training step reads of prepared data."""
+def random_tokens(protocol: ResolvedConfig) -> Any:
+    """The fields of prepared data that a training step reads."""
     tokens = np.random.default_rng(0).integers(protocol.model.vocab_size, size=2_000_000)
     return SimpleNamespace(train=tokens.astype(np.uint16), fingerprint="random")
 
 
-def matmul_seconds(protocol: Protocol) -> float:
-    """Seconds of a step's matrix products alone, each in the fastest of its ways."""
+def matmul_seconds(protocol: ResolvedConfig) -> float:
+    """Seconds of a step's matrix products alone, each in its fastest layout."""
     products = linear_layers(protocol.model, protocol.tokens_per_step)
     return sum(count * linear_seconds(*shape, protocol.device) for count, *shape in products)
 
 
 def linear_layers(model: ModelConfig, n_tokens: int) -> Iterator[tuple[int, int, int, int]]:
-    """How often, rows, inputs and outputs of the linear layers that a step of `n_tokens` runs
-    through; experts share the tokens evenly."""
+    """Count, rows, inputs and outputs of the linear layers in a step of `n_tokens`; experts share
+    the tokens evenly."""
     qkv = (model.n_heads + 2 * model.n_kv_heads) * model.head_dim
     yield model.n_layers, n_tokens, model.d_model, qkv
     yield model.n_layers, n_tokens, model.d_model, model.d_model
@@ -204,7 +204,7 @@ def linear_layers(model: ModelConfig, n_tokens: int) -> Iterator[tuple[int, int,
 
 
 def linear_seconds(rows: int, n_in: int, n_out: int, device: str) -> float:
-    """Seconds of a linear layer's three products in bf16: of each the shortest of five times and of
+    """Seconds of a linear layer's three products in bf16: each the shortest of five times and of
     two layouts of its weights."""
     import torch
     import torch.nn.functional as F

@@ -1,1 +1,1 @@
-"""The command line of smollm2: it parses, calls the library and prints."""
+"""The smolctl application: command line, studies, analysis and reports."""

@@ -1,3 +1,3 @@
-from smolctl.cli import main
+from smolctl.cli.app import main
 
 main()

@@ -2,36 +2,25 @@
 
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
-from planted import COUNTS, plant_quantized, planted
-from stories import stories, write_jsonl
+from support.command import run_main
+from support.planted import COUNTS, plant_quantized, planted
+from support.stories import stories, write_jsonl
+from support.tiny import TINY_MOE, TINY_VARIANT, tiny_options
 
-from smolctl.cli import main
+from smolctl.cli.app import main
 from smollm2.data import TokenData, prepare, train_tokenizer
-from smollm2.protocol import Request
-from smollm2.runs import Run
+from smollm2.protocol.run_config import RunConfig
+from smollm2.runs.run import Run
 
 # A test's time says more about the machine's other work than about the code.
 settings.register_profile("smolctl", deadline=None)
 settings.load_profile("smolctl")
-
-TINY_VARIANT = """
-d_model = 32
-n_heads = 4
-n_kv_heads = 2
-n_layers = 2
-d_ff = 64
-vocab_size = 512
-max_seq_len = 64
-"""
-TINY_MOE = TINY_VARIANT + "n_experts = 4\nn_active_experts = 2\n"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -112,12 +101,12 @@ def data(corpus: Path) -> TokenData:
 
 
 @pytest.fixture(scope="session")
-def asked(variants: Path) -> Request:
+def asked(variants: Path) -> RunConfig:
     """A short run of the tiny variant; `dataclasses.replace` what differs."""
-    return Request(
+    return RunConfig(
         variant=str(variants / "tiny.toml"),
         steps=20,
-        batch_size=4,
+        micro_batch_size=4,
         seq_len=32,
         val_every=5,
         val_tokens=256,
@@ -137,28 +126,6 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny(corpus: Path, variants: Path) -> list[str]:
     """The options of a short run of the tiny variant: append --steps and what differs."""
     return tiny_options(variants / "tiny.toml", corpus)
-
-
-def tiny_options(variant: Path, corpus: Path) -> list[str]:
-    return [
-        *("train", "--variant", str(variant), "--data", str(corpus), "--tokenizer", "train:512"),
-        *("--seq-len", "32", "--batch-size", "2", "--val-every", "5"),
-        *("--val-tokens", "128", "--test-tokens", "256"),
-    ]
-
-
-def run_main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of the command line in this process."""
-    with pytest.raises(SystemExit) as exit_:
-        main(list(arguments))
-    captured = capsys.readouterr()
-    return int(exit_.value.code or 0), captured.out, captured.err
-
-
-def smolctl(*arguments: str, timeout: float = 120, **options) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "smolctl", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
 
 
 @pytest.fixture(scope="session")

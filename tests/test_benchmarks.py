@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_line_takes_the_best_medians_and_says_which_goals_are_missed(table, tm
     assert cells[-1] == "no: share, RSS"
 
 
-def test_what_was_not_measured_is_said_to_be_so(table, tmp_path):
+def test_what_was_not_measured_is_listed_as_not_measured(table, tmp_path):
     write_rates(tmp_path, {"ours": [100]})
     cells = line_of(table.tables(tmp_path), "train pow2, 4 × 512")
     assert cells[3] == "not measured: `python benchmarks/train_speed.py`"

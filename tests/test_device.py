@@ -8,8 +8,8 @@ import torch
 from smollm2.device import peak_memory_mb, reset_peak_memory
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a peak begin anew")
-def test_a_peak_begins_anew_without_what_was_freed_before():
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset a peak")
+def test_a_reset_peak_excludes_memory_freed_before():
     blocks = [torch.ones(20_000) for _ in range(2_000)]  # 160 MB, each too small for a map
     assert sum(len(block) for block in blocks) == 40_000_000
     before = peak_memory_mb("cpu")

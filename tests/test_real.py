@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from conftest import smolctl
+from support.command import smolctl
 
-from smollm2.runs import Run
+from smollm2.runs.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,17 @@ def test_a_nano_model_learns_english(real_data, workdir):
 @pytest.mark.parametrize("variant", ["orig", "orig-174m", "pow2", "pow2-135m", "moe-160m"])
 def test_full_size_trains_on_a_cpu(real_data, workdir, variant):
     done = smolctl(
-        *("train", "--variant", variant, "--steps", "3", "--batch-size", "1", "--seq-len", "256"),
+        *(
+            "train",
+            "--variant",
+            variant,
+            "--steps",
+            "3",
+            "--micro-batch-size",
+            "1",
+            "--seq-len",
+            "256",
+        ),
         *("--lr", "1e-4"),  # three steps have no warm-up to speak of
         *("--data", str(real_data / "corpus/novels.jsonl.gz")),
         *("--tokenizer", str(real_data / "tokenizer"), "--name", "r"),

@@ -4,35 +4,39 @@
 Reading prepared data needs neither `datasets` nor `pyarrow`.
 """
 
-from smollm2.data.batches import batch, epochs, spread_windows, window_count, windows
-from smollm2.data.documents import documents, source_name
-from smollm2.data.prepare import (
-    TokenData,
-    cache_dir,
-    find_prepared,
-    is_prepared,
-    open_prepared,
-    prepare,
+from smollm2.data.batches import (
+    batch,
+    epochs,
+    require_uncut,
+    spread_windows,
+    window_count,
+    windows,
 )
+from smollm2.data.byte_account import ByteAccount, count_bytes, token_bytes
+from smollm2.data.corpora import documents, source_name
+from smollm2.data.prepare import prepare
+from smollm2.data.token_data import TokenData, find_prepared, is_prepared, open_prepared
 from smollm2.data.tokenizer import (
     Bounds,
     document_bounds,
+    encode_text,
     end_of_text_id,
     load_tokenizer,
     parse_train_spec,
     require_vocab,
-    token_bytes,
     tokenizer_fingerprint,
     train_tokenizer,
 )
 
 __all__ = [
     "Bounds",
+    "ByteAccount",
     "TokenData",
     "batch",
-    "cache_dir",
+    "count_bytes",
     "document_bounds",
     "documents",
+    "encode_text",
     "end_of_text_id",
     "epochs",
     "find_prepared",
@@ -41,6 +45,7 @@ __all__ = [
     "open_prepared",
     "parse_train_spec",
     "prepare",
+    "require_uncut",
     "require_vocab",
     "source_name",
     "spread_windows",

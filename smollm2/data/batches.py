@@ -1,16 +1,18 @@
-"""Which tokens a training step and an evaluation see.
+"""The tokens of a training step and of an evaluation.
 
 The batch of a step is computed, not iterated: resuming, changing the batch size or asking for the
 steps out of order gives the same samples.
 """
 
 import hashlib
+import mmap
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from smollm2.errors import UserError
+from smollm2.errors import RunError, UserError
 
 
 def batch(
@@ -18,12 +20,13 @@ def batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of training step `step` (from 0), each `int64 [rows, seq_len]`.
 
-    Sample number `step * rows + r` fills row `r`. An epoch goes through all windows of `tokens`
-    once, in an order and from an offset of its own, both given by `fingerprint`, `seed` and the
-    number of the epoch; targets are the inputs one token on.
+    Sample number `step * rows + r` fills row `r`. An epoch visits all windows of `tokens` once. Its
+    order and offset follow from `fingerprint`, `seed` and the number of the epoch. Targets are the
+    inputs shifted by one token.
 
     Raises:
         UserError: fewer than `2 * seq_len` tokens.
+        RunError: as `require_uncut`.
     """
     count = _windows_per_epoch(len(tokens), seq_len)
     epochs, places = np.divmod(np.arange(step * rows, (step + 1) * rows), count)
@@ -53,21 +56,37 @@ def window_count(tokens: np.ndarray, seq_len: int, n_tokens: int | None = None) 
 
 
 def spread_windows(total: int, count: int) -> list[int]:
-    """The numbers of `count` windows at even distances among `total`: of as many documents as so
-    few windows can see."""
+    """The numbers of `count` windows spread evenly over `total`, to cover as many documents as
+    possible."""
     return [i * total // count for i in range(count)]
 
 
 def windows(
     tokens: np.ndarray, seq_len: int, numbers: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets, each `int64 [len(numbers), seq_len]`, of the windows so numbered."""
+    """Inputs and targets, each `int64 [len(numbers), seq_len]`, of the windows `numbers`."""
     return _cut(tokens, np.asarray(numbers, dtype=np.int64) * seq_len, seq_len)
 
 
 def epochs(n_train_tokens: int, seq_len: int, n_tokens: int) -> float:
-    """How often training on `n_tokens` goes through a split of `n_train_tokens`."""
+    """How many times training on `n_tokens` reads a split of `n_train_tokens`."""
     return n_tokens / (_windows_per_epoch(n_train_tokens, seq_len) * seq_len)
+
+
+def require_uncut(tokens: np.ndarray) -> None:
+    """Raise `RunError` if the file that `tokens` is a memory map of has been cut since.
+
+    Reading past its end would kill the process with SIGBUS. A file that is deleted or replaced
+    stays whole in its map.
+    """
+    mapped = tokens.base
+    if isinstance(mapped, mmap.mmap) and mapped.size() < tokens.nbytes:
+        path = Path(str(getattr(tokens, "filename", "")))
+        raise RunError(
+            f"Something cut {path.name} of the tokens in {path.parent.name!r} to "
+            f"{mapped.size():,} bytes ({tokens.nbytes:,} expected) while they were in use. Repeat "
+            "the command, or resume the run, with `data` to prepare the tokens again."
+        )
 
 
 def _windows_per_epoch(n_tokens: int, seq_len: int) -> int:
@@ -75,7 +94,7 @@ def _windows_per_epoch(n_tokens: int, seq_len: int) -> int:
     if n_tokens < 2 * seq_len:
         raise UserError(
             f"The training split has {n_tokens:,} tokens, too few for windows of {seq_len:,}: "
-            f"expected at least {2 * seq_len:,}. Use a shorter --seq-len or more text."
+            f"expected at least {2 * seq_len:,}. Use a shorter `seq_len` or more text."
         )
     return n_tokens // seq_len - 1
 
@@ -90,5 +109,6 @@ def _order(fingerprint: str, seed: int, epoch: int, count: int) -> tuple[int, np
 
 
 def _cut(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+    require_uncut(tokens)
     taken = tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
     return taken[:, :-1].copy(), taken[:, 1:].copy()

@@ -1,4 +1,4 @@
-"""One quick question to the Hugging Face hub before its clients start their patient retries."""
+"""A quick check that the Hugging Face hub answers, before its clients start to retry."""
 
 from smollm2.errors import UserError
 
@@ -7,8 +7,8 @@ def require_on_hub(repo: str, kind: str, instead: str, prefix: str = "hub") -> N
     """Raise `UserError` unless `repo` (`ORG/NAME`, of `kind` dataset or model) can be reached.
 
     The hub's own clients retry for half a minute and log each attempt when there is no network;
-    this asks once, for at most 10 seconds. `instead` says what to type without the hub, and
-    `prefix` what stands before the name where the user types it.
+    this asks once, for at most 10 seconds. `instead` says what to type without the hub;
+    `prefix` precedes the name where the user types it.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
@@ -25,7 +25,7 @@ def require_on_hub(repo: str, kind: str, instead: str, prefix: str = "hub") -> N
             f"There is no public {kind} {repo!r} on the hub: expected {prefix}:ORG/NAME, as in "
             f"the address of its page. Check the spelling, or {instead}."
         ) from error
-    except Exception as error:  # a new class for each HTTP library the hub's client has moved to
+    except Exception as error:  # the class depends on the HTTP library of the hub's client
         raise UserError(
             f"The Hugging Face hub cannot be reached for the {kind} {repo!r} "
             f"({type(error).__name__}). Check the network and HF_HUB_OFFLINE, or {instead}."

@@ -1,15 +1,15 @@
-"""Which documents are held out: whole ones by the hash of their content, so that duplicates
-stay together; of a few documents, a stretch of each."""
+"""Which documents are held out: whole documents by the hash of their content, so duplicates stay
+together; a stretch of each document if there are only a few."""
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from smollm2.data.documents import documents
+from smollm2.data.corpora import documents
 
 SPLITS = ("train", "validation", "test")
-SCANNED = 1000  # distinct documents looked at before deciding how to split
+SCANNED = 1000  # distinct documents read before deciding how to split
 KEPT_BYTES = 100_000_000  # of text; to read and unpack 64 MB again takes half a second
 HELD_OUT = 0.05  # of the documents, for validation and again for test
 

@@ -2,47 +2,56 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from smollm2.data.byte_account import PROBE
+from smollm2.data.encode import PIECE_CHARACTERS
 from smollm2.data.hub import require_on_hub
-from smollm2.errors import UserError, did_you_mean
+from smollm2.data.panics import no_panic, no_words
+from smollm2.errors import UserError, did_you_mean, reason
 
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 ALIASES = {"smollm2": "hub:HuggingFaceTB/SmolLM2-135M"}
 SMALLEST_VOCAB = 300  # 256 bytes, the end of text and a few merges
-LARGEST_VOCAB = 1_000_000  # several times that of any model
+LARGEST_VOCAB = 1_000_000  # several times the largest vocabulary of a model
+HIGHEST_ID = 2**24
+LARGEST_FILE = 128 * 2**20  # bytes; several times the largest tokenizer.json of a model
 SAMPLE_BYTES = 32 * 2**20
+LONGEST_WORD = PIECE_CHARACTERS  # of the sample: longer tokens are never used, and take hours
+RUNS = re.compile(r"[^\W\d_]+|(?:[^\w\s]|_)+|\s+")  # letters, symbols, whitespace
 SAMPLE_BYTES_PER_DOCUMENT = 256 * 2**10  # so that a few long books do not decide the vocabulary
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The tokens between which a model writes a text.
+    """The tokens that begin and end a text of a model.
 
     Args:
-        begin: stands before a text that has no prompt; None where nothing does.
-        ends: a text is over at any of them; empty where it never is.
+        begin: precedes a text without a prompt; None if nothing does.
+        ends: any of them ends a text; may be empty.
+        pad: fills up shorter texts of a batch; None if nothing is known.
     """
 
     begin: int | None
     ends: tuple[int, ...]
+    pad: int | None = None
 
 
 def load_tokenizer(spec: str, *, fetch: bool = True) -> Tokenizer:
     """The tokenizer of a folder, of a `tokenizer.json`, or of `smollm2` or `hub:ORG/NAME`.
 
-    Text is encoded as it is: a document that spells out `<|endoftext|>` gets the tokens of those
+    Text is encoded literally: a document that spells out `<|endoftext|>` gets the tokens of those
     characters, never the special token.
 
     Args:
-        fetch: whether one that is not on this machine yet is fetched from the hub.
+        fetch: whether to fetch a missing tokenizer from the hub.
 
     Raises:
         UserError: it is missing, damaged or cannot be fetched.
@@ -50,13 +59,33 @@ def load_tokenizer(spec: str, *, fetch: bool = True) -> Tokenizer:
     spec = ALIASES.get(spec, spec)
     path = _from_hub(spec, fetch) if spec.startswith("hub:") else _on_disk(spec)
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"it has more than {LARGEST_FILE // 2**20} MiB")
+        with no_words(), no_panic():
+            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            _require_ids(tokenizer)
+            _try_out(_of_plain_text(tokenizer))
     except Exception as error:  # `tokenizers` raises plain Exception for a broken file
         raise UserError(
-            f"The tokenizer {Path(spec).name!r} is damaged ({error}): expected a tokenizer.json of "
-            "the `tokenizers` library. Fetch it again, or use `train:4096`."
+            f"The tokenizer {Path(spec).name!r} is damaged ({reason(error)}): expected a "
+            "tokenizer.json of the `tokenizers` library. Fetch it again, or use `train:4096`."
         ) from error
-    return _of_plain_text(tokenizer)
+    return tokenizer
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a text, without those that a template adds.
+
+    Raises:
+        UserError: the tokenizer has no tokens for it.
+    """
+    try:
+        with no_panic():
+            return tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise UserError(
+            f"The tokenizer cannot encode {text[:40]!r} ({reason(error)}): use another tokenizer."
+        ) from error
 
 
 def parse_train_spec(spec: str) -> int | None:
@@ -111,7 +140,7 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
 
 
 def document_bounds(tokenizer: Tokenizer) -> Bounds:
-    """Those of a model that is trained here: what ends a document also stands before the next one.
+    """The bounds for a model trained here: the end of a document also begins the next one.
 
     Raises:
         UserError: as `end_of_text_id`.
@@ -120,49 +149,22 @@ def document_bounds(tokenizer: Tokenizer) -> Bounds:
     return Bounds(end, (end,))
 
 
-def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """How many bytes of text each token stands for: `uint16 [vocab]`, 0 for a special token.
-
-    The sum over the tokens of a text is the text's length in UTF-8, less the bytes for which the
-    tokenizer has no token at all and which it drops: SmolLM2's lacks 21, of which text can hold
-    six control characters and the first byte of planes that Unicode has not assigned.
-
-    Raises:
-        UserError: the tokenizer is not byte-level or changes text before encoding it, so that its
-            tokens do not account for each byte.
-    """
-    vocab = tokenizer.get_vocab(with_added_tokens=True)
-    added = tokenizer.get_added_tokens_decoder()
-    learned = [token for token, number in vocab.items() if number not in added]
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    if not (_keeps_bytes(tokenizer) and alphabet.issuperset("".join(learned))):
-        raise UserError(
-            "The tokenizer does not account for each byte of a text: expected byte-level BPE "
-            "without a normalizer or an added space, as `smollm2` or `train:4096`."
-        )
-    sizes = np.zeros(max(vocab.values()) + 1, dtype=np.uint16)
-    for token in learned:
-        sizes[vocab[token]] = len(token)  # a character of the alphabet is a byte
-    for number, extra in added.items():
-        sizes[number] = 0 if extra.special else len(extra.content.encode())
-    return sizes
-
-
 def require_vocab(n_tokens: int, vocab_size: int) -> None:
     """Raise `UserError` if `n_tokens` tokens are more than a model with `vocab_size` embeds."""
     if n_tokens > vocab_size:
         raise UserError(
-            f"The tokenizer has {n_tokens} tokens, the model {vocab_size}; use --tokenizer "
-            f"train:{vocab_size}, or --set vocab_size={n_tokens}."
+            f"The tokenizer has {n_tokens} tokens, but the model only {vocab_size}; use "
+            f"`tokenizer=train:{vocab_size}`, or `vocab_size={n_tokens}`.",
+            field="tokenizer",
         )
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """16 hex digits of SHA-256 over the tokenizer's JSON, however its file was laid out."""
+    """16 hex digits of SHA-256 over the tokenizer's JSON, whatever its formatting."""
     return _fingerprint(tokenizer.to_str())
 
 
-@lru_cache(maxsize=1)  # a folder is opened with the tokenizer that it was just prepared with
+@lru_cache(maxsize=1)  # a folder is opened right after it was prepared
 def _fingerprint(layout: str) -> str:
     content = json.loads(layout, object_hook=_without_defaults)
     canonical = json.dumps(content, sort_keys=True)
@@ -199,14 +201,29 @@ def _from_hub(spec: str, fetch: bool) -> Path:
         return Path(hf_hub_download(repo, "tokenizer.json"))
     except EntryNotFoundError as error:
         raise UserError(f"The model {repo!r} has no tokenizer.json; {instead}.") from error
-    except Exception as error:  # a new class for each HTTP library the hub's client has moved to
+    except Exception as error:  # the class depends on the HTTP library of the hub's client
         raise UserError(
             f"Fetching the tokenizer of {repo!r} failed ({error}); {instead}."
         ) from error
 
 
+def _require_ids(tokenizer: Tokenizer) -> None:
+    """Raise `ValueError` for a token number up to which `tokenizers` would count for minutes."""
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest > HIGHEST_ID:
+        raise ValueError(f"a token has the number {highest:,}, more than {HIGHEST_ID:,}")
+
+
+def _try_out(tokenizer: Tokenizer) -> None:
+    """Use the tokenizer once: some of what is wrong in a file is only noticed then."""
+    try:
+        tokenizer.decode(tokenizer.encode(PROBE, add_special_tokens=False).ids)
+    except Exception:
+        return  # it has no token for a character of the probe, and may have all of a user's text
+
+
 def _of_plain_text(tokenizer: Tokenizer) -> Tokenizer:
-    # None of the three is text's own business: they are leftovers of how a model was last used.
+    # These three settings are left over from the model's last use; none affects the text.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -217,19 +234,32 @@ def _sample(texts: Iterable[str]) -> Iterator[str]:
     left = SAMPLE_BYTES
     for text in texts:
         data = text.encode()[: min(left, SAMPLE_BYTES_PER_DOCUMENT)]
-        yield data.decode(errors="ignore")
+        yield from _without_long_words(data.decode(errors="ignore"))
         left -= len(data)
         if left <= 0:
             return
 
 
-def _keeps_bytes(tokenizer: Tokenizer) -> bool:
-    layout = json.loads(tokenizer.to_str())
-    first = layout["pre_tokenizer"] or {}
-    steps = first.get("pretokenizers", [first])
-    byte_level = [step for step in steps if step.get("type") == "ByteLevel"]
-    added_space = any(step.get("add_prefix_space") for step in steps)
-    return bool(byte_level) and not added_space and layout["normalizer"] is None
+def _without_long_words(text: str) -> Iterator[str]:
+    """`text` in as many parts as it takes to cut words that are longer than `LONGEST_WORD`.
+
+    The time of training grows with the square of a word's length.
+    """
+    start = 0
+    if _may_have_long_words(text):
+        for run in RUNS.finditer(text):
+            for end in range(run.start() + LONGEST_WORD, run.end(), LONGEST_WORD):
+                yield text[start:end]
+                start = end
+    yield text[start:]
+
+
+def _may_have_long_words(text: str) -> bool:
+    """Whether a stretch of half the length is without whitespace between two words, as is one in
+    each word that is too long."""
+    size = LONGEST_WORD // 2
+    starts = range(0, len(text) - size + 1, size)
+    return any(len(text[start : start + size].split(None, 1)) < 2 for start in starts)
 
 
 def _without_defaults(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Quantization of trained models."""
+"""Quantization of trained models: configurations, backends, storage, measurements."""

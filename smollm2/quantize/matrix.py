@@ -1,33 +1,40 @@
-"""What stands in a quantized model where a matrix stood: the modules that do not depend on how
-their codes were chosen.
+"""The modules that replace a matrix in a quantized model, whatever its format.
 
 n_out, n_in: the shape of a matrix, as in `torch.nn.Linear`; V, D: of the embedding.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 
 class QuantizedMatrix(nn.Module, ABC):
-    """A matrix in codes and scales; `matrix(x)` is `x @ matrix.T`, as of the layer it replaces.
+    """A matrix in codes and scales; `matrix(x)` is `x @ matrix.T`, like the layer it replaces.
 
-    Made as `Kind(plain, dtype)` from plain tensors, which are what `choose` gives and a file holds:
-    they are packed for the kernel of the device that they are on. `dtype` is that of x.
+    Args:
+        plain: what `choose` returns and a file holds. It is packed for the kernel of its device.
+        dtype: of x.
     """
 
     n_out: int
     n_in: int
+
+    def __init__(self, plain: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        super().__init__()
 
     @classmethod
     @abstractmethod
     def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
         """Codes and scales for `weight` (n_out, n_in), by name.
 
+        Args:
+            group_size: one of the format's `group_sizes`; None where it has none.
+            method: one of the format's `methods`.
+
         Raises:
-            Unfit: the kernel does not take this shape.
+            UnsupportedShape: the kernel does not take this shape.
         """
 
     @abstractmethod
@@ -36,12 +43,12 @@ class QuantizedMatrix(nn.Module, ABC):
 
     @property
     def memory_bytes(self) -> int:
-        """Of what is kept for the kernel."""
+        """Bytes of what the kernel reads."""
         return sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
 
 
-class Unfit(ValueError):
-    """A matrix that a kernel cannot take, which is left as it is; the message says why."""
+class UnsupportedShape(ValueError):
+    """A kernel cannot take a matrix, which then stays in bf16; the message says why."""
 
 
 class TableMatrix(QuantizedMatrix):
@@ -52,12 +59,12 @@ class TableMatrix(QuantizedMatrix):
         """The rows with these numbers (N,) as (N, n_in)."""
 
     def weight(self) -> Tensor:
-        """The whole matrix (n_out, n_in), made anew at each call."""
+        """The whole matrix (n_out, n_in), dequantized at each call."""
         return self.rows(torch.arange(self.n_out, device=next(self.buffers()).device))
 
 
 class QuantizedEmbedding(nn.Module):
-    """The embedding, which is the head too, or a head of its own, over one matrix (V, D)."""
+    """The embedding, the head or both, over one matrix (V, D)."""
 
     def __init__(self, matrix: TableMatrix) -> None:
         super().__init__()
@@ -71,18 +78,18 @@ class QuantizedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The whole matrix, for code that computes a loss without all logits."""
+        """The whole matrix, for a loss that does not compute all logits at once."""
         return self.matrix.weight()
 
 
 class QuantizedExperts(nn.ModuleList):
-    """A matrix for each expert, in the place of a stack of them."""
+    """One matrix per expert, in place of their stack."""
 
     def __init__(self, matrices: Sequence[QuantizedMatrix]) -> None:
         super().__init__(matrices)
 
     def forward(self, rows: Tensor, ends_X: Tensor) -> Tensor:
-        """rows (N, n_in), of which those of expert x end at ends_X[x] -> (N, n_out)."""
+        """rows (N, n_in), sorted by expert; those of expert x end at ends_X[x] -> (N, n_out)."""
         parts, start = [], 0
         for matrix, end in zip(self, ends_X.tolist(), strict=True):
             if end > start:

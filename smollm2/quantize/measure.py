@@ -1,4 +1,4 @@
-"""What quantizing changed: bytes, validation loss, speed, as a row of quantize.csv."""
+"""What quantizing changes: bytes, validation loss and speed, for a row of quantize.csv."""
 
 from pathlib import Path
 from statistics import median
@@ -7,30 +7,32 @@ from typing import Any
 import numpy as np
 
 from smollm2.data import spread_windows
-from smollm2.evaluate import Estimate, TextScore, ratio
-from smollm2.generate import Decoder, Speed, measure_speed
-from smollm2.model import SmolLM2
-from smollm2.quantize.convert import TABLE_NAMES, Plain, memory_bytes
-from smollm2.scores import ScoreFile
-from smollm2.tables import Tables
+from smollm2.evaluation.records import ScoreFile
+from smollm2.evaluation.text import Estimate, TextScore, ratio_of_sums
+from smollm2.inference.decoder import Decoder, Speed, measure_speed
+from smollm2.model.transformer import SmolLM2
+from smollm2.quantize.convert import TABLE_NAMES, QuantizedState, memory_bytes
+from smollm2.runs.tables import TableFolder
 
-ROUNDS = 3  # of the original and the quantized model in turns, of which the median counts
+ROUNDS = 3  # alternating between the original and the quantized model; the median counts
 
 
-def sizes(model: SmolLM2, plain: Plain | None = None, file: Path | None = None) -> dict[str, int]:
+def sizes(
+    model: SmolLM2, state: QuantizedState | None = None, file: Path | None = None
+) -> dict[str, int]:
     """Bytes in memory and on disk, with and without the embedding and the head.
 
     Args:
-        plain, file: what was saved, and where; None for the original, of which no file is written
-            in bf16 but would be as large as it is in memory.
+        state, file: what was saved, and where; None for the original, whose file in bf16 would be
+            as large as it is in memory.
     """
     in_memory = memory_bytes(model)
     embedding = sum(memory_bytes(table) for table in {model.embed, model.head})
     on_disk, embedding_on_disk = in_memory, embedding
-    if plain is not None and file is not None:
+    if state is not None and file is not None:
         on_disk = file.stat().st_size
         tables = tuple(f"{name}." for name in TABLE_NAMES)
-        tensors = plain.tensors().items()
+        tensors = state.tensors().items()
         embedding_on_disk = sum(t.nbytes for name, t in tensors if name.startswith(tables))
     return {
         "memory_bytes": in_memory,
@@ -41,22 +43,22 @@ def sizes(model: SmolLM2, plain: Plain | None = None, file: Path | None = None) 
 
 
 def loss_change(before: list[TextScore], after: list[TextScore]) -> Estimate:
-    """Mean change of the loss in nats a token over the same text, with its standard error over
-    documents: what the two models share of a document's difficulty is not in it.
+    """Mean change of the loss in nats/token over the same text. Its standard error is over
+    documents and paired: it excludes how difficult a document is for both models.
 
     Raises:
-        ValueError: the scores are not of the same windows.
+        ValueError: the scores are of different windows.
     """
     if [(s.key, s.n_tokens) for s in before] != [(s.key, s.n_tokens) for s in after]:
-        raise ValueError("The scores are not of the same text.")
+        raise ValueError("The scores are of different text.")
     _, cluster = np.unique([score.document for score in before], return_inverse=True)
     changes = [new.nats - old.nats for old, new in zip(before, after, strict=True)]
     n_tokens = np.bincount(cluster, [score.n_tokens for score in before])
-    return ratio(np.bincount(cluster, changes), n_tokens)
+    return ratio_of_sums(np.bincount(cluster, changes), n_tokens)
 
 
-def scored_windows(tables: Tables, row: dict[str, Any], seq_len: int) -> list[TextScore]:
-    """The scores behind a row of eval.csv about windows spread over held-out text."""
+def scored_windows(tables: TableFolder, row: dict[str, Any], seq_len: int) -> list[TextScore]:
+    """The scores behind a row of eval.csv on windows spread over held-out text."""
     total, count = int(row["total"]) // seq_len, int(row["n"]) // seq_len
     wanted = set(spread_windows(total, count))
     scores = ScoreFile(tables.path / "items" / row["items"], TextScore).read()
@@ -67,10 +69,10 @@ def scored_windows(tables: Tables, row: dict[str, Any], seq_len: int) -> list[Te
 
 
 def speeds_in_turns(before: Decoder, after: Decoder, n: int) -> tuple[Speed, Speed]:
-    """The median speed of the second with `n` tokens of prompt and `n` new ones, and the median
-    ratio of it to the first's."""
+    """The median speed of `after` with `n` tokens of prompt and `n` new ones, and the median of its
+    ratio to the speed of `before`."""
     for decoder in (before, after):
-        measure_speed(decoder, n, n)  # the first has more to do
+        measure_speed(decoder, n, n)  # warm-up
     rounds = [(measure_speed(before, n, n), measure_speed(after, n, n)) for _ in range(ROUNDS)]
     ratios = [
         Speed(
@@ -79,11 +81,11 @@ def speeds_in_turns(before: Decoder, after: Decoder, n: int) -> tuple[Speed, Spe
         )
         for old, new in rounds
     ]
-    return middle([new for _, new in rounds]), middle(ratios)
+    return median_speed([new for _, new in rounds]), median_speed(ratios)
 
 
-def middle(speeds: list[Speed]) -> Speed:
-    """Their medians."""
+def median_speed(speeds: list[Speed]) -> Speed:
+    """The medians of prefill and of decoding."""
     return Speed(
         median(speed.prefill_tokens_per_second for speed in speeds),
         median(speed.decode_tokens_per_second for speed in speeds),

@@ -1,16 +1,13 @@
-"""Quantized models on disk, beside the run that they were made of.
+"""Quantized models on disk, in the folder of the run they were made from.
 
 results/STUDY/RUN/quantized/NAME/
-    model.safetensors   plain codes and scales, and in bf16 what is not quantized
+    model.safetensors   codes and scales, and in bf16 what is not quantized
     model.json          the configuration, and the checksums of that file and of the run's
                         final weights
-    eval.csv  items/    what `smolctl eval RUN+NAME` adds
+    eval.csv  items/    scores of this model
 """
 
 import dataclasses
-import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +15,30 @@ import torch
 
 from smollm2.device import DTYPES
 from smollm2.errors import RunError, UserError
-from smollm2.files import checksum, sync_file, write_json
-from smollm2.model import SmolLM2
-from smollm2.quantize.config import QuantConfig
-from smollm2.quantize.convert import Plain, assemble
-from smollm2.runs import Run, final_weights
-from smollm2.tables import Tables
+from smollm2.files import (
+    checksum,
+    discard_folder,
+    make_folder,
+    replacing,
+    write_json,
+    write_tensors,
+)
+from smollm2.leftovers import remove, temporary_of
+from smollm2.model.transformer import SmolLM2
+from smollm2.parse import Unreadable, read_json
+from smollm2.quantize.convert import QuantizedState, assemble
+from smollm2.quantize.quant_config import QuantConfig
+from smollm2.quantize.registry import embedding_format
+from smollm2.runs.load_run import final_weights
+from smollm2.runs.run import Run
+from smollm2.runs.tables import TableFolder
+from smollm2.weights import read_weights, require_finite
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedModel:
     """A quantized model of `run` on disk."""
 
     run: Run
@@ -40,62 +49,61 @@ class Quantized:
 
     @property
     def label(self) -> str:
-        """As a target is named."""
+        """Its name as a target."""
         return f"{self.run.name}+{self.config.name}"
 
     @property
-    def tables(self) -> Tables:
+    def tables(self) -> TableFolder:
         """eval.csv of this model."""
-        return Tables(self.path)
+        return TableFolder(self.path)
 
 
-def save(run: Run, weights: str, config: QuantConfig, plain: Plain) -> Quantized:
-    """Write a quantized model beside its run, in the place of one of the same name.
+def save(run: Run, weights: str, config: QuantConfig, state: QuantizedState) -> QuantizedModel:
+    """Write a quantized model to its run's folder, replacing one of the same name.
 
-    The same model again leaves the one before with its scores; those of another one go with it.
+    If the same model is there already, it stays with its scores; a different one is replaced and
+    its scores are deleted.
 
     Args:
-        weights: the checksum of the final weights that it was made of.
+        weights: the checksum of the final weights that it was made from.
 
     Raises:
-        UserError: another process is writing the run.
+        UserError: another process is writing the run, or a scale is not finite.
         RunError: the disk is full or cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     folder = run.path / "quantized" / config.name
-    made = run.path / f".quantized-{config.name}.{os.getpid()}.tmp"  # and moved, whole
+    made = temporary_of(run.path / f"quantized-{config.name}")  # moved as a whole
     path = made / "model.safetensors"
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in plain.tensors().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
+    require_finite(tensors, f"{run.name}+{config.name}")  # scales of huge weights overflow
     try:
         made.mkdir()
-        save_file(tensors, path)
-        path.chmod(0o644)  # its own is for one user only
-        sync_file(path)
-        quantized = Quantized(run, config, folder, checksum(path), plain.skipped)
+        write_tensors(path, tensors)
+        quantized = QuantizedModel(run, config, folder, checksum(path), state.skipped)
         facts = {
             "format": FORMAT,
             "config": dataclasses.asdict(config),
             "weights": weights,
-            "skipped": plain.skipped,
+            "skipped": state.skipped,
             "sha256": quantized.sha256,
         }
         write_json(made / "model.json", facts)
         with run.writing():
             if not is_saved(quantized):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.parent.mkdir(exist_ok=True)
-                made.rename(folder)
-    except (OSError, SafetensorError) as error:
+                if folder.exists():
+                    discard_folder(folder)
+                make_folder(folder.parent)
+                with replacing(folder) as place:
+                    made.rename(place)
+    except OSError as error:
         raise RunError(f"Could not write {run.name}+{config.name}: {error}.") from error
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        remove(made)
     return quantized
 
 
-def is_saved(quantized: Quantized) -> bool:
-    """Whether the same model, undamaged, is there already."""
+def is_saved(quantized: QuantizedModel) -> bool:
+    """Whether the same model is there already, undamaged."""
     try:
         return open_quantized(quantized.run, quantized.config.name) == quantized
     except UserError:
@@ -103,64 +111,70 @@ def is_saved(quantized: Quantized) -> bool:
 
 
 def quantized_names(run: Run) -> list[str]:
-    """Of the quantized models of a run, in order."""
-    return sorted(path.parent.name for path in run.path.glob("quantized/*/model.json"))
+    """The names of the quantized models of a run, sorted."""
+    return sorted(path.parent.name for path in run.path.glob("quantized/[!.]*/model.json"))
 
 
-def open_quantized(run: Run, name: str) -> Quantized:
+def open_quantized(run: Run, name: str) -> QuantizedModel:
     """A quantized model of a run, its checksum verified.
 
     Raises:
-        UserError: it is missing, damaged, of another version, or of other final weights than the
-            run has.
+        UserError: it is missing, damaged, of another version, or made from other final weights
+            than the run has now.
     """
     folder = run.path / "quantized" / name
     label = f"{run.name}+{name}"
     again = f"quantize run {run.name!r} again"
     try:
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        facts = read_json(folder / "model.json", "model.json")
         if facts["format"] != FORMAT:
-            raise UserError(f"{label} is of another version; {again}.")
+            raise UserError(f"{label} was written by another version; {again}.")
         config = QuantConfig(**facts["config"])
         sha256 = checksum(folder / "model.safetensors")
         is_whole, weights = sha256 == facts["sha256"], facts["weights"]
         skipped = dict(facts["skipped"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) and not isinstance(error, Unreadable):
             raise
         raise UserError(f"{label} is missing or damaged ({error}); {again}.") from None
     if not is_whole:
         raise UserError(f"{label} is damaged (its checksum does not hold); {again}.")
     if final_weights(run).sha256 != weights:
-        raise UserError(f"{label} is of other weights than the run has now; {again}.")
-    return Quantized(run, config, folder, sha256, skipped)
+        raise UserError(f"{label} was made from other weights than the run has now; {again}.")
+    return QuantizedModel(run, config, folder, sha256, skipped)
 
 
-def read_plain(quantized: Quantized, device: str) -> Plain:
-    """The tensors of its file."""
-    from safetensors.torch import load_file
+def read_quantized_state(quantized: QuantizedModel, device: str) -> QuantizedState:
+    """The tensors of its file.
 
-    tensors = load_file(quantized.path / "model.safetensors", device=device)
+    Raises:
+        UserError: it is not a safetensors file, or a weight or scale is not finite.
+    """
+    tensors = read_weights(quantized.path / "model.safetensors", quantized.label, device)
     named = dict(SmolLM2(quantized.run.protocol.model, seed=None).named_parameters())
     kept = {name: tensors.pop(name) for name in list(tensors) if name in named}
     matrices: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, part = key.rpartition(".")
         matrices.setdefault(name, {})[part] = tensor
-    return Plain(matrices, kept, quantized.skipped)
+    return QuantizedState(matrices, kept, quantized.skipped)
 
 
-def load_quantized(quantized: Quantized, device: str, dtype: str) -> SmolLM2:
+def load_quantized(quantized: QuantizedModel, device: str, dtype: str) -> SmolLM2:
     """The model, packed for the kernels of `device`, computing in `dtype`.
 
     Raises:
         UserError: it cannot compute on `device`.
     """
-    if device != "cpu" and quantized.config.embedding_bits == 4:
+    bits = quantized.config.embedding_bits
+    format = None if bits is None else embedding_format(bits)
+    if format is not None and device not in format.row_devices:
         raise UserError(
-            f"{quantized.label} has an embedding of 4 bits, whose rows only a CPU looks up; give "
-            "--device cpu, or quantize with --embedding 8."
+            f"{quantized.label} has an embedding of {bits} bits, whose rows can only be looked up "
+            f"on {' and '.join(format.row_devices)}; give `device=cpu`, or quantize with "
+            "`embedding_bits=8`.",
+            field="device",
         )
-    plain = read_plain(quantized, device)
+    state = read_quantized_state(quantized, device)
     config = quantized.run.protocol.model
-    return assemble(config, quantized.config, plain, DTYPES[dtype])
+    return assemble(config, quantized.config, state, DTYPES[dtype])

@@ -1,0 +1,61 @@
+"""An arm: the runs of one model, trained in one way with several seeds."""
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from smolctl.analysis.run_metrics import FinishedRun, Metric
+from smollm2.model.cost import kv_cache_bytes_per_token
+
+if TYPE_CHECKING:
+    from smollm2.protocol.run_config import ResolvedConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one arm, in order of their seeds.
+
+    Args:
+        failed: names of runs whose loss did not stay finite.
+    """
+
+    name: str
+    runs: tuple[FinishedRun, ...]
+    failed: tuple[str, ...] = ()
+
+    @property
+    def protocol(self) -> "ResolvedConfig":
+        return self.runs[0].protocol
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Counts by name: total, active and embedding."""
+        return dict(self.runs[0].run.manifest["parameters"])
+
+    @property
+    def flops_per_token(self) -> float:
+        return float(self.runs[0].run.manifest["training_flops_per_token"])
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        return kv_cache_bytes_per_token(self.protocol.model)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [finished.protocol.seed for finished in self.runs]
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The learning rates of the recipe."""
+        return tuple(self.protocol.recipe.rates.values())
+
+    def values(self, metric: Metric) -> list[float]:
+        """One value per run."""
+        return [finished.values[metric.name] for finished in self.runs]
+
+    def mean_of(self, axis: str) -> float:
+        """The mean over runs of their total `tokens`, `flops` or `seconds`."""
+        return fmean(
+            {"tokens": run.tokens, "flops": run.flops, "seconds": run.values["seconds"]}[axis]
+            for run in self.runs
+        )

@@ -1,0 +1,306 @@
+"""Finished runs of two or more arms, side by side: what `compare` prints and `report` writes.
+
+The unit is the run. The primary metric is the loss on the test split at the end of training;
+everything else is secondary. There is one family of verdicts: the primary metric of every arm
+against the first.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from smolctl.analysis.arms import Arm
+from smolctl.analysis.run_metrics import (
+    LOSS,
+    METRICS,
+    SECONDARY,
+    TOKENS_PER_SECOND,
+    FinishedRun,
+    Metric,
+    siblings,
+)
+from smolctl.analysis.stats import Difference, Interval, Verdict, differences, ratio
+from smolctl.analysis.task_scores import (
+    TaskDifference,
+    differences_of,
+    task_means,
+    unequal_questions,
+)
+from smollm2.runs.manifest import Role, RunState
+
+# Budgets that differ by a smaller share count as equal: steps are whole, and clocks are noisy.
+SAME_BUDGET = {"tokens": 0.01, "flops": 0.01, "seconds": 0.05}
+
+
+@dataclass(frozen=True)
+class View:
+    """The losses of an arm and the first one after an equal amount of `axis`.
+
+    Args:
+        axis: `tokens`, `flops` or `seconds`.
+        budget: the amount: the smaller of the two arms' means.
+        ended: for each of the two, by name, whether its runs ended their schedule there. If so,
+            the losses are those on the test split. Otherwise they are validation losses read off
+            the curve before the schedule ended, which must not be compared.
+        losses: for each of the two, by name, one loss per run.
+    """
+
+    arm: str
+    axis: str
+    budget: float
+    ended: dict[str, bool]
+    losses: dict[str, list[float]]
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether both ended there, so the verdict on the primary metric applies."""
+        return all(self.ended.values())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms with a common protocol.
+
+    Args:
+        excluded: a sentence per excluded run, with the reason.
+        family: the comparison that this one is a part of and takes its verdicts from; None if it
+            is no part.
+        superseded: why the study's verdicts no longer hold; None if they do.
+        margin: a difference of the loss within it, in nats/token, does not matter; None if the
+            study names none.
+    """
+
+    study: str
+    arms: tuple[Arm, ...]
+    excluded: tuple[str, ...]
+    family: "Comparison | None" = field(default=None, repr=False)
+    superseded: str | None = None
+    margin: float | None = None
+
+    @property
+    def base(self) -> Arm:
+        return self.arms[0]
+
+    @property
+    def others(self) -> tuple[Arm, ...]:
+        return self.arms[1:]
+
+    @property
+    def runs(self) -> list[FinishedRun]:
+        """The runs of all arms."""
+        return [finished for arm in self.arms for finished in arm.runs]
+
+    @property
+    def scale(self) -> str:
+        return self.base.protocol.scale
+
+    @property
+    def equal(self) -> str:
+        return str(self.base.runs[0].run.manifest["equal"])
+
+    @property
+    def has_speed(self) -> bool:
+        """Whether the runs measure speed: full size, and all on one machine."""
+        return self.scale == "full" and len(self.machines) == 1
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether speeds can be compared: `has_speed`, several arms, and no run too short."""
+        return bool(self.others) and bool(self.secondary(TOKENS_PER_SECOND))
+
+    @cached_property
+    def speed_ratios(self) -> dict[str, Interval]:
+        """Tokens per second of each arm as a multiple of the first one's, without correction for
+        several arms. Empty if not `is_timed`."""
+        if not self.is_timed:
+            return {}
+        base = self.base.values(TOKENS_PER_SECOND)
+        return {arm.name: ratio(base, arm.values(TOKENS_PER_SECOND)) for arm in self.others}
+
+    @property
+    def machines(self) -> list[tuple[str, int]]:
+        return sorted({finished.machine for finished in self.runs})
+
+    @cached_property
+    def primary(self) -> dict[str, Difference]:
+        """The verdicts: each arm's final test loss against the first arm's, with Holm's correction
+        over the arms."""
+        if self.family is not None:
+            return {arm.name: self.family.primary[arm.name] for arm in self.others}
+        base, *others = self.arms
+        found = differences(base.values(LOSS), {arm.name: arm.values(LOSS) for arm in others})
+        if self.superseded is None:
+            return found
+        return {
+            arm: dataclasses.replace(one, verdict=Verdict.WITHDRAWN) for arm, one in found.items()
+        }
+
+    def secondary(self, metric: Metric) -> dict[str, Difference]:
+        """Each arm against the first, without correction: 95 % intervals that carry no verdict.
+        Empty if a run lacks the metric, or if it depends on the machine and not `has_speed`."""
+        columns = {arm.name: arm.values(metric) for arm in self.arms}
+        if metric.is_of_machine and not self.has_speed:
+            return {}
+        if not all(math.isfinite(value) for values in columns.values() for value in values):
+            return {}
+        base = columns[self.base.name]
+        return {
+            arm.name: differences(base, {arm.name: columns[arm.name]})[arm.name]
+            for arm in self.others
+        }
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        """Every arm against the first at equal tokens, FLOPs and, if `has_speed`, seconds."""
+        axes = ("tokens", "flops", *(["seconds"] if self.has_speed else []))
+        return tuple(view_of(self.base, arm, axis) for arm in self.others for axis in axes)
+
+    @cached_property
+    def tasks(self) -> pd.DataFrame:
+        """See `task_means`."""
+        return task_means(self.arms)
+
+    @cached_property
+    def task_differences(self) -> list[TaskDifference | None]:
+        """The difference to the first arm, per row of `tasks`."""
+        return differences_of(self.arms, self.tasks)
+
+    @cached_property
+    def task_notes(self) -> list[str]:
+        """Sentences on what `tasks` does not show and on scores that do not match their items."""
+        problems = [found.problem for found in self.task_differences if found and found.problem]
+        return unequal_questions(self.arms) + list(dict.fromkeys(problems))
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on excluded runs and on tasks."""
+        return [*self.excluded, *self.task_notes]
+
+    @cached_property
+    def sweep(self) -> dict[str, dict[float, list[float]]]:
+        """The validation losses of the study's sweep, by arm and learning rate; infinite for a
+        run that failed."""
+        return sweep_losses(self)
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether every arm was trained at the best rate of a sweep with other seeds."""
+        return all(
+            len(self.sweep.get(arm.name, {})) > 1
+            and best_rate(self.sweep[arm.name]) == arm.rates[0]
+            for arm in self.arms
+        )
+
+    def among(self, names: Sequence[str]) -> "Comparison | None":
+        """The first arm and those of `names`, with the verdicts of the whole comparison; None if
+        there are no such arms."""
+        others = tuple(arm for arm in self.others if arm.name in names)
+        if not others:
+            return None
+        return Comparison(self.study, (self.base, *others), (), self, self.superseded, self.margin)
+
+
+def view_of(base: Arm, arm: Arm, axis: str) -> View:
+    """See `View`."""
+    both = (base, arm)
+    budget = min(one.mean_of(axis) for one in both)
+    ended = {one.name: one.mean_of(axis) <= budget * (1 + SAME_BUDGET[axis]) for one in both}
+    losses = {
+        one.name: one.values(LOSS)
+        if ended[one.name]
+        else [read_curve(finished, axis, budget) for finished in one.runs]
+        for one in both
+    }
+    return View(arm.name, axis, budget, ended, losses)
+
+
+def read_curve(finished: FinishedRun, axis: str, budget: float) -> float:
+    """The validation loss at `budget`, interpolated between two validations."""
+    import numpy as np
+
+    return float(np.interp(budget, finished.curve[axis], finished.curve["loss"]))
+
+
+def sweep_losses(comparison: Comparison) -> dict[str, dict[float, list[float]]]:
+    """See `Comparison.sweep`. Runs of another length, or with a seed of the final runs, do not
+    count."""
+    losses: dict[str, dict[float, list[float]]] = {}
+    arms = {arm.name: arm for arm in comparison.arms}
+    for run in siblings(comparison.base.runs[0].run):
+        arm = arms.get(run.arm)
+        if run.role is not Role.SWEEP or arm is None:
+            continue
+        protocol = run.protocol
+        if protocol.steps != arm.protocol.steps or protocol.seed in arm.seeds:
+            continue
+        if run.is_finished:
+            loss = float(run.table("val")["loss"].iloc[-1])
+        elif run.state is RunState.FAILED:
+            loss = math.inf
+        else:
+            continue
+        losses.setdefault(arm.name, {}).setdefault(protocol.recipe.lr, []).append(loss)
+    return losses
+
+
+def best_rate(by_rate: dict[float, list[float]]) -> float:
+    """The rate with the smallest mean loss; the smaller of equals."""
+    return min(by_rate, key=lambda rate: (fmean(by_rate[rate]), rate))
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """The whole comparison for JSON."""
+    found = [(LOSS, comparison.primary)]
+    found += [(metric, comparison.secondary(metric)) for metric in SECONDARY]
+    return {
+        "study": comparison.study,
+        "arms": [
+            {
+                "arm": arm.name,
+                "runs": [finished.name for finished in arm.runs],
+                "seeds": arm.seeds,
+                "failed": list(arm.failed),
+                "parameters": arm.parameters,
+                "training_flops_per_token": arm.flops_per_token,
+                "kv_bytes_per_token": arm.kv_bytes_per_token,
+                "tokens": [finished.tokens for finished in arm.runs],
+                "flops": [finished.flops for finished in arm.runs],
+                "learning_rates": list(arm.rates),
+                "metrics": {
+                    metric.name: [none_if_nan(value) for value in arm.values(metric)]
+                    for metric in METRICS
+                },
+            }
+            for arm in comparison.arms
+        ],
+        "differences": [
+            {"arm": arm, "metric": metric.name, "primary": metric is LOSS}
+            | dataclasses.asdict(difference)
+            | ({} if metric is LOSS else {"verdict": None, "minimum_detectable_effect": None})
+            for metric, by_arm in found
+            for arm, difference in by_arm.items()
+        ],
+        "views": [
+            dataclasses.asdict(view) | {"is_fair": view.is_fair} for view in comparison.views
+        ],
+        "tasks": [
+            {str(key): none_if_nan(value) for key, value in row.items()}
+            | {"paired": difference and dataclasses.asdict(difference)}
+            for row, difference in zip(
+                comparison.tasks.to_dict("records"), comparison.task_differences, strict=True
+            )
+        ],
+        "task_notes": comparison.task_notes,
+        "excluded": list(comparison.excluded),
+    }
+
+
+def none_if_nan(value: Any) -> Any:
+    """The value for JSON, which has no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value

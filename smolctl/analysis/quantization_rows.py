@@ -1,0 +1,56 @@
+"""quantize.csv of a run, read and checked."""
+
+import math
+
+import pandas as pd
+
+from smollm2.errors import UserError
+from smollm2.quantize.quant_config import BF16, QuantConfig
+from smollm2.runs.quantize_status import Status
+from smollm2.runs.tables import TABLES, WORDS, TableFolder
+
+NUMBERS = tuple(column for column in TABLES["quantize"] if column not in WORDS["quantize"])
+
+
+def read_rows(run: TableFolder) -> pd.DataFrame | None:
+    """quantize.csv of a run: `NUMBERS` as floats, NaN for an empty cell; words as strings. None
+    if there is no such file.
+
+    Raises:
+        UserError: a column is missing, a line is cut off, a number is malformed, or two rows are
+            of one configuration.
+    """
+    if not (run.path / "quantize.csv").exists():
+        return None
+    run.table("quantize")  # raises if the file as a whole is incomplete
+    rows = run.rows("quantize")
+    for row in rows:
+        for column in NUMBERS:
+            row[column] = number_in(row[column], f"{run.name}/quantize.csv has a {column}")
+        if not row["name"] or math.isnan(row["bits"]):
+            raise UserError(f"{run.name}/quantize.csv has a row without a name or bits.")
+        if row["name"] != BF16:
+            QuantConfig.of(row["name"])
+        if row["status"] not in list(Status):
+            raise UserError(f"{run.name}/quantize.csv has an unknown status: {row['status']!r}.")
+    names = [row["name"] for row in rows]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{run.name}/quantize.csv has two rows of {twice}.")
+    return pd.DataFrame(rows, columns=list(TABLES["quantize"]))
+
+
+def number_in(cell: str, start: str) -> float:
+    """The finite number in a cell; NaN if it is empty.
+
+    Raises:
+        UserError: anything else; the sentence begins with `start`.
+    """
+    if not cell:
+        return math.nan
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{start} that is not a number: {cell!r}.")
+    return value

@@ -1,0 +1,304 @@
+"""How quantizing changes the loss of the arms of a comparison, and whether it harms an arm more or
+less than the first one.
+
+The change is the loss quantized minus the loss as trained, on the same text. The unit is the run.
+The verdicts on all configurations of all arms are one family.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from smolctl.analysis.comparison import Comparison
+from smolctl.analysis.quantization_rows import read_rows
+from smolctl.analysis.quantization_tasks import TaskChange, task_changes
+from smolctl.analysis.stats import Difference, family
+from smollm2.errors import UserError
+from smollm2.quantize.quant_config import BF16
+from smollm2.quantize.registry import backend_order
+from smollm2.runs.tables import TABLES
+
+if TYPE_CHECKING:
+    from smollm2.runs.run import Run
+
+# What the change of the loss and the speed depend on.
+SAME_LOSS = ("n", "fingerprint", "dtype", "device")
+SAME_SPEED = ("dtype", "device_name", "threads")
+# Two arms are quantized alike if their quantized shares differ by at most this.
+SAME_SHARE = 0.01
+LOSS_DELTA = "loss_delta"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One quantization of one arm.
+
+    Args:
+        name: as `QuantConfig.name`, or `bf16`.
+        rows: one row of quantize.csv per run, NaN where a number is not measured; and the columns
+            `run`, its name, and `total` and `embedding`, its parameter counts.
+    """
+
+    arm: str
+    name: str
+    rows: pd.DataFrame
+
+    def values(self, column: str) -> list[float]:
+        """One number per run that has it."""
+        return [float(value) for value in self.rows[column].dropna()]
+
+    def mean(self, column: str) -> float:
+        """The mean over runs; NaN if none has the number."""
+        values = self.values(column)
+        return fmean(values) if values else math.nan
+
+    def texts(self, column: str) -> list[str]:
+        """The distinct texts of the runs."""
+        return [text for text in dict.fromkeys(self.rows[column]) if text]
+
+    @property
+    def matrix_share(self) -> float:
+        """The quantized share of the parameters outside the embedding; NaN if unknown. The
+        embedding is excluded as its share falls with the size of the model."""
+        total, embedding = self.mean("total"), self.mean("embedding")
+        quantized = self.mean("quantized_share") * total - embedding * self.has_small_embedding
+        return quantized / (total - embedding)
+
+    @property
+    def has_small_embedding(self) -> bool:
+        """Whether the embedding is quantized."""
+        skipped = any("embed.weight" in text for text in self.texts("skipped"))
+        return bool(self.values("embedding_bits")) and not skipped
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Bytes per parameter on disk, without the embedding; NaN if not measured."""
+        matrices = self.mean("total") - self.mean("embedding")
+        return self.mean("disk_bytes_without_embedding") / matrices
+
+    def conditions(self, columns: Sequence[str], measured: str) -> set[tuple[Any, ...]]:
+        """The distinct conditions, as cells of `columns`, under which `measured` was measured."""
+        rows = self.rows.dropna(subset=[measured])
+        return set(rows[list(columns)].itertuples(index=False, name=None))
+
+
+UNTESTED = "untested (one run per arm)"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A configuration of an arm and the same one of the first arm.
+
+    Args:
+        first, second: of the first arm and of `arm`; without rows if not tried.
+        problem: why their losses cannot be compared, as the end of a sentence; else empty.
+        difference: of the changes of the loss, second minus first; None if there is a problem.
+    """
+
+    arm: str
+    name: str
+    first: Configuration
+    second: Configuration
+    problem: str = ""
+    difference: Difference | None = None
+
+    @property
+    def has_unequal_shares(self) -> bool:
+        """Whether both shares are known and differ."""
+        both = (self.first, self.second)
+        is_known = all(one.values(LOSS_DELTA) and one.matrix_share >= 0 for one in both)
+        return is_known and not have_equal_shares(*both)
+
+    @property
+    def has_single_run(self) -> bool:
+        """Whether an arm has only one run."""
+        return min(len(one.values(LOSS_DELTA)) for one in (self.first, self.second)) == 1
+
+    @property
+    def outcome(self) -> str:
+        """The verdict, or that a single run allows none; empty without a difference."""
+        if self.difference is None:
+            return ""
+        return UNTESTED if self.has_single_run else self.difference.verdict
+
+    @property
+    def document_error(self) -> float:
+        """Upper bound of the difference's standard error over documents. The errors of the two
+        arms, and of an arm's runs, are correlated, as the documents are the same."""
+        return self.first.mean("loss_delta_stderr") + self.second.mean("loss_delta_stderr")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Every configuration of every arm of a comparison.
+
+    Args:
+        arms: by name of the arm, its configurations by name, bf16 first; none if not quantized.
+        excluded: a sentence per quantize.csv that cannot be read.
+    """
+
+    comparison: Comparison
+    arms: dict[str, dict[str, Configuration]]
+    excluded: tuple[str, ...]
+
+    @property
+    def tasks(self) -> list[TaskChange]:
+        """The changes of task scores, where they were scored."""
+        return self.tasks_and_notes[0]
+
+    @property
+    def task_notes(self) -> list[str]:
+        """A sentence per model whose scores cannot be read."""
+        return self.tasks_and_notes[1]
+
+    @cached_property
+    def tasks_and_notes(self) -> tuple[list[TaskChange], list[str]]:
+        notes: list[str] = []
+        return [task for arm in self.comparison.arms for task in task_changes(arm, notes)], notes
+
+    @property
+    def is_measured(self) -> bool:
+        return any(self.names)
+
+    @property
+    def names(self) -> list[str]:
+        """The configurations that any arm has, without bf16."""
+        found = (c for by_name in self.arms.values() for c in by_name.values() if c.name != BF16)
+        return list(dict.fromkeys(c.name for c in sorted(found, key=in_order)))
+
+    @property
+    def smallest_at_4_bits(self) -> dict[str, tuple[str, float]]:
+        """For each arm quantized to 4 bits, the configuration with the fewest bytes per parameter
+        and that number; the first of those that agree to three decimals."""
+        smallest = {}
+        for arm, by_name in self.arms.items():
+            sizes = {
+                name: round(one.bytes_per_parameter, 3)
+                for name, one in by_name.items()
+                if one.mean("bits") == 4 and not math.isnan(one.bytes_per_parameter)
+            }
+            if sizes:
+                name = min(sizes, key=sizes.__getitem__)
+                smallest[arm] = (name, sizes[name])
+        return smallest
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the scale is full: bytes, speed and changes of the loss do not carry over from
+        a smaller one."""
+        return self.comparison.scale == "full"
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Every arm against the first in each configuration that either has."""
+        base = self.comparison.base.name
+        pairs = [
+            self.pair(self.configuration(base, name), self.configuration(arm.name, name))
+            for arm in self.comparison.others
+            for name in self.names
+            if self.arms[base] and self.arms[arm.name]
+            if name in self.arms[base] or name in self.arms[arm.name]
+        ]
+        changes = {
+            (pair.arm, pair.name): (pair.first.values(LOSS_DELTA), pair.second.values(LOSS_DELTA))
+            for pair in pairs
+            if not pair.problem
+        }
+        found = family(changes)
+        return tuple(
+            Pair(p.arm, p.name, p.first, p.second, p.problem, found.get((p.arm, p.name)))
+            for p in pairs
+        )
+
+    def configuration(self, arm: str, name: str) -> Configuration:
+        """A configuration of an arm, without rows if not tried."""
+        columns = [*TABLES["quantize"], "run", "total", "embedding"]
+        return self.arms[arm].get(name) or Configuration(arm, name, pd.DataFrame(columns=columns))
+
+    def pair(self, first: Configuration, second: Configuration) -> Pair:
+        """The two as a pair, without its difference."""
+        problem = f"{self.comparison.scale} scale does not carry over"
+        if self.is_judged:
+            problem = not_comparable(first, second)
+        return Pair(second.arm, second.name, first, second, problem)
+
+
+def not_comparable(first: Configuration, second: Configuration) -> str:
+    """See `Pair.problem`."""
+    for one in (first, second):
+        if one.rows.empty:
+            return f"{one.arm} was not quantized this way"
+        if not one.values(LOSS_DELTA):
+            why = "; ".join(one.texts("reason"))
+            return f"the loss of {one.arm} was not measured" + (f" ({why})" if why else "")
+    if not have_equal_shares(first, second):
+        return (
+            f"without the embedding {percent(first.matrix_share)} of the parameters of {first.arm} "
+            f"are quantized and {percent(second.matrix_share)} of those of {second.arm}"
+        )
+    if first.has_small_embedding != second.has_small_embedding:
+        return "only one of them has a quantized embedding"
+    conditions = {c for one in (first, second) for c in one.conditions(SAME_LOSS, LOSS_DELTA)}
+    if len(conditions) > 1:
+        return "the losses differ in text, dtype or device"
+    return ""
+
+
+def have_equal_shares(first: Configuration, second: Configuration) -> bool:
+    """Whether the quantized shares of both are known and equal up to `SAME_SHARE`."""
+    return abs(first.matrix_share - second.matrix_share) <= SAME_SHARE  # False of NaN
+
+
+def percent(share: float) -> str:
+    """`99.9 %`; `an unknown share` for NaN."""
+    return "an unknown share" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def quantized(comparison: Comparison) -> Quantized:
+    """The quantized models of a comparison's runs."""
+    excluded: list[str] = []
+    arms = {
+        arm.name: configurations(arm.name, [finished.run for finished in arm.runs], excluded)
+        for arm in comparison.arms
+    }
+    return Quantized(comparison, arms, tuple(excluded))
+
+
+def configurations(
+    arm: str, runs: "Sequence[Run]", excluded: list[str]
+) -> dict[str, Configuration]:
+    """The configurations of an arm by name, in the order of `in_order`; a run without a
+    quantize.csv has none.
+
+    Args:
+        excluded: receives a sentence per file that cannot be read.
+    """
+    frames = []
+    for run in runs:
+        try:
+            frame = read_rows(run)
+        except UserError as error:
+            excluded.append(f"The quantization of {run.name} is excluded: {error}")
+            continue
+        if frame is not None and not frame.empty:
+            counts = run.manifest["parameters"]
+            frames.append(
+                frame.assign(run=run.name, total=counts["total"], embedding=counts["embedding"])
+            )
+    if not frames:
+        return {}
+    groups = pd.concat(frames, ignore_index=True).groupby("name", sort=False)
+    found = [Configuration(arm, str(name), rows) for name, rows in groups]
+    return {one.name: one for one in sorted(found, key=in_order)}
+
+
+def in_order(configuration: Configuration) -> tuple[float, int, float, str]:
+    """Sort key: more bits first, then by backend, then smaller groups."""
+    row = configuration.rows.iloc[0]
+    size = 0.0 if math.isnan(row["group_size"]) else row["group_size"]
+    return (-row["bits"], backend_order(row["backend"]), size, configuration.name)

@@ -1,0 +1,188 @@
+"""A finished run's files, read and checked once, and the metrics read from them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from smolctl.analysis.task_rows import task_key, task_scores
+from smollm2.errors import UserError
+from smollm2.runs.conditions import FINAL_TEST
+
+if TYPE_CHECKING:
+    from smollm2.protocol.run_config import ResolvedConfig
+    from smollm2.runs.run import Run
+
+
+class RunTables(NamedTuple):
+    """What the metrics are read from.
+
+    Args:
+        train: train.csv.
+        curve: val.csv.
+        test: scores on the test split at the end of training, by name.
+    """
+
+    train: pd.DataFrame
+    curve: pd.DataFrame
+    test: "pd.Series[float]"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that each run has. To add one, add an entry to `METRICS`.
+
+    Args:
+        digits: shown after the decimal point.
+        read: takes it from the tables of a run; NaN if the run is too short to have it.
+        is_of_machine: whether it depends on the machine more than on the model.
+    """
+
+    name: str
+    label: str
+    digits: int
+    read: Callable[[RunTables], float]
+    is_of_machine: bool = False
+
+
+LOSS = Metric("loss", "test loss", 4, lambda run: run.test["loss"])  # the primary metric
+ACCURACY = Metric("accuracy", "test accuracy", 4, lambda run: run.test["accuracy"])
+BITS_PER_BYTE = Metric(
+    *("bits_per_byte", "test bits per byte", 4),
+    read=lambda run: run.test["bits_per_byte"],
+)
+TOKENS_PER_SECOND = Metric(
+    *("tokens_per_second", "tokens per second", 0),
+    read=lambda run: run.train["tokens_per_second"].median(),
+    is_of_machine=True,
+)
+SECONDS = Metric(
+    *("seconds", "training seconds", 1),
+    read=lambda run: run.train["seconds"].iloc[-1],
+    is_of_machine=True,
+)
+PEAK_MEMORY = Metric(
+    *("peak_memory_mb", "peak memory, MB", 0),
+    read=lambda run: run.train["peak_memory_mb"].max(),
+    is_of_machine=True,
+)
+METRICS = (LOSS, ACCURACY, BITS_PER_BYTE, TOKENS_PER_SECOND, SECONDS, PEAK_MEMORY)
+SECONDARY = METRICS[1:]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run whose files were read and checked.
+
+    Args:
+        values: the metrics by name; NaN where a run is too short to have one.
+        curve: val.csv: step, tokens, flops, seconds, loss.
+        train: train.csv.
+        tasks: see `task_scores`.
+    """
+
+    run: "Run"
+    protocol: "ResolvedConfig"
+    values: dict[str, float]
+    curve: pd.DataFrame
+    train: pd.DataFrame
+    tasks: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def flops(self) -> float:
+        return self.protocol.steps * self.protocol.flops_per_step
+
+    @property
+    def tokens(self) -> int:
+        return self.protocol.steps * self.protocol.tokens_per_step
+
+    @property
+    def test_documents(self) -> int:
+        """The number of documents behind the final test loss."""
+        table = self.run.table("eval")
+        return int(table[table["suite"] == FINAL_TEST]["clusters"].iloc[0])
+
+    @cached_property
+    def tasks_by_key(self) -> dict[tuple[Any, ...], dict[Any, Any]]:
+        """The rows of `tasks` by their `task_key`."""
+        return {task_key(row): row for row in self.tasks.to_dict("records")}
+
+    @property
+    def machine(self) -> tuple[str, int]:
+        """The device's name and the number of threads."""
+        environment = self.run.manifest["environment"]
+        return str(environment["device_name"]), int(environment["threads"])
+
+
+def read_finished(run: "Run") -> FinishedRun:
+    """A finished run, checked.
+
+    Raises:
+        UserError: the run was imported; or a table is missing, cut off, lacks a column or has a
+            cell that is not a number.
+    """
+    if run.is_imported:
+        raise UserError(f"Run {run.name!r} was imported, so its training is unknown.")
+    try:
+        return read_checked(run)
+    except UserError:  # a ValueError, but already a sentence
+        raise
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"Run {run.name!r} has files that cannot be read: {error}.") from None
+
+
+def read_checked(run: "Run") -> FinishedRun:
+    """`read_finished`, which may raise other errors too."""
+    protocol = run.protocol
+    train, curve = run.table("train"), run.table("val")
+    for name, table, columns in (
+        ("train", train, ("step", "seconds", "loss")),
+        ("val", curve, ("step", "tokens", "flops", "seconds", "loss")),
+    ):
+        for column in columns:
+            if not pd.to_numeric(table[column]).map(math.isfinite).all():
+                raise UserError(f"{run.name}/{name}.csv has a {column} that is not a number.")
+        if table.empty or table["step"].iloc[-1] != protocol.steps:
+            raise UserError(f"{run.name}/{name}.csv does not end at step {protocol.steps}.")
+    tables = RunTables(train, curve, run.test_scores())
+    values = {metric.name: float(metric.read(tables)) for metric in METRICS}
+    if not math.isfinite(values[LOSS.name]):
+        raise UserError(f"{run.name}/eval.csv has a loss that is not a number.")
+    if values[TOKENS_PER_SECOND.name] <= 0:
+        raise UserError(f"{run.name}/train.csv has a tokens_per_second that is not positive.")
+    str(run.manifest["finished_at"])  # raises KeyError; it decides which run is newest
+    return FinishedRun(run, protocol, values, curve, train, task_scores(run))
+
+
+def read_imported(run: "Run") -> FinishedRun:
+    """An imported run: its scores, without any training.
+
+    Raises:
+        UserError: eval.csv is missing or damaged.
+    """
+    none = pd.DataFrame()
+    return FinishedRun(run, run.protocol, {}, none, none, task_scores(run))
+
+
+def siblings(run: "Run") -> "list[Run]":
+    """Every readable run in the study of `run`, itself included."""
+    from smollm2.runs.run import list_runs
+
+    folder = run.study_path
+    return list_runs(folder.parent, folder.name)[0]
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation. Both are NaN if a value is not finite; the standard deviation
+    is None for a single value."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    return fmean(values), stdev(values) if len(values) > 1 else None

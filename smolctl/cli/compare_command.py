@@ -1,0 +1,111 @@
+"""`smolctl compare`: finished runs of two or more arms, with a verdict or the lack of one."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from smolctl.cli.options import Json, Results, Section, Study, complete_target
+from smolctl.command_line import RESULTS, STUDY, command
+from smollm2.errors import UserError
+from smollm2.runs.conditions import FEW_DOCUMENTS
+
+if TYPE_CHECKING:
+    from smolctl.analysis.comparison import Comparison
+
+EXAMPLES = """
+**Examples**
+
+- `smolctl compare orig pow2`
+
+- `smolctl compare pow2 pow2:n_kv_heads=8 pow2:n_kv_heads=1 --study gqa --verbose`
+
+- `smolctl compare orig pow2 moe-160m --study demo --json`
+
+- `smolctl compare orig pow2 --section speed`
+"""
+
+
+def compare(
+    arms: Annotated[
+        list[str],
+        typer.Argument(
+            help="Arms, variants or runs; the first is the baseline.",
+            autocompletion=complete_target,
+        ),
+    ],
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also print the numbers of every run.")
+    ] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for figures (default: figures/ARM-vs-ARM in the study).",
+            show_default=False,
+        ),
+    ] = None,
+    section: Section = None,
+    study: Study = STUDY,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Compare arms by final test loss, with confidence intervals over seeds.
+
+    Only runs that differ in nothing but the model and the learning rate are compared; others are
+    named and excluded. A verdict needs at least two runs of each arm.
+    """
+    from smolctl.analysis.comparison import to_dict
+    from smolctl.analysis.selection import compare_arms
+    from smolctl.cli.console import print_json, say, warn
+    from smolctl.cli.terminal import say_what_is_missing, show_sections
+    from smolctl.report.card import write_figures
+    from smolctl.report.document import sentences_of
+    from smolctl.report.evidence import Evidence
+    from smolctl.report.render.json import as_json as in_json
+    from smolctl.report.sections import COMPARE, names_in, sections
+    from smolctl.studies.targets import runs_of
+    from smollm2.protocol.run_config import plain_name
+    from smollm2.runs.links import require_own
+    from smollm2.runs.names import LONGEST_NAME
+
+    if len(set(arms)) < 2:
+        raise UserError("Name at least two different arms: smolctl compare orig pow2.")
+    names = section or [*names_in(COMPARE), *(["runs"] if verbose else [])]
+    runs = {arm: runs_of(arm, results, study, with_imported=False) for arm in arms}
+    found = compare_arms(study, runs)
+    for sentence in found.notes:
+        warn(sentence)
+    shown = sections(Evidence(found), names)
+    if as_json:
+        conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
+        print_json(to_dict(found) | conclusion)
+        return
+    show_sections(shown)
+    say_what_is_missing(section or [], shown)
+    if "quality" in names:
+        say_if_few_documents(found)
+    has_weights = not any(one.run.packed_in for one in found.runs)
+    if "tasks" in names and found.tasks.empty and has_weights:
+        words = ("eval", *arms, "--tasks", "arc_easy,hellaswag")
+        say(f"Tasks: not measured. {command(*words, study=study, results=results)}")
+    # A folder of their own: those of the model card show every arm of the study.
+    name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
+    if figures is None:
+        require_own(results / study, "figures")
+    for path in write_figures(shown, figures or results / study / "figures" / name).values():
+        say(f"Figure: {path}")
+
+
+def say_if_few_documents(found: "Comparison") -> None:
+    """Say how runs are scored on more documents, if the test loss stands on few."""
+    from smolctl.cli.console import say
+
+    documents, tokens = found.base.runs[0].test_documents, found.base.protocol.test_tokens
+    if documents < FEW_DOCUMENTS:
+        more = math.ceil(tokens * FEW_DOCUMENTS / documents)
+        say(
+            f"Few held-out documents: {documents}. For about {FEW_DOCUMENTS}, if the text has so "
+            f"many, give new runs test_tokens = {more} below [train] of the study file, or "
+            f"--test-tokens {more}."
+        )

@@ -1,0 +1,382 @@
+"""`smolctl quantize`: quantize finished runs, and measure what that changes."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolctl.cli.options import Json, Results, Study, TextOfRun, complete_target, is_typed
+from smolctl.command_line import RESULTS, STUDY, command
+from smollm2.errors import RunError, UserError
+from smollm2.quantize.quant_config import DEFAULT_GROUP_SIZE, QuantConfig
+from smollm2.quantize.registry import BACKENDS, DEFAULT_BACKEND, find_backend
+
+if TYPE_CHECKING:
+    from smolctl.report.document import Section
+    from smolctl.report.evidence import Evidence
+    from smollm2.runs.run import Run
+
+EXAMPLES = """
+**Examples**
+
+- `smolctl quantize --bits 4`
+
+- `smolctl quantize orig pow2 --bits 4 --group-size 32 --embedding 4`
+
+- `smolctl quantize pow2 --sweep --tasks arc_easy --data-dir eval/`
+
+- `smolctl quantize orig pow2 --dimensions`
+
+- `smolctl quantize hf:HuggingFaceTB/SmolLM2-135M --bits 4 --data novels.jsonl.gz`
+"""
+
+METHOD, MEASUREMENT, WITHOUT_RUNS = "Method", "Measurement", "Without runs"  # panels of the help
+
+
+def quantize(
+    context: typer.Context,
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Runs, variants, Hugging Face folders (./NAME) or hf:ORG/NAME (default: the "
+            "latest finished run of each variant).",
+            autocompletion=complete_target,
+        ),
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Bits per weight: 8 or 4.")] = QuantConfig.bits,
+    group_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Weights that share a scale at 4 bits: 32, 64, 128 or 256 (default: 64).",
+            show_default=False,
+        ),
+    ] = None,
+    embedding: Annotated[
+        str,
+        typer.Option(
+            help="Bits per weight of the embedding and the head: 8 (one scale per row), 4 (in "
+            "groups of --group-size, or 64), or none to keep them in bf16."
+        ),
+    ] = "8",
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Every backend, number of bits and group size.")
+    ] = False,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Also score these tasks; see smolctl eval.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help=f"Library that quantizes: {' or '.join(BACKENDS)}.", rich_help_panel=METHOD
+        ),
+    ] = DEFAULT_BACKEND,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How codes are chosen: rtn (round to nearest), or hqq (4 bits, torchao only).",
+            rich_help_panel=METHOD,
+        ),
+    ] = QuantConfig.method,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Validation tokens to measure the loss on (default: as in the run's quantize.csv, "
+            "else 16,384).",
+            rich_help_panel=MEASUREMENT,
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            help="Score only the first N questions of each task.", rich_help_panel=MEASUREMENT
+        ),
+    ] = None,
+    speed: Annotated[
+        bool,
+        typer.Option(
+            "--speed/--no-speed",
+            help="Time prefill and decoding (full size only).",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = True,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Also time compiled decoding.",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = True,
+    data: TextOfRun = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the tasks' questions (default: the Hugging Face Hub).",
+            rich_help_panel="Data",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu or cuda (default: the run's, if available).",
+            rich_help_panel="Machine",
+            show_default=False,
+        ),
+    ] = None,
+    dimensions: Annotated[
+        bool,
+        typer.Option(
+            "--dimensions",
+            help="Only check which groups and kernels fit the variants; needs no run.",
+            rich_help_panel=WITHOUT_RUNS,
+        ),
+    ] = False,
+    scale: Annotated[
+        str,
+        typer.Option(help="With --dimensions: full or nano.", rich_help_panel=WITHOUT_RUNS),
+    ] = "full",
+    study: Study = STUDY,
+    results: Results = RESULTS,
+) -> None:
+    """Quantize finished runs to 8 or 4 bits; measure loss, size and speed against bf16.
+
+    The quantized model goes to the run's quantized/ folder; `smolctl eval` and `smolctl generate`
+    take it as RUN+NAME. The rows go to the run's quantize.csv.
+    """
+    from smolctl.cli.console import say
+    from smolctl.studies.machine import require_machine
+    from smolctl.studies.models import Model
+    from smolctl.studies.quantizer import MeasureOptions, Quantizer, row_summary
+    from smolctl.studies.scorer import questions
+    from smollm2.runs.links import require_own
+    from smollm2.runs.load_run import final_weights
+
+    def typed(*options: str) -> bool:
+        return any(is_typed(context, option) for option in options)
+
+    if sweep and typed("bits", "backend", "group_size"):
+        raise UserError("--sweep tries every --bits, --backend and --group-size; omit them.")
+    if dimensions:
+        if sweep or typed("group_size", "tokens", "tasks"):
+            raise UserError("--dimensions measures nothing; give variants and --scale alone.")
+        show_dimensions(targets, scale, as_json)
+        return
+    if typed("scale") and scale != "full":
+        raise UserError("--scale is for --dimensions; a run has its own.")
+    if tokens is not None and tokens < 1:
+        raise UserError(f"--tokens must be at least 1, not {tokens}.")
+    if tasks is None and typed("data_dir", "limit"):
+        raise UserError("--data-dir and --limit are for tasks; name some with --tasks.")
+    if sweep:
+        bits, backend, group_size = QuantConfig.bits, DEFAULT_BACKEND, None
+    elif not typed("group_size") and not has_groups(backend, bits):
+        group_size = None  # in a file of defaults it is for 4 bits
+    config = configuration(bits, backend, method, group_size, embedding)
+    require_machine(device, None)
+    require_own(results / study, "figures")
+    runs = chosen(targets or [], results, study)
+    configs = config.grid() if sweep else [config]
+    if not sweep:
+        require_fit(runs, config)
+    asked = () if tasks is None else tuple(questions(tasks, data_dir, limit))
+    if tasks is not None and not asked:
+        raise UserError("--tasks takes multiple-choice tasks here: --tasks arc_easy, for example.")
+    options = MeasureOptions(tokens, asked, speed, compiled)
+    models = [Model(run, final_weights(run)) for run in runs]  # all of them before hours of work
+    rows: list[dict[str, Any]] = []
+    try:
+        for model in models:
+            quantizer = Quantizer(model, options, device=device, source=data)
+            if quantizer.untimed:
+                say(quantizer.untimed)
+            for row in quantizer.measure(configs):
+                rows.append({"study": model.run.study, "run": model.run.name} | row)
+                say(row_summary(model.run, row))
+    except BaseException as error:
+        is_stopped = isinstance(error, KeyboardInterrupt)
+        if is_stopped:
+            say(
+                "Stopped. The rows so far are in quantize.csv; the same command measures the rest, "
+                "and the scores are kept."
+            )
+        if rows:
+            # A full disk stops the figure as well: the first error is the one to report.
+            with contextlib.suppress(UserError, RunError, OSError):
+                show_runs(runs, rows, results, study, as_json)
+        if is_stopped:
+            raise typer.Exit(130) from None
+        if isinstance(error, OSError):
+            raise RunError(f"What was measured could not be written: {error}.") from error
+        raise
+    if rows:
+        show_runs(runs, rows, results, study, as_json)
+    if all(row["name"] == "bf16" or "loss" not in row for row in rows):
+        raise RunError("No configuration could be measured; the table says why.")
+
+
+def configuration(
+    bits: int, backend: str, method: str, group_size: int | None, embedding: str
+) -> QuantConfig:
+    """The configuration that the options ask for."""
+    if embedding not in ("8", "4", "none"):
+        raise UserError(f"--embedding takes 8, 4 or none, not {embedding}.")
+    if group_size is None and has_groups(backend, bits):
+        group_size = DEFAULT_GROUP_SIZE
+    return QuantConfig(
+        bits, backend, method, group_size, None if embedding == "none" else int(embedding)
+    )
+
+
+def has_groups(backend: str, bits: int) -> bool:
+    """Whether weights are quantized in groups; False for a format that does not exist."""
+    format = find_backend(backend).format(bits)
+    return format is not None and bool(format.group_sizes)
+
+
+def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
+    """The runs that are meant; without targets the latest finished run of each arm."""
+    from smolctl.cli.console import say
+    from smolctl.studies.import_model import runs_or_imported
+    from smolctl.studies.models import split_quantized
+    from smolctl.studies.targets import finished_runs
+
+    if not targets:
+        runs = sorted(
+            finished_runs(results, study), key=lambda run: str(run.manifest["finished_at"])
+        )
+        latest = {run.arm: run for run in runs}
+        if len(latest) < len(runs):
+            names = ", ".join(run.name for run in latest.values())
+            say(f"The latest run of each arm: {names}; for all {len(runs)} name the arms.")
+        return list(latest.values())
+    if already := [target for target in targets if split_quantized(target)[1] is not None]:
+        base, _ = split_quantized(already[0])
+        raise UserError(
+            f"{already[0]} is quantized already; give the run that it was made of: "
+            f"{command('quantize', base, study=study, results=results)}"
+        )
+    runs = [run for target in targets for run in runs_or_imported(target, results, study)]
+    return list({run.path.resolve(): run for run in runs}.values())
+
+
+def require_fit(runs: "list[Run]", config: QuantConfig) -> None:
+    """Raise `UserError` if the backend is not installed or the group size fits no layer."""
+    from importlib.util import find_spec
+
+    from smollm2.quantize.dimensions import weights
+
+    package = BACKENDS[config.backend].package
+    if find_spec(package) is None:
+        raise UserError(
+            f"{package} is not installed: pip install {package}, or choose another --backend."
+        )
+    size = config.group_size
+    widths = {weight.n_in for run in runs for weight in weights(run.protocol.model)}
+    if size is None or any(width % size == 0 for width in widths):
+        return
+    names = ", ".join(run.name for run in runs)
+    fits = [
+        str(size)
+        for size in config.format.group_sizes
+        if any(width % size == 0 for width in widths)
+    ]
+    remedy = f"give --group-size {' or '.join(fits)}" if fits else "no group size does: --bits 8"
+    raise UserError(
+        f"Groups of {size} divide no layer of {names} (widths "
+        f"{', '.join(map(str, sorted(widths)))}); {remedy}."
+    )
+
+
+def show_runs(
+    runs: "list[Run]", rows: list[dict[str, Any]], results: Path, study: str, as_json: bool
+) -> None:
+    """Print the section on what the runs have in quantize.csv, and write its figures; as JSON, with
+    the rows that were measured now."""
+    from smolctl.cli.console import print_json, say
+    from smolctl.report.document import sentences_of
+    from smolctl.report.render.json import as_json as in_json
+    from smollm2.quantize.store import quantized_names
+
+    found = [(evidence, sections_of(evidence)) for evidence in quantized_evidence(runs, study)]
+    if as_json:
+        shown = [section for _, sections in found for section in sections]
+        conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
+        print_json({"rows": rows} | conclusion)
+        return
+    for evidence, sections in found:
+        show_with_figures(sections, evidence, results / study / "figures")
+    is_card = any(not run.is_imported for run in runs)
+    if is_card:
+        card = str(results / study / "MODEL_CARD.md")
+        say(f"Next: {command('report', '--out', card, study=study, results=results)}")
+    for name in quantized_names(runs[0])[:1]:
+        words = ("generate", f"{runs[0].name}+{name}", "--prompt", "Once upon a time")
+        generate = command(*words, study=study, results=results)
+        say(f"{'      ' if is_card else 'Next: '}{generate}")
+
+
+def quantized_evidence(runs: "list[Run]", study: str) -> "list[Evidence]":
+    """The runs as a report reads them: those of a study together, by arm; an imported run alone, as
+    it is compared with no other."""
+    from smolctl.analysis.selection import compare_arms, only
+    from smolctl.report.evidence import Evidence
+
+    arms: dict[str, list[Run]] = {}
+    for run in runs:
+        if not run.is_imported:
+            arms.setdefault(run.arm, []).append(run)
+    together = [compare_arms(study, arms)] if arms else []
+    alone = [only(run) for run in runs if run.is_imported]
+    return [Evidence(comparison) for comparison in together + alone]
+
+
+def sections_of(evidence: "Evidence") -> "list[Section]":
+    """The section on quantization; what it excludes is said on stderr."""
+    from smolctl.cli.console import warn
+    from smolctl.report.sections import sections
+
+    found = evidence.quantized
+    for sentence in (*found.comparison.excluded, *found.excluded, *found.task_notes):
+        warn(sentence)
+    return sections(evidence, ["quantization"])
+
+
+def show_with_figures(sections: "list[Section]", evidence: "Evidence", figures: Path) -> None:
+    """Print sections, and write their figures to a folder named after the arms."""
+    from smolctl.cli.console import say
+    from smolctl.cli.terminal import show_sections
+    from smolctl.report.card import write_figures
+    from smollm2.protocol.run_config import plain_name
+    from smollm2.runs.names import LONGEST_NAME
+
+    show_sections(sections)
+    name = plain_name("-vs-".join(evidence.quantized.arms))[:LONGEST_NAME]
+    for path in write_figures(sections, figures / name).values():
+        say(f"Figure: {path}")
+
+
+def show_dimensions(variants: list[str] | None, scale: str, as_json: bool) -> None:
+    """Which groups and kernels fit the weights of variants, by default of all."""
+    from smolctl.cli.console import print_json
+    from smolctl.cli.terminal import show_sections
+    from smolctl.report.sections.widths import widths_of
+    from smollm2.model.config import VARIANTS, variant
+    from smollm2.quantize.dimensions import dimension_rows
+
+    configs = {spec: variant(spec, scale) for spec in variants or VARIANTS}
+    if as_json:
+        print_json(
+            [
+                {"variant": spec} | row
+                for spec, config in configs.items()
+                for row in dimension_rows(config)
+            ]
+        )
+        return
+    shown = widths_of(configs, each=bool(variants))
+    show_sections([shown] if shown else [])

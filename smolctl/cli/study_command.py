@@ -1,0 +1,181 @@
+"""`smolctl study`: run what a study file describes, as far as it is missing."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolctl.cli.console import print_json, print_table, say
+from smolctl.cli.options import Json, Results, Track
+from smolctl.command_line import RESULTS, command
+from smolctl.studies.targets import saved_step
+from smolctl.units import duration
+from smollm2.model.cost import parameters
+from smollm2.runs.manifest import RunState
+from smollm2.runs.run import Run
+
+if TYPE_CHECKING:
+    from smolctl.studies.plan import PlannedRun
+    from smolctl.studies.runner import Session
+    from smollm2.training.loop import Observer
+
+EXAMPLES = """
+**Examples**
+
+- `smolctl study gqa.toml --dry-run`
+
+- `smolctl study gqa.toml`, then `smolctl compare pow2 mqa --study gqa`
+
+A study file:
+
+    seeds = [0, 1, 2]
+    equal = "tokens"        # or flops, seconds
+    arms.orig = "orig"
+    arms.pow2 = "pow2"
+    train = { scale = "nano", steps = 300, data = "novels.jsonl.gz" }
+    sweep = { lr = [1e-3, 3e-3], seeds = [100, 101] }
+    eval = { tasks = "arc_easy", limit = 500 }
+"""
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="TOML file; its name is the study's name.")],
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the runs and their estimated time on this machine, without training.",
+        ),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Where the study's text is now, if not where the file says: it names only the "
+            "base name after the study has begun.",
+            rich_help_panel="Where",
+            show_default=False,
+        ),
+    ] = None,
+    results: Results = RESULTS,
+    track: Track = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study: train every arm with every seed, interleaved, then evaluate.
+
+    Stop it at any time; the same command continues with what is missing. Two processes that run
+    the same study share its runs. A failed run is reported and does not stop the others. Next:
+    `smolctl compare` and `smolctl report`.
+    """
+    from smolctl.cli.progress import observed
+    from smolctl.studies.runner import Session
+    from smolctl.studies.study_file import read_study
+
+    def observe(run: Run) -> "AbstractContextManager[Observer]":
+        return observed(run, track, "The same command continues the study.")
+
+    session = Session(read_study(file), results, observe, data)
+    if dry_run:
+        show_study_plan(session, as_json)
+        return
+    session.run()
+    show_study_result(session, as_json)
+
+
+def show_study_plan(session: "Session", as_json: bool) -> None:
+    """Print the runs, their states, and how long the missing ones take on this machine."""
+    from smolctl.studies import step_times
+
+    session.refuse_changes()
+    step_seconds = session.step_seconds or step_times.measure(session.study, session.data)
+    rows = [plan_of(session, planned, step_seconds) for planned in session.planned()]
+    total = sum(row["seconds_left"] for row in rows)
+    if as_json:
+        print_json({"study": session.study.name, "runs": rows, "seconds_left": total})
+        return
+    print_table(
+        f"Study {session.study.name}: equal {session.study.equal}",
+        ("run", "arm", "parameters", "steps", "FLOPs", "lr", "state", "time left"),
+        (
+            (
+                row["run"],
+                row["arm"],
+                f"{row['parameters']:,}",
+                f"{row['steps']:,}",
+                f"{row['flops']:.2e}",
+                f"{row['lr']:g}" if row["lr"] else "from the sweep",
+                row["state"],
+                duration(row["seconds_left"]) if row["seconds_left"] else "–",
+            )
+            for row in rows
+        ),
+    )
+    rest = ["the evaluation"] * bool(session.questions)
+    rest += ["quantizing"] * (session.study.quantization is not None)
+    more = f" and, not counted here, {' and '.join(rest)}" if rest else ""
+    say(f"About {duration(total)} of training and validation on this machine{more}.")
+
+
+def plan_of(
+    session: "Session", planned: "PlannedRun", step_seconds: dict[str, float]
+) -> dict[str, Any]:
+    """A planned run, and the seconds of training and validation that remain."""
+    config, run = planned.resolved, session.existing(planned)
+    is_over = session.is_lost(planned, run) or (run is not None and run.is_finished)
+    steps_left = 0 if is_over else config.steps - (saved_step(run) if run else 0)
+    # A validation is a forward pass: a third of what training on its tokens costs.
+    tokens_scored = config.validation_tokens / config.validation_every
+    tokens_scored += config.test_tokens / config.steps
+    scoring = tokens_scored / config.tokens_per_step / 3  # in training steps, per step
+    return {
+        "run": planned.name,
+        "arm": planned.arm,
+        "role": planned.role,
+        "steps": config.steps,
+        "tokens": config.steps * config.tokens_per_step,
+        "flops": config.steps * config.flops_per_step,
+        "parameters": parameters(config.model).total,
+        "lr": config.recipe.lr if planned.config.lr or not session.study.sweep else None,
+        "state": progress_of(run),
+        "seconds_left": steps_left * step_seconds[planned.arm] * (1 + scoring),
+    }
+
+
+def progress_of(run: Run | None) -> str:
+    """`to do`, `finished`, `failed` or `to be continued`."""
+    if run is None:
+        return "to do"
+    return run.state if run.state in (RunState.FINISHED, RunState.FAILED) else "to be continued"
+
+
+def show_study_result(session: "Session", as_json: bool) -> None:
+    """Print what has been run and what to type next; exit code 1 if a final run failed."""
+    runs = [(planned, session.existing(planned)) for planned in session.planned()]
+    if as_json:
+        rows = [
+            {
+                "run": planned.name,
+                "arm": planned.arm,
+                "role": planned.role,
+                "state": progress_of(run),
+                "error": session.failed.get(planned.name),
+            }
+            for planned, run in runs
+        ]
+        print_json({"study": session.study.name, "runs": rows})
+    finished = {planned.name for planned, run in runs if run is not None and run.is_finished}
+    for arm, rate in session.rates().items():
+        say(f"The sweep chose a learning rate of {rate:g} for {arm}.")
+    names, name, results = (p.name for p in session.study.arms), session.study.name, session.results
+    say(f"{len(finished)} of {len(runs)} runs are finished in {session.folder}.")
+    say(f"Next: {command('compare', *names, study=name, results=results)}")
+    card = str(session.folder / "MODEL_CARD.md")
+    say(f"      {command('report', '--out', card, study=name, results=results)}")
+    sweep = [planned.name for planned in session.sweep]
+    lost = [name for name in sweep if name not in finished]
+    if lost:
+        say(f"Failed in the sweep, so not chosen: {', '.join(lost)}.")
+    if failed := [name for name in session.failed if name not in lost]:
+        say(f"Failed: {', '.join(failed)}. The same command tries them again.")
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""The model card: its tables, sentences and figures."""

@@ -1,0 +1,78 @@
+"""How it was measured, in a few lines."""
+
+from collections.abc import Sequence
+
+from smolctl.analysis.comparison import Comparison
+from smolctl.report.document import Section, bullets, section
+from smolctl.report.evidence import Evidence
+from smolctl.report.sections.architecture import what_they_are
+from smolctl.report.wording import described, listed, machine, once
+
+UNIT = (
+    "The unit is the run. Verdicts on the final test loss: Welch's test over seeds, Holm's "
+    "correction over arms."
+)
+
+
+def method_section(evidence: Evidence) -> Section | None:
+    """Models, protocol, test and the role of each further study."""
+    study = evidence.main
+    return section(
+        "How it was measured",
+        [
+            bullets(
+                [
+                    f"{what_they_are(evidence)}.",
+                    protocol_sentence(study),
+                    *([UNIT] if study.others else []),
+                    *margins(evidence),
+                    *further_sentences(evidence),
+                    *machine_sentences(evidence),
+                ]
+            )
+        ],
+    )
+
+
+def protocol_sentence(study: Comparison) -> str:
+    """Corpus, steps, optimizer and seeds."""
+    protocol = study.base.protocol
+    assert protocol.data is not None
+    recipe, counts = protocol.recipe, sorted({len(arm.runs) for arm in study.arms})
+    seeds = " or ".join(map(str, counts))
+    return (
+        f"{described(study)} of {protocol.data.source}; {recipe.optimizer}, {recipe.schedule} "
+        f"schedule, {protocol.dtype}; {seeds} seed{'' if counts == [1] else 's'} per arm."
+    )
+
+
+def margins(evidence: Evidence) -> list[str]:
+    """How small a difference does not matter, where studies say."""
+    return once(
+        f"A difference within {study.margin:g} nats/token does not matter: the margin of "
+        f"`{study.study}`."
+        for study in evidence.studies
+        if study.margin is not None
+    )
+
+
+def further_sentences(evidence: Evidence) -> list[str]:
+    """Which further study answers what."""
+    roles: dict[str, Sequence[Comparison | None]] = {
+        "verdicts on the loss": evidence.of_quality,
+        "speed": [evidence.timed],
+        "loss in equal time": evidence.in_time,
+        "quantization": [evidence.quantized.comparison] if evidence.quantized.is_measured else [],
+        "control": evidence.controls,
+    }
+    sentences = []
+    for study in evidence.further:
+        found = [role for role, studies in roles.items() if any(one is study for one in studies)]
+        sentences.append(f"{described(study)}{f' ({listed(found)})' if found else ''}.")
+    return sentences
+
+
+def machine_sentences(evidence: Evidence) -> list[str]:
+    """The machine that speeds were measured on."""
+    timed = evidence.timed
+    return [] if timed is None else [f"Speeds were measured on {machine(timed)}."]

@@ -1,0 +1,76 @@
+"""Were the arms tuned equally well? The sweep of the learning rate."""
+
+from smolctl.analysis.comparison import Comparison, best_rate
+from smolctl.analysis.run_metrics import LOSS
+from smolctl.report.document import Block, Section, Table, bullets
+from smolctl.report.evidence import Evidence
+from smolctl.report.sections.per_study import per_study
+from smolctl.report.wording import listed, mean_text, rates_text
+
+
+def tuning_section(evidence: Evidence) -> Section | None:
+    """The sweep of every study that has one, and what it leaves open."""
+
+    def blocks(study: Comparison) -> list[Block | None]:
+        return [bullets(tuning_findings(study)), sweep_table(study)]
+
+    return per_study(evidence, "Learning rates", blocks)
+
+
+def sweep_table(comparison: Comparison) -> Table:
+    """The validation losses of the sweep: a row per arm, a column per rate."""
+    found = comparison.sweep
+    rates = sorted({rate for by_rate in found.values() for rate in by_rate})
+    rows = []
+    for arm, by_rate in found.items():
+        cells = [
+            f"{mean_text(by_rate[rate], LOSS)}{' *' if rate == best_rate(by_rate) else ''}"
+            if rate in by_rate
+            else "–"
+            for rate in rates
+        ]
+        rows.append((arm, *cells))
+    return Table(
+        "Sweep of the learning rate: final validation loss, the best marked *",
+        ("arm", *(f"{rate:g}" for rate in rates)),
+        rows,
+    )
+
+
+def tuning_findings(comparison: Comparison) -> list[str]:
+    """Whether the learning rates are a reason of their own for a verdict."""
+    if comparison.superseded is not None:
+        return []
+    if comparison.is_swept:
+        edges = [
+            arm.name
+            for arm in comparison.arms
+            if best_rate(comparison.sweep[arm.name])
+            in (min(comparison.sweep[arm.name]), max(comparison.sweep[arm.name]))
+        ]
+        if not edges:
+            return []
+        return [
+            f"The best learning rate of {listed(edges)} is at the edge of the sweep; a rate beyond "
+            "it may be better."
+        ]
+    if len({arm.rates for arm in comparison.arms}) == 1:
+        return []
+    rates = (f"{rates_text(arm)} for {arm.name}" for arm in comparison.arms)
+    return [
+        f"The learning rates differ ({', '.join(rates)}) and were not chosen by a sweep of this "
+        "study: the verdict is on model and rate together."
+    ]
+
+
+def tuning_limit(comparison: Comparison) -> str:
+    """What the choice of the learning rate limits."""
+    if comparison.is_swept:
+        return (
+            "Learning rates were chosen by the study's sweep, on validation with other seeds; a "
+            "finer sweep may gain more."
+        )
+    return (
+        "The learning rate was not chosen for each arm by a sweep with other seeds: an arm may be "
+        "better at another rate."
+    )

@@ -1,0 +1,130 @@
+"""Numbers, names and intervals as text."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from smolctl.analysis.arms import Arm
+from smolctl.analysis.comparison import Comparison
+from smolctl.analysis.quantized_arms import percent
+from smolctl.analysis.run_metrics import Metric, mean_and_spread
+from smolctl.analysis.stats import Difference
+
+T = TypeVar("T")
+
+AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
+MOST_SEEDS = 10  # that are listed one by one
+NO_INTERVAL = "without an interval"
+
+
+def number(value: float | None, metric: Metric, *, signed: bool = False) -> str:
+    """A value with the digits of its metric; `–` where there is none."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:{'+' if signed else ''},.{metric.digits}f}"
+
+
+def mean_text(values: list[float], metric: Metric) -> str:
+    """`5.4321 ± 0.0123`, without a spread for one run."""
+    mean, spread = mean_and_spread(values)
+    if spread is None or spread != spread:
+        return number(mean, metric)
+    return f"{number(mean, metric)} ± {number(spread, metric)}"
+
+
+def interval_text(difference: Difference, metric: Metric) -> str:
+    """`-0.0200 to +0.0100 (95 %)`, or `–`."""
+    if difference.interval is None:
+        return "–"
+    low, high = (number(bound, metric, signed=True) for bound in difference.interval)
+    return f"{low} to {high} ({100 * difference.confidence:.4g} %)"
+
+
+def interval_words(difference: Difference) -> str:
+    """`95 % interval -0.0200 to +0.0100`; the interval must be there."""
+    assert difference.interval is not None
+    low, high = difference.interval
+    return f"{100 * difference.confidence:.4g} % interval {low:+.4f} to {high:+.4f}"
+
+
+def bounds_text(bounds: tuple[float, float] | None, form: str) -> str:
+    """` (-0.0200 to +0.0100)`, each bound in the format `form`; empty without bounds."""
+    return f" ({' to '.join(format(bound, form) for bound in bounds)})" if bounds else ""
+
+
+def percent_cell(share: float) -> str:
+    """`99.9 %`; `–` for NaN."""
+    return "–" if math.isnan(share) else percent(share)
+
+
+def share(change: float) -> str:
+    """`14 % more`, `as many`."""
+    if abs(change) < 0.005:
+        return "as many"
+    return f"{100 * abs(change):.0f} % {'more' if change > 0 else 'fewer'}"
+
+
+def runs_text(count: int) -> str:
+    """`1 run`, `5 runs`."""
+    return f"{count} run{'' if count == 1 else 's'}"
+
+
+def listed(names: Collection[str]) -> str:
+    """`a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def by_value(texts: Mapping[str, str], word: str) -> str:
+    """`25.0 % in orig, 100.0 % in pow2 and moe`: names with the same text together, after `word`,
+    here `in`."""
+    return ", ".join(f"{text} {word} {listed(found)}" for text, found in grouped(texts).items())
+
+
+def grouped(texts: Mapping[str, str]) -> dict[str, list[str]]:
+    """The keys of each value, in order."""
+    keys: dict[str, list[str]] = {}
+    for key, text in texts.items():
+        keys.setdefault(text, []).append(key)
+    return keys
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """`0, 1, 2`; `0 to 49`, or the first few `and 41 more`, where there are many."""
+    if len(seeds) <= MOST_SEEDS:
+        return ", ".join(map(str, seeds))
+    if list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    first = ", ".join(map(str, seeds[: MOST_SEEDS - 1]))
+    return f"{first} and {len(seeds) - MOST_SEEDS + 1} more"
+
+
+def once(items: Iterable[T]) -> list[T]:
+    """Each item once, in order."""
+    return list(dict.fromkeys(items))
+
+
+def span(values: Collection[float]) -> str:
+    """`-0.0005 to +0.0023`; one number where both ends look the same."""
+    return " to ".join(once(f"{end:+.4f}" for end in (min(values), max(values))))
+
+
+def machine(comparison: Comparison) -> str:
+    """`AMD EPYC (2 cores) with 2 threads`, of runs that were made on one machine."""
+    device, threads = comparison.machines[0]
+    return f"{device} with {threads} thread{'' if threads == 1 else 's'}"
+
+
+def described(comparison: Comparison) -> str:
+    """``Study `s`: nano scale, 1,000 steps of 1,024 tokens``; all steps where they differ."""
+    steps = sorted({arm.protocol.steps for arm in comparison.arms})
+    counts = listed([f"{count:,}" for count in steps])
+    tokens = comparison.base.protocol.tokens_per_step
+    return (
+        f"Study `{comparison.study}`: {comparison.scale} scale, {counts} steps of {tokens:,} tokens"
+    )
+
+
+def rates_text(arm: Arm) -> str:
+    """`0.004`, or `0.02 and 0.003` where the optimizer has two."""
+    return " and ".join(f"{rate:g}" for rate in arm.rates)

@@ -1,0 +1,1 @@
+"""Studies: plan their runs, find them, and run what is missing."""

@@ -1,0 +1,121 @@
+"""Which runs a study consists of, each resolved once.
+
+A run is called ARM-sSEED, in a sweep ARM-lrRATE-sSEED.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from smolctl.studies.study_file import Study
+from smollm2.data import TokenData
+from smollm2.errors import UserError
+from smollm2.protocol.resolve import resolve
+from smollm2.protocol.run_config import ResolvedConfig, RunConfig, differing, plain_name
+from smollm2.runs.manifest import Role
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a study.
+
+    Args:
+        config: as requested; without `lr` in a final run whose sweep has not ended.
+        resolved: `config` with every default filled in.
+    """
+
+    name: str
+    arm: str
+    role: Role
+    config: RunConfig
+    resolved: ResolvedConfig
+
+    def on(self, data: TokenData) -> "PlannedRun":
+        """The run on `data`; see `ResolvedConfig.on`."""
+        return dataclasses.replace(self, resolved=self.resolved.on(data))
+
+    def at(self, lr: float) -> "PlannedRun":
+        """The run at another peak learning rate."""
+        recipe = dataclasses.replace(self.resolved.recipe, lr=lr)
+        return dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, lr=lr),
+            resolved=dataclasses.replace(self.resolved, recipe=recipe),
+        )
+
+
+def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunConfig]:
+    """The configuration of each arm with its number of steps: every arm gets as much of what
+    `study.equal` names as the first one, and is scored on the same text.
+
+    Args:
+        step_seconds: measured for each arm; read only for equal seconds.
+
+    Raises:
+        UserError: an arm differs in more than the model and the learning rate.
+    """
+    first = study.arms[0].name
+    base = resolve(study.arms[0].config)
+    if study.equal == "seconds" and study.arms[0].config.compile is None:
+        base = dataclasses.replace(base, compile=False)  # as the steps were timed
+    configs = {}
+    for arm in study.arms:
+        steps = base.steps
+        if study.equal == "flops":
+            steps = round(steps * base.flops_per_step / resolve(arm.config).flops_per_step)
+        elif study.equal == "seconds":
+            steps = round(steps * step_seconds[first] / step_seconds[arm.name])
+        configs[arm.name] = dataclasses.replace(
+            arm.config,
+            steps=max(1, steps),
+            tokens=None,
+            flops=None,
+            compile=base.compile,  # all arms or none, or some could not be compared
+            val_tokens=base.validation_tokens,
+            test_tokens=base.test_tokens,
+        )
+        controlled = resolve(configs[arm.name]).controlled()
+        if fields := differing(base.controlled(), controlled):
+            raise UserError(
+                f"Arm {arm.name!r} differs from {first!r} in more than the model: {fields}."
+            )
+    return configs
+
+
+def sweep_runs(study: Study, configs: Mapping[str, RunConfig]) -> list[PlannedRun]:
+    """The runs of the sweep: every arm at every rate, arms interleaved; empty without a sweep."""
+    if study.sweep is None:
+        return []
+    return [
+        planned(
+            f"{plain_name(arm.name)}-lr{rate:g}-s{seed}",
+            arm.name,
+            Role.SWEEP,
+            dataclasses.replace(configs[arm.name], lr=rate, seed=seed),
+        )
+        for seed in study.sweep.seeds
+        for rate in study.sweep.lr
+        for arm in study.arms
+    ]
+
+
+def final_runs(study: Study, configs: Mapping[str, RunConfig]) -> list[PlannedRun]:
+    """The runs that are compared, arms interleaved by seed: a drifting machine favours no arm."""
+    rounds = zip_longest(*(arm.seeds for arm in study.arms))
+    return [
+        planned(
+            f"{plain_name(arm.name)}-s{seed}",
+            arm.name,
+            Role.FINAL,
+            dataclasses.replace(configs[arm.name], seed=seed),
+        )
+        for seeds in rounds
+        for arm, seed in zip(study.arms, seeds, strict=True)
+        if seed is not None
+    ]
+
+
+def planned(name: str, arm: str, role: Role, config: RunConfig) -> PlannedRun:
+    """The run of a configuration, resolved."""
+    return PlannedRun(name, arm, role, config, resolve(config))

@@ -1,0 +1,62 @@
+"""`smolctl train --resume`: continue an unfinished run with exactly its configuration."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from smolctl.studies.tokens import tokens_of
+from smollm2.data import TokenData
+from smollm2.errors import UserError
+from smollm2.model.config import replace_fields, split_setting
+from smollm2.protocol.resolve import resolve, resolve_recipe
+from smollm2.protocol.run_config import ResolvedConfig, RunConfig, differing
+from smollm2.runs.run import Run, open_run
+
+
+def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> tuple[Run, TokenData]:
+    """An unfinished run and its tokens.
+
+    Args:
+        asked: fields of a `RunConfig` that the user typed; they must not change the run.
+
+    Raises:
+        UserError: it is finished, `asked` changes it, or its tokens are not available.
+    """
+    run = open_run(results, study, name)
+    protocol = run.protocol
+    if run.is_finished:
+        run.tidy()
+        raise UserError(
+            f"Run {name!r} is finished. To train its weights further, start a new run with "
+            f"--from {name}."
+        )
+    data = tokens_of(run, asked.pop("data", None), asked.pop("tokenizer", None))
+    if asked:
+        other = with_changes(run, asked).on(data)
+        if fields := differing(protocol.to_dict(), other.to_dict()):
+            raise UserError(
+                f"A resumed run keeps its configuration, but this differs: {fields}. Omit these "
+                "options, or start a new run with another --name."
+            )
+    return run, data
+
+
+def with_changes(run: Run, asked: dict[str, Any]) -> ResolvedConfig:
+    """The run's configuration, changed by `asked`."""
+    protocol, saved = run.protocol, dict(run.manifest["request"])
+    # A typed field replaces a saved option or setting of the same name.
+    set_now = {split_setting(text)[0] for text in asked.get("settings", ())}
+    saved |= dict.fromkeys(set_now & saved.keys())
+    saved["settings"] = [s for s in saved["settings"] if split_setting(s)[0] not in asked]
+    if not asked.keys().isdisjoint(("steps", "tokens", "flops")):
+        saved |= {"steps": None, "tokens": None, "flops": None}
+    machine = {"device": protocol.device, "dtype": protocol.dtype, "compile": protocol.compile}
+    settings = {"settings": (*saved["settings"], *asked.get("settings", ()))}
+    request = RunConfig(**saved | machine | asked | settings)
+    if not asked.keys().isdisjoint(("variant", "scale")):
+        return resolve(request)
+    # The variant may be a file that no longer exists; its architecture is in the manifest.
+    _, fields = resolve_recipe(request)
+    changes = dict(field.split("=", 1) for field in fields)
+    other = resolve(request, replace_fields(protocol.model, changes))
+    return dataclasses.replace(other, variant=protocol.variant)

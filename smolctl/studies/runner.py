@@ -1,0 +1,382 @@
+"""One process's work on a study, alongside other processes: find what is done and do the rest."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from smolctl.analysis.comparison import best_rate
+from smolctl.studies import step_times
+from smolctl.studies.models import Model
+from smolctl.studies.plan import PlannedRun, final_runs, horizons, sweep_runs
+from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
+from smolctl.studies.scorer import Scorer, questions
+from smolctl.studies.study_file import KEPT, Study, to_toml
+from smolctl.studies.tokens import is_gone, prepared, tokens_again, trained_on
+from smolctl.talk import say, warn
+from smolctl.units import duration
+from smollm2.data import TokenData
+from smollm2.errors import RunBusy, RunError, RunExists, UserError
+from smollm2.files import FULL, make_folder, replace_file
+from smollm2.leftovers import clear_leftovers
+from smollm2.protocol.resolve import resolve
+from smollm2.protocol.run_config import differing
+from smollm2.runs.create import create_run
+from smollm2.runs.links import require_own
+from smollm2.runs.load_run import final_weights
+from smollm2.runs.manifest import Role, RunState
+from smollm2.runs.names import run_path
+from smollm2.runs.packed import PackedStudy, is_packed
+from smollm2.runs.run import Run, find_run, list_runs
+from smollm2.training.active_clock import ActiveClock
+from smollm2.training.loop import Observer, train
+
+BUSY_SECONDS = 1.0  # between looks at runs that another process trains
+
+# Gives the observer of a run while it trains.
+Observe = Callable[[Run], AbstractContextManager[Observer]]
+
+
+@contextlib.contextmanager
+def unobserved(run: Run) -> Iterator[Observer]:
+    """An observer that ignores everything."""
+    yield Observer()
+
+
+class Session:
+    """One process's work on a study: what is planned, what is done, and doing the rest.
+
+    Args:
+        source: where the study's text is now, or another text for a study that has no runs yet.
+        observe: makes the observer of each run that is trained. One that stops a run ends the
+            session with what its context raises, by default `Stopped`.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        results: Path,
+        observe: Observe = unobserved,
+        source: str | None = None,
+    ) -> None:
+        runs, _ = list_runs(results, study.name)
+        before = trained_on(study.arms[0].config, runs)
+        if source is not None and before is None:
+            study = study.on_data(source)
+        self.study, self.results, self.observe = study, results, observe
+        self.folder = results / study.name
+        require_own(self.folder, "study.lock")
+        self.lock = FileLock(self.folder / "study.lock")
+        self.data: TokenData = tokens_of_study(study, before, source)
+        plan = study.evaluation
+        # Read before anything runs: a missing file is better reported now than after the training.
+        self.questions = plan and questions(plan.tasks, plan.data_dir, plan.limit)
+        self.step_seconds: dict[str, float] = {}
+        if study.equal == "seconds":
+            recorded = step_times.read_recorded(study, results)
+            self.step_seconds = recorded or step_times.measure(study, self.data)
+        configs = horizons(study, self.step_seconds)
+        self.sweep = [run.on(self.data) for run in sweep_runs(study, configs)]
+        self.final = [run.on(self.data) for run in final_runs(study, configs)]  # before the sweep
+        self.failed: dict[str, str] = {}  # errors by run
+        # Failed in earlier sessions: tried again, unlike those that another process fails now.
+        self.tried_again = self.failed_runs()
+        self.spent_seconds = self.spent_flops = 0.0  # by the runs of this process
+
+    def planned(self) -> list[PlannedRun]:
+        """Every run in the order in which they run."""
+        return self.sweep + self.final_at_rates()
+
+    def final_at_rates(self) -> list[PlannedRun]:
+        """The final runs, at the rates of the sweep once it has ended."""
+        rates = self.rates()
+        return [run.at(rates[run.arm]) if run.arm in rates else run for run in self.final]
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate with the smallest mean validation loss of each arm in the sweep; the
+        smaller of two that tie. Empty until every run of the sweep has ended.
+
+        Raises:
+            RunError: an arm failed at every rate.
+        """
+        losses: dict[str, dict[float, list[float]]] = {}
+        for planned in self.sweep:
+            run = self.existing(planned)
+            if run is not None and run.is_finished:
+                loss = float(run.table("val")["loss"].iloc[-1])
+            elif self.is_lost(planned, run):
+                loss = math.inf
+            else:
+                return {}
+            rate = planned.resolved.recipe.lr
+            losses.setdefault(planned.arm, {}).setdefault(rate, []).append(loss)
+        for arm, by_rate in losses.items():
+            if all(math.inf in values for values in by_rate.values()):
+                raise RunError(
+                    f"Arm {arm!r} failed at every learning rate of the sweep, so none can be "
+                    "chosen; try smaller rates in a study file of another name."
+                )
+        return {arm: best_rate(by_rate) for arm, by_rate in losses.items()}
+
+    def is_lost(self, planned: PlannedRun, run: Run | None) -> bool:
+        """Whether a run of the sweep has failed for good. That is a result: the rate is unusable.
+
+        Once a final run exists, the rates stay: no run of the sweep is tried again.
+        """
+        if planned.role is not Role.SWEEP:
+            return False
+        if planned.name in self.failed:
+            return True
+        return self.has_chosen and run is not None and run.state is RunState.FAILED
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether a final run exists."""
+        paths = [run_path(self.results, self.study.name, run.name) for run in self.final]
+        return any(find_run(path) is not None for path in paths)
+
+    def existing(self, planned: PlannedRun) -> Run | None:
+        """The planned run if it exists.
+
+        Raises:
+            UserError: a run of that name was made with different settings.
+        """
+        run = find_run(run_path(self.results, self.study.name, planned.name))
+        if run is None:
+            return None
+        wanted = planned.resolved.to_dict()
+        if self.study.sweep and planned.config.lr is None:  # not chosen yet: nothing to compare
+            wanted["recipe"]["lr"] = run.protocol.recipe.lr
+        if fields := differing(run.protocol.to_dict(), wanted):
+            raise UserError(
+                f"Run {planned.name!r} of study {self.study.name!r} was made with different "
+                f"settings: {fields}. Give the changed study file another name, or remove the run."
+            )
+        return run
+
+    def refuse_changes(self) -> None:
+        """Raise `UserError` if any run was made with different settings, before one runs for hours
+        or a step is timed."""
+        for planned in self.planned():
+            self.existing(planned)
+
+    def is_finished(self, planned: PlannedRun) -> bool:
+        """Whether the planned run exists and has ended well."""
+        run = self.existing(planned)
+        return run is not None and run.is_finished
+
+    def run(self) -> None:
+        """Train what is missing, the sweep first, then score and quantize the final runs.
+
+        Raises:
+            PackedStudy: the study is packed, and something is missing.
+        """
+        self.refuse_changes()
+        if is_packed(self.folder):
+            self.require_complete()
+        elif self.study.equal == "seconds":
+            with self.alone("its arms get equal seconds of a machine, which two would share"):
+                self.run_missing()
+        else:
+            self.run_missing()
+
+    def require_complete(self) -> None:
+        """Raise `PackedStudy` if a run of the packed study is missing or unfinished."""
+        if not all(
+            self.is_lost(plan, self.existing(plan)) or self.is_finished(plan)
+            for plan in self.planned()
+        ):
+            raise PackedStudy(self.folder)
+
+    def run_missing(self) -> None:
+        """See `run`."""
+        self.write_records()
+        self.train_all(self.sweep)
+        final = self.final_at_rates()
+        self.train_all(final)
+        # By one process: what is timed must not share the machine.
+        with self.alone():
+            for planned in final:
+                self.evaluate(planned)
+                self.quantize(planned)
+
+    @contextlib.contextmanager
+    def alone(self, why: str | None = None) -> Iterator[None]:
+        """Keep other processes out of what follows; wait for one that is inside.
+
+        Raises:
+            UserError: one is inside; `why` says why this one does not wait.
+        """
+        make_folder(self.folder)
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            if why is not None:
+                raise UserError(
+                    f"Another process is running study {self.study.name!r}, and {why}."
+                ) from None
+            say("Waiting for another process, which evaluates the runs ...")
+            self.lock.acquire()
+        try:
+            yield
+        finally:
+            self.lock.release()
+
+    def failed_runs(self) -> set[str]:
+        """The runs of the study that have failed so far."""
+        runs, _ = list_runs(self.results, self.study.name)
+        return {run.name for run in runs if run.state is RunState.FAILED}
+
+    def write_records(self) -> None:
+        """Save the study file and the step times next to the runs that follow from them.
+
+        Raises:
+            UserError: the directory cannot be written to.
+            RunError: the disk is full.
+        """
+        try:
+            make_folder(self.folder)
+            clear_leftovers(self.folder)
+            replace_file(self.folder / KEPT, to_toml(self.study))
+            if self.step_seconds:
+                step_times.write_record(self.study, self.results, self.step_seconds)
+        except OSError as error:
+            if error.errno in FULL:
+                raise RunError(f"Cannot write to {self.folder}: {error.strerror}.") from None
+            raise UserError(
+                f"Cannot write to {self.folder}: {error.strerror}; choose another --results."
+            ) from None
+
+    def train_all(self, runs: list[PlannedRun]) -> None:
+        """Train `runs` to their ends. What another process trains is left to it and waited for at
+        the end, so that processes share a study; if it dies, its run is continued here."""
+        runs = [planned for planned in runs if not self.train(planned)]
+        # Once more: most runs of the other process have ended since.
+        if runs := [planned for planned in runs if not self.train(planned)]:
+            say(f"Waiting for another process: {', '.join(run.name for run in runs)}")
+        while runs:
+            time.sleep(BUSY_SECONDS)
+            runs = [planned for planned in runs if not self.train(planned)]
+
+    def train(self, planned: PlannedRun) -> bool:
+        """Train one run from its current step to its end; False if another process has it.
+
+        One that fails, here or there, is named in `failed`.
+        """
+        try:
+            run = self.claim(planned)
+        except (RunBusy, RunExists):
+            return False
+        if run is None:
+            return True
+        done = max(run.checkpoints.steps(), default=0)
+        say(self.heading(planned) + (f", continued from step {done:,}" if done else ""))
+        try:
+            with self.observe(run) as observer, ActiveClock() as clock:
+                started = clock.seconds()
+                train(run, self.data, observer)
+                seconds = clock.seconds() - started
+        except RunBusy:
+            return False
+        except (UserError, RunError) as error:
+            warn(f"Run {planned.name!r} failed: {error} The study continues without it.")
+            self.failed[planned.name] = str(error)
+            return True
+        self.spent_seconds += seconds
+        self.spent_flops += (run.protocol.steps - done) * run.protocol.flops_per_step
+        return True
+
+    def claim(self, planned: PlannedRun) -> Run | None:
+        """The run, created if need be; None if there is nothing of it to train.
+
+        Raises:
+            RunBusy, RunExists: another process trains it, or has just created it.
+        """
+        run = self.existing(planned)
+        if run is None:
+            return create_run(
+                self.results,
+                self.study.name,
+                planned.name,
+                planned.config,
+                planned.resolved,
+                self.data.tokenizer,
+                arm=planned.arm,
+                role=planned.role,
+                equal=self.study.equal,
+            )
+        if run.is_finished:
+            run.tidy()
+            return None
+        if self.is_lost(planned, run):
+            return None
+        if run.is_being_written:
+            raise RunBusy(f"Another process trains run {run.name!r}.")
+        run.read()  # it may have ended a moment ago
+        if run.state is RunState.FAILED and run.name not in self.tried_again:
+            self.failed[run.name] = str(run.manifest["error"])
+        return None if run.is_finished or run.name in self.failed else run
+
+    def heading(self, planned: PlannedRun) -> str:
+        """`Run 3 of 8: pow2-s0, about 12 min of training left`, at the pace of the runs before."""
+        runs = self.planned()
+        number = [other.name for other in runs].index(planned.name)
+        text = f"Run {number + 1} of {len(runs)}: {planned.name}"
+        if not self.spent_flops:
+            return text
+        left = [planned, *(run for run in runs[number + 1 :] if not self.is_finished(run))]
+        flops = sum(run.resolved.steps * run.resolved.flops_per_step for run in left)
+        seconds = flops * self.spent_seconds / self.spent_flops
+        return f"{text}, about {duration(seconds)} of training left"
+
+    def evaluate(self, planned: PlannedRun) -> None:
+        """Score one run on the tasks of the study; what is recorded is not scored again."""
+        run = self.existing(planned)
+        if not self.questions or run is None or not run.is_finished:
+            return
+        assert self.study.evaluation is not None
+        try:
+            scorer = Scorer(Model(run, final_weights(run)), dtype=self.study.evaluation.dtype)
+            for acc, *_ in scorer.score(scorer.load(), [], self.questions):
+                say(f"{run.name} {acc['task']}: acc {acc['value']:.4f} ± {acc['stderr']:.4f}")
+        except (UserError, RunError) as error:
+            warn(f"Run {planned.name!r} could not be scored: {error}")
+            self.failed[planned.name] = str(error)
+
+    def quantize(self, planned: PlannedRun) -> None:
+        """Quantize one final run as the study says; what is measured is not measured again."""
+        plan, run = self.study.quantization, self.existing(planned)
+        if plan is None or run is None or not run.is_finished:
+            return
+        try:
+            if not (todo := missing(run, plan.models)):
+                return
+            quantizer = Quantizer(Model(run, final_weights(run)), MeasureOptions(plan.tokens))
+            for row in quantizer.measure(todo):
+                say(row_summary(run, row))
+        except (UserError, RunError) as error:
+            warn(f"Run {planned.name!r} could not be quantized: {error}")
+            self.failed[planned.name] = str(error)
+
+
+def tokens_of_study(study: Study, before: Run | None, source: str | None) -> TokenData:
+    """The tokens that every arm is trained on, with the first arm's tokenizer.
+
+    Args:
+        before: a run of the study, made on the same text: if that is no longer where it was, its
+            tokens are looked for in the cache and in `source`.
+
+    Raises:
+        UserError: they cannot be had, or the tokenizer is too large for an arm.
+    """
+    first = study.arms[0].config
+    if before is not None and (source is not None or is_gone(first.data)):
+        return tokens_again(before, source)
+    if is_gone(first.data):
+        raise UserError(f"There is no file or folder {first.data!r}; give --data PATH.")
+    sizes = [resolve(arm.config).model.vocab_size for arm in study.arms]
+    return prepared(first.data, first.tokenizer, f"train:{sizes[0]}", max_vocab=min(sizes))

@@ -1,0 +1,132 @@
+"""The tokens that a command works on: prepared now, or found again for a run."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from smolctl.talk import progress, say, warn
+from smolctl.units import count, duration
+from smollm2.data import TokenData, find_prepared, is_prepared, open_prepared, source_name
+from smollm2.data import prepare as make
+from smollm2.data.corpora import is_path
+from smollm2.errors import UserError
+from smollm2.protocol.run_config import RunConfig
+from smollm2.runs.run import Run
+
+
+def prepared(
+    source: str,
+    tokenizer: str | None,
+    default_tokenizer: str,
+    *,
+    out: Path | None = None,
+    max_tokens: int | None = None,
+    max_vocab: int | None = None,
+) -> TokenData:
+    """The tokens of `source`, from the cache or made now, with progress, a message before and
+    after, and a warning if a part of the text is not in them.
+
+    A prepared folder brings its own tokenizer; for other sources None means `default_tokenizer`. A
+    tokenizer with more than `max_vocab` tokens is refused before the text is read.
+    """
+    if tokenizer is None and not is_prepared(source):
+        tokenizer = default_tokenizer
+    started: float | None = None  # time of the first progress; None if the cache has the tokens
+    with progress() as show:
+
+        def on_progress(stage: str, done: int, total: int | None) -> None:
+            nonlocal started
+            if started is None:
+                started = time.monotonic()
+                say(f"Preparing tokens of {source_name(source)} ...")
+            show(stage, done, total)
+
+        data = make(
+            source,
+            tokenizer,
+            out=out,
+            max_tokens=max_tokens,
+            max_vocab=max_vocab,
+            progress=on_progress,
+        )
+    if started is not None:
+        seconds = time.monotonic() - started
+        say(f"Prepared {count(len(data.train))} training tokens in {duration(seconds)}.")
+    for note in data.notes:
+        warn(note)
+    return data
+
+
+def tokens_of(run: Run, source: str | None, tokenizer: str | None) -> TokenData:
+    """The tokens a run was trained on: from the cache, or prepared again from `source`. For an
+    imported run, `source` is any text to score it on.
+
+    Raises:
+        UserError: they are not available, or `source` is another text.
+    """
+    wanted = run.protocol.data
+    if wanted is None:
+        return foreign_tokens(run, source)
+    if source is None:
+        cached = find_prepared(wanted.fingerprint, wanted.tokenizer_fingerprint)
+        if cached is not None:
+            return open_prepared(cached)
+        if wanted.source != "builtin":
+            raise UserError(
+                f"The tokens of run {run.name!r} are no longer on this machine; give --data PATH "
+                f"(it was {wanted.source}, fingerprint {wanted.fingerprint}; the folder prepared "
+                "from it will do)."
+            )
+        source = "builtin"
+    data = prepared(source, tokenizer, str(run.path / "tokenizer.json"))
+    if data.fingerprint != wanted.fingerprint:
+        raise UserError(
+            f"--data {Path(source).name} is not what run {run.name!r} was trained on: its "
+            f"fingerprint is {data.fingerprint}, the run's {wanted.fingerprint} ({wanted.source})."
+        )
+    return data
+
+
+def trained_on(config: RunConfig, runs: Iterable[Run]) -> Run | None:
+    """The first run that was requested with the data and tokenizer of `config`, by the names that a
+    manifest keeps."""
+    asked = config.without_paths()
+    for run in runs:
+        made = run.manifest["request"]
+        if made and (made["data"], made["tokenizer"]) == (asked.data, asked.tokenizer):
+            return run
+    return None
+
+
+def is_gone(source: str) -> bool:
+    """Whether `source` is a path that leads nowhere, as one that a card or a kept study file has by
+    its base name."""
+    return is_path(source) and not Path(source).exists()
+
+
+def tokens_again(run: Run, source: str | None) -> TokenData:
+    """The tokens of a run as `tokens_of` finds them, under the name that the run has for them."""
+    data, wanted = tokens_of(run, source, None), run.protocol.data
+    data = replace(data, source=wanted.source) if wanted else data
+    if source is None:
+        say(f"Using the tokens that run {run.name} was trained on: {data.source} is not here.")
+    return data
+
+
+def foreign_tokens(run: Run, source: str | None) -> TokenData:
+    """The tokens of any text, made with the tokenizer of an imported run."""
+    if source is None:
+        raise UserError(
+            f"Run {run.name!r} was imported, and its training text is unknown. Name a text to "
+            "score it on, such as --data mine.jsonl, or score only tasks with eval --tasks."
+        )
+    data = prepared(
+        source, None, str(run.path / "tokenizer.json"), max_vocab=run.protocol.model.vocab_size
+    )
+    if data.tokenizer_fingerprint != run.tokenizer_fingerprint:
+        raise UserError(
+            f"{data.source} was prepared with a different tokenizer ({data.tokenizer_fingerprint}) "
+            f"from that of run {run.name!r} ({run.tokenizer_fingerprint}); give the text itself."
+        )
+    return data

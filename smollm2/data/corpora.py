@@ -1,0 +1,103 @@
+"""The registry of corpora, and the documents of any of them.
+
+A *source* is one string that names a corpus: `builtin`, a file, a folder, `smollm-corpus`,
+`hub:ORG/NAME[/CONFIG]`, or a source of another registered kind.
+
+Every module of `smollm2.data.kinds` declares a `KIND`; a new one needs no other change. `register`
+adds one from elsewhere.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from smollm2.data.corpus_kind import CorpusKind
+from smollm2.data.kinds.file_corpus import KIND as FILES
+from smollm2.discovery import declared
+from smollm2.errors import UserError, did_you_mean
+from smollm2.files import base_name
+
+ALIASES = {"smollm-corpus": "hub:HuggingFaceTB/smollm-corpus/cosmopedia-v2"}
+# By prefix. A source without a registered prefix is a path.
+CORPORA: dict[str, CorpusKind] = {}
+
+
+def register(kind: CorpusKind) -> None:
+    """Make a kind of corpus known by its prefix, which must be new."""
+    if kind.prefix in CORPORA:
+        raise ValueError(f"There is already a kind of corpus {kind.prefix!r}.")
+    CORPORA[kind.prefix] = kind
+
+
+def corpus_kind(source: str) -> CorpusKind:
+    """The kind of a source; the source need not exist."""
+    source = ALIASES.get(source, source)
+    return next((kind for kind in CORPORA.values() if kind.names(source)), FILES)
+
+
+def documents(source: str) -> Iterator[str]:
+    """The documents of `source` in a fixed order, without those that are only whitespace.
+
+    Only one document is in memory at a time, and another call starts again.
+
+    Raises:
+        UserError: at once if `source` does not exist or cannot be read at all; from the
+            iterator, naming file and line, at the first broken record, and at the end of a
+            source that held no text.
+    """
+    return _not_empty(_existing_kind(source).read(ALIASES.get(source, source)), source_name(source))
+
+
+def not_read(source: str) -> str | None:
+    """A sentence of bounded length about what of `source` is not read, or None if all is.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    return _existing_kind(source).not_read(ALIASES.get(source, source))
+
+
+def source_name(source: str) -> str:
+    """What a manifest calls `source`: the base name of a file or folder, else the full name."""
+    return base_name(Path(source).resolve()) if is_path(source) else ALIASES.get(source, source)
+
+
+def source_identity(source: str) -> str:
+    """A string that changes if the content of `source` may have changed.
+
+    Raises:
+        UserError: there is no such source.
+        OSError: it cannot be examined.
+    """
+    return _existing_kind(source).identity(ALIASES.get(source, source))
+
+
+def is_path(source: str) -> bool:
+    """Whether `source` is a file or folder, which need not exist."""
+    return corpus_kind(source) is FILES
+
+
+def _existing_kind(source: str) -> CorpusKind:
+    """The kind of a source; raises `UserError` for a path that leads nowhere."""
+    kind, path = corpus_kind(source), Path(source)
+    if kind is FILES and not path.exists():
+        near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        known = ", ".join(each.spelling for each in CORPORA.values())
+        raise UserError(
+            f"There is no file or folder {source!r}.{did_you_mean(path.name, near)} "
+            f"A corpus is one of {known}. `data=builtin` is on every machine."
+        )
+    return kind
+
+
+def _not_empty(texts: Iterator[str], name: str) -> Iterator[str]:
+    empty = True
+    for text in texts:
+        if text and not text.isspace():
+            empty = False
+            yield text
+    if empty:
+        raise UserError(f"There is no text in {name!r}: expected at least one document.")
+
+
+for _kind in declared("smollm2.data.kinds", "KIND"):
+    register(_kind)

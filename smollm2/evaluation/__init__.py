@@ -1,0 +1,1 @@
+"""Scores of a model: held-out text and multiple-choice tasks, and their records."""

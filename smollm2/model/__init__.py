@@ -1,0 +1,1 @@
+"""The architecture, its variants, its loss, and what it costs."""

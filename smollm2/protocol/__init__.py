@@ -1,0 +1,1 @@
+"""The configuration of a run: as requested, then resolved once with every default filled in."""

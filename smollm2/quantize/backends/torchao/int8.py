@@ -1,0 +1,74 @@
+"""int8: one scale per row."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from smollm2.quantize.backends.torchao.cpu import CHUNK, LANES
+from smollm2.quantize.matrix import TableMatrix
+
+# From this many rows of x on, dequantizing the matrix and multiplying with that is faster than the
+# kernel (2 cores, AVX-512: benchmarks/README.md); on a GPU the kernels are always used.
+MANY_ROWS = 32
+
+
+class Int8(TableMatrix):
+    """Eight bits, one scale per row, symmetric.
+
+    Plain: `codes` (n_out, n_in) int8, `scales` (n_out,) bf16; a weight is code · scale.
+    """
+
+    @classmethod
+    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+        from torchao.quantization.quant_primitives import (
+            MappingType,
+            choose_qparams_affine,
+            quantize_affine,
+        )
+
+        block, limits = (1, weight.shape[1]), (-128, 127)
+        scales, zeros = choose_qparams_affine(
+            weight.float(), MappingType.SYMMETRIC, block, torch.int8, *limits, eps=1e-9
+        )
+        scales = scales.bfloat16()  # first, so that the codes make up for its rounding
+        codes = quantize_affine(weight.float(), block, scales.float(), zeros, torch.int8, *limits)
+        return {"codes": codes, "scales": scales.flatten()}
+
+    def __init__(self, plain: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        super().__init__(plain, dtype)
+        self.n_out, self.n_in = plain["codes"].shape
+        self.codes: Tensor
+        self.scales: Tensor
+        # Copied, because the kernel assumes aligned codes and crashes on others; in a file
+        # alignment is a matter of luck.
+        self.register_buffer("codes", plain["codes"].clone())
+        self.register_buffer("scales", plain["scales"].to(dtype, copy=True))
+
+    def rows(self, numbers: Tensor) -> Tensor:
+        return self.codes[numbers] * self.scales[numbers, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.n_in)
+        if x.device.type == "cpu" and len(flat) >= MANY_ROWS:
+            parts = zip(self.codes.split(CHUNK), self.scales.split(CHUNK), strict=True)
+            y = torch.cat([F.linear(flat, codes.to(x.dtype)) * s for codes, s in parts], dim=1)
+        else:
+            y = torch.ops.aten._weight_int8pack_mm(flat, self.codes, self.scales)
+        return y.view(*x.shape[:-1], self.n_out)
+
+    def step_operands(self) -> tuple[Tensor, ...]:
+        """Codes and scales, for `smollm2.inference.compiled_step`."""
+        return self.codes, self.scales
+
+    def step_product(self, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+        """Two vectors of a row are added before they go into its sum, which would otherwise wait
+        for every addition: a step takes 0.9 of the time."""
+        at_once = math.gcd(self.n_in, 2 * LANES)
+        n_vectors = max(at_once // LANES, 1)
+        codes = codes.view(len(codes), -1, n_vectors, at_once // n_vectors)
+        x = x.view(codes.shape[1:])
+        products = [codes[:, :, i].float() * x[:, i] for i in range(n_vectors)]
+        return sum(products[1:], products[0]).sum((1, 2)) * scales.float()

@@ -1,0 +1,66 @@
+"""What a quantization backend declares about itself. Needs no torch."""
+
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+from smollm2.quantize.shapes import Kernel
+
+if TYPE_CHECKING:
+    from smollm2.quantize.matrix import QuantizedMatrix
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write a matrix.
+
+    Args:
+        name: what the names of its configurations start with: `int4` in `int4-g64`.
+        bits: per code; a backend has one format per number of bits.
+        matrix: the subclass of `QuantizedMatrix`, or `"module:Class"`, imported when it is needed:
+            with it comes torch.
+        group_sizes: how many weights along the input may share a scale; empty where a row has one.
+        methods: how codes can be chosen; the first is the default.
+        row_devices: where single rows can be looked up, as an embedding needs; empty for a format
+            that cannot hold an embedding.
+        kernels: matrix products that compute with it.
+    """
+
+    name: str
+    bits: int
+    matrix: "str | type[QuantizedMatrix]"
+    group_sizes: tuple[int, ...] = ()
+    methods: tuple[str, ...] = ("rtn",)
+    row_devices: tuple[str, ...] = ()
+    kernels: tuple[Kernel, ...] = ()
+
+    @property
+    def matrix_class(self) -> "type[QuantizedMatrix]":
+        """The class, imported if need be."""
+        if isinstance(self.matrix, str):
+            found: type[QuantizedMatrix] = resolve_name(self.matrix)
+            return found
+        return self.matrix
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A library that quantizes.
+
+    Args:
+        package: what must be installed.
+        formats: in the order in which a sweep tries them.
+    """
+
+    name: str
+    package: str
+    formats: tuple[Format, ...]
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Of its formats."""
+        return tuple(format.bits for format in self.formats)
+
+    def format(self, bits: int) -> Format | None:
+        """The format with so many bits; None if there is none."""
+        return next((format for format in self.formats if format.bits == bits), None)

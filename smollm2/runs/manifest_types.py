@@ -1,0 +1,123 @@
+"""The types of the fields of run.json, which may come from somebody else."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from smollm2.protocol.run_config import MOST
+
+LONGEST = 10_000  # characters of a text
+
+Check = Callable[[Any], bool]
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+def is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def is_count(value: Any) -> bool:
+    """A whole number from 0."""
+    return type(value) is int and 0 <= value <= MOST
+
+
+def is_size(value: Any) -> bool:
+    """A whole number from 1."""
+    return is_count(value) and value > 0
+
+
+def is_positive(value: Any) -> bool:
+    """A finite number above 0."""
+    return type(value) in (int, float) and 0 < value < math.inf
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def is_steps(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_count, value))
+
+
+def optional(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def one_of(*values: str) -> Check:
+    return lambda value: isinstance(value, str) and value in values
+
+
+FIELDS: dict[str, Check] = {
+    "name": is_text,
+    "arm": is_text,
+    "equal": one_of("tokens", "flops", "seconds"),
+    "started_from": optional(is_text),
+    "error": optional(is_text),
+    "created_at": optional(is_text),
+    "finished_at": optional(is_text),
+    "keep_steps": is_steps,
+    "training_flops_per_token": is_positive,
+    "protocol": is_table,
+    "parameters.total": is_size,
+    "parameters.active": is_size,
+    "parameters.embedding": is_size,
+    "environment.smolctl": is_text,
+    "environment.python": is_text,
+    "environment.torch": is_text,
+    "environment.platform": is_text,
+    "environment.device_name": is_text,
+    "environment.threads": is_count,
+    "environment.git_commit": optional(is_text),
+}
+# Manifests of older versions lack these.
+LATER: dict[str, Check] = {
+    "started_from_sha256": optional(is_text),
+    "origin": optional(is_text),
+    "bounds": is_table,
+}
+# Of an imported run.
+SOURCE: dict[str, Check] = {
+    "source.name": is_text,
+    "source.fingerprint": is_text,
+    "source.tokenizer_fingerprint": is_text,
+    "source.dtype": is_text,
+    "source.bos_token_id": optional(is_count),
+    "source.eos_token_id": is_steps,
+}
+# Of a run that was trained here, whose training has a length.
+TRAINED: dict[str, Check] = {
+    "protocol.steps": is_size,
+    "protocol.validation_tokens": is_size,
+    "protocol.test_tokens": is_size,
+    "protocol.data": is_table,
+    "request.data": is_text,
+    "request.recipe": is_text,
+    "request.settings": is_list,
+}
+
+
+def wrong_field(manifest: Mapping[str, Any], *, is_imported: bool) -> str | None:
+    """What is wrong with the first field of a wrong type, as a sentence without its period; None if
+    none is."""
+    fields = FIELDS | (SOURCE if is_imported else TRAINED)
+    fields |= {name: check for name, check in LATER.items() if name in manifest}
+    for name, is_right in fields.items():
+        *folders, last = name.split(".")
+        inner: Any = manifest
+        for folder in folders:
+            if not isinstance(inner := inner.get(folder), Mapping):
+                return f"its {folder} is {value_text(inner)}"
+        if last not in inner:
+            return f"it has no {name}"
+        if not is_right(inner[last]):
+            return f"its {name} is {value_text(inner[last])}"
+    return None
+
+
+def value_text(value: Any) -> str:
+    """The beginning of a value."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,171 @@
+"""CSV tables of a folder: their columns, and the one way to add, replace and read rows."""
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smollm2.errors import UserError
+from smollm2.files import append, replace_file
+from smollm2.parse import decoded, read_file
+from smollm2.runs.conditions import CONDITIONS, upgraded
+from smollm2.runs.quantize_status import with_status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "train": (
+        "step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second", "mfu",
+        "peak_memory_mb", "balance_loss", "expert_load_min", "expert_load_max",
+    ),
+    "val": (
+        "step", "tokens", "flops", "seconds", "loss", "accuracy", "perplexity", "bits_per_byte",
+    ),
+    "experts": ("step", "layer", "expert", "load"),
+    # n of total tokens or questions were scored; stderr is over clusters (documents or questions);
+    # `items` names the file in items/ that holds the scores one by one.
+    "eval": (
+        "task", "metric", "value", "stderr", "n", "total", "clusters", "chance", *CONDITIONS,
+        "fingerprint", "items",
+    ),
+    # One row per configuration; `bf16` is the model as it was trained. What was not measured is
+    # empty, and `status` (`quantize_status.Status`) and `reason` say why. quantized_share is of all
+    # parameters; loss_delta and its stderr are over `clusters` validation documents; the ratios are
+    # to bf16 in the same run of the command.
+    "quantize": (
+        "name", "bits", "backend", "method", "group_size", "embedding_bits", "quantized_share",
+        "skipped", "memory_bytes", "disk_bytes", "memory_bytes_without_embedding",
+        "disk_bytes_without_embedding", "loss", "loss_delta", "loss_delta_stderr", "n", "clusters",
+        "prefill_tokens_per_second", "decode_tokens_per_second", "prefill_ratio", "decode_ratio",
+        "compiled_decode_tokens_per_second", "compiled_decode_ratio", "dtype", "device",
+        "device_name", "threads", "fingerprint", "status", "reason",
+    ),
+}  # fmt: skip
+
+
+# The columns of words; the others hold numbers.
+WORDS: dict[str, tuple[str, ...]] = {
+    "eval": ("task", "metric", "suite", "split", "dtype", "device", "fingerprint", "items"),
+    "quantize": (
+        "name", "backend", "method", "skipped", "dtype", "device", "device_name", "fingerprint",
+        "status", "reason",
+    ),
+}  # fmt: skip
+# The columns of counts, which are never empty.
+COUNTS: dict[str, tuple[str, ...]] = {
+    "train": ("step", "tokens"),
+    "val": ("step", "tokens"),
+    "experts": ("step", "layer", "expert"),
+    "eval": ("n", "total", "clusters"),
+}
+WHOLE = {"shots": "Int64", "context": "Int64"}  # held-out text has no shots
+MOST_BYTES = 2**30  # of a table
+
+
+class TableFolder:
+    """The CSV tables in the folder `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """What errors call the folder."""
+        return self.path.resolve().name
+
+    def append(self, table: str, row: dict[str, Any]) -> None:
+        """Add one row; columns missing from `row` stay empty."""
+        path, text = self.path / f"{table}.csv", io.StringIO()
+        writer = csv.DictWriter(text, TABLES[table], restval="", lineterminator="\n")
+        if not path.exists() or path.stat().st_size == 0:
+            writer.writeheader()
+        writer.writerow(row)
+        append(path, text.getvalue())
+
+    def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Replace the whole table. Unknown columns are dropped."""
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, TABLES[table], restval="", extrasaction="ignore", lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+        replace_file(self.path / f"{table}.csv", text.getvalue())
+
+    def table(self, table: str) -> "pd.DataFrame":
+        """A table of numbers and words; an empty cell is NaN or NA. Columns that are not the
+        table's are dropped.
+
+        Raises:
+            UserError: the file is missing or cannot be read, lacks a column, has a line of another
+                length or a cell of another type, ends in the middle of a line, or was written by no
+                version of this package.
+        """
+        import pandas as pd
+
+        name, text = f"{self.name}/{table}.csv", self._text(table, strict=True)
+        if text is None:
+            raise UserError(f"Run {self.name!r} has no {table}.csv.")
+        if not text.endswith("\n"):
+            raise UserError(f"{name} ends in the middle of a line.")
+        words = WORDS.get(table, ())
+        types = dict.fromkeys(words, "str") | (WHOLE if table == "eval" else {})
+        try:
+            frame = pd.read_csv(io.StringIO(self._current(table, text)), dtype=types)
+        except OverflowError as error:
+            raise UserError(f"{name} has a number too large: {error}.") from None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{name} cannot be read: {error!s:.200}.") from None
+        missing = [column for column in TABLES[table] if column not in frame.columns]
+        if missing:
+            raise UserError(f"{name} lacks the column {missing[0]!r}.")
+        for column in TABLES[table] if len(frame) else ():
+            kind = frame[column].dtype.kind
+            if column not in words and kind not in "iuf":
+                raise UserError(f"{name} has a {column} that is not a number.")
+            if column in COUNTS.get(table, ()) and (kind == "f" or (frame[column] < 0).any()):
+                raise UserError(f"{name} has a cell in the column {column!r} that is not a count.")
+        return frame[list(TABLES[table])]
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Raw strings, for rewriting; no rows if there is no file. A last line that is half written
+        is dropped. Use `table` for numbers.
+
+        Raises:
+            UserError: the file cannot be read, or was written by no version of this package.
+        """
+        text = self._text(table) or ""
+        whole = text[: text.rfind("\n") + 1]  # the last line may be half written
+        return list(csv.DictReader(io.StringIO(self._current(table, whole))))
+
+    def _text(self, table: str, strict: bool = False) -> str | None:
+        """The text of a table; None if there is no file.
+
+        Args:
+            strict: whether its lines must have as many cells as its header.
+
+        Raises:
+            UserError: it cannot be read, or is no such text.
+        """
+        name = f"{self.name}/{table}.csv"
+        try:
+            text = decoded(read_file(self.path / f"{table}.csv", MOST_BYTES))
+            whole = text[: text.rfind("\n") + 1]
+            header, *rows = csv.reader(io.StringIO(whole, newline="")) if whole else [[]]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, csv.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{name} cannot be read: {reason}.") from None
+        if twice := next((one for one in header if header.count(one) > 1), None):
+            raise UserError(f"{name} has two columns {twice!r}.")
+        if "\0" in text or (strict and any(len(row) != len(header) for row in rows)):
+            raise UserError(f"{name} has a line of another length.")
+        return text
+
+    def _current(self, table: str, text: str) -> str:
+        """The text of a table in the columns of this version."""
+        if table == "eval":
+            return upgraded(text, f"{self.name}/{table}.csv")
+        return with_status(text) if table == "quantize" else text

@@ -1,0 +1,1 @@
+"""Training: optimizers, the learning rate schedule, and the loop."""

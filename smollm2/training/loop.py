@@ -1,0 +1,387 @@
+"""The training loop: steps, validation, checkpoints.
+
+A resumed run ends bit for bit as an uninterrupted one.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from smollm2.data import window_count
+from smollm2.device import (
+    environment,
+    matmul_flops_per_second,
+    peak_memory_mb,
+    reset_peak_memory,
+    resolve_device,
+    synchronize,
+)
+from smollm2.errors import RunBusy, RunError
+from smollm2.evaluation.text import HeldOut, TextScore, held_out, held_out_rows, score_text
+from smollm2.model.moe import Routing
+from smollm2.runs.conditions import FINAL_TEST, Conditions
+from smollm2.runs.manifest import RunState, now
+from smollm2.runs.manifest_types import LONGEST
+from smollm2.runs.run import STEP_TABLES, Run
+from smollm2.runs.step_rows import missing_rows
+from smollm2.training.active_clock import ActiveClock
+from smollm2.training.memory import TooLarge
+from smollm2.training.trainer import NotFinite, Trainer
+
+if TYPE_CHECKING:
+    from smollm2.data import TokenData
+
+# The first steps after a start warm up allocators and compile; they are not timed.
+UNTIMED_STEPS = 2
+CHECKPOINT_SECONDS = 300.0
+
+
+class NoMemory(RunError):
+    """The model, its optimizer or a batch does not fit into memory."""
+
+
+class Stopped(Exception):
+    """The observer asked to stop; the state has been saved and the run can be resumed."""
+
+
+class Observer:
+    """Events of a training run; the defaults ignore them."""
+
+    def on_start(self) -> None:
+        """The model is built and the state restored: from now on `should_stop` is asked. An earlier
+        stop is a `Stopped` that the observer raises."""
+
+    def should_stop(self) -> bool:
+        """Called after every step and every batch of an evaluation."""
+        return False
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        """A row of train.csv was written."""
+
+    def on_validation(self, row: dict[str, Any]) -> None:
+        """A row of val.csv was written."""
+
+    def on_evaluation(self, split: str, done: int, total: int) -> None:
+        """`done` of `total` tokens of a split have been scored."""
+
+    def on_warning(self, text: str) -> None:
+        """A problem was found and handled."""
+
+
+def train(
+    run: Run,
+    data: "TokenData",
+    observer: Observer,
+    *,
+    checkpoint_every: int | None = None,
+    keep_steps: frozenset[int] = frozenset(),
+) -> None:
+    """Train `run` from its newest checkpoint, or its first step, to its end.
+
+    Afterwards the run is finished: final weights, test scores in eval.csv, and no step checkpoints
+    but those in `keep_steps`.
+
+    Args:
+        checkpoint_every: steps between checkpoints; None saves every five minutes. The two newest
+            are kept while running.
+        keep_steps: checkpoints to keep permanently, in addition to those of earlier calls.
+
+    Raises:
+        Stopped: the observer asked for it; the state is saved.
+        RunBusy: another process is writing the run, or has just finished it.
+        RunError: the loss is not finite, the disk cannot be written or memory does not suffice. The
+            last good checkpoint is unharmed, and the manifest says what happened. A run that never
+            fitted into memory is removed.
+    """
+    try:
+        train_alone(run, data, observer, checkpoint_every, keep_steps)
+    except (NoMemory, TooLarge):
+        if not any((run.path / f"{table}.csv").exists() for table in STEP_TABLES):
+            run.remove()  # frees its name for a model that fits
+        raise
+
+
+def train_alone(
+    run: Run,
+    data: "TokenData",
+    observer: Observer,
+    checkpoint_every: int | None,
+    keep_steps: frozenset[int],
+) -> None:
+    """`train` while holding the run's lock."""
+    with run.writing():
+        run.read()  # another process may have finished it while this one prepared its tokens
+        if run.is_finished:
+            raise RunBusy(f"Run {run.name!r} has just been finished by another process.")
+        try:
+            with ActiveClock() as clock:
+                Loop(run, data, observer, checkpoint_every, keep_steps, clock).run_to_end()
+        except Stopped:
+            with contextlib.suppress(OSError):  # the run then counts as interrupted
+                run.update(state=RunState.STOPPED)
+            raise
+        except Exception as error:
+            failure = as_run_error(run, error)
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                run.update(state=RunState.FAILED, error=str(failure)[:LONGEST])
+            if failure is error:
+                raise
+            raise failure from error
+
+
+def as_run_error(run: Run, error: Exception) -> Exception:
+    """The error as a sentence if the disk or memory is full; any other error unchanged."""
+    if isinstance(error, OSError):
+        return RunError(
+            f"Run {run.name!r} could not write its files: {error}. What was saved before is "
+            "unharmed."
+        )
+    if run.protocol.compile:
+        from torch._dynamo.exc import TorchDynamoException
+
+        if isinstance(error, TorchDynamoException):
+            reason = str(error).strip().partition("\n")[0]
+            return RunError(f"The layers cannot be compiled here ({reason}); use `compile=False`.")
+    # A CPU allocation that fails is a plain RuntimeError, in these words on Windows and Linux.
+    no_memory = any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
+    if no_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return NoMemory(
+            "There is not enough memory for this model with this batch; try half the "
+            "`micro_batch_size` with `grad_accum=2`, a shorter `seq_len`, or a smaller model."
+        )
+    return error
+
+
+class Loop:
+    """Trains a run from its newest checkpoint to its end."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: "TokenData",
+        observer: Observer,
+        checkpoint_every: int | None,
+        keep_steps: frozenset[int],
+        clock: ActiveClock,
+    ) -> None:
+        self.run, self.observer, self.clock = run, observer, clock
+        self.protocol = run.protocol
+        self.checkpoint_every = checkpoint_every
+        self.keep_steps = keep_steps | set(run.manifest["keep_steps"])
+        self.saved_at = time.monotonic()
+        resolve_device(self.protocol.device)  # a run may have come from another machine
+        reset_peak_memory(self.protocol.device)  # an earlier run in this process set it
+        self.trainer = Trainer(self.protocol, data)
+        self.recent: list[int] = []  # steps of the newest checkpoints
+        self.restore()
+        self.timed_from = self.trainer.step + UNTIMED_STEPS
+        self.matmul_rate = matmul_flops_per_second(self.protocol.device, self.protocol.dtype)
+        run.update(
+            state=RunState.RUNNING,
+            error=None,
+            keep_steps=sorted(self.keep_steps),
+            matmul_flops_per_second=self.matmul_rate,
+        )
+
+    def restore(self) -> None:
+        """Load the newest checkpoint that is good, with tables that are whole up to its step, and
+        cut them back to it; start over if none was saved.
+
+        Raises:
+            RunError: there are checkpoints and none is good; no file is changed.
+        """
+        warnings: list[str] = []
+        checkpoint = self.run.checkpoints.latest(
+            warnings, lambda step: missing_rows(self.run, step)
+        )
+        for warning in warnings:
+            self.observer.on_warning(warning)
+        parent = self.run.manifest["started_from"]
+        if checkpoint is None and (parent or self.run.checkpoints.has_any()):
+            start = f", with `started_from={parent}`" if parent else ""
+            raise RunError(
+                f"Run {self.run.name!r} has no good checkpoint left to resume from; its files are "
+                "unchanged. Put back what is missing, or start it again under another "
+                f"`name`{start}."
+            )
+        here = environment(self.protocol.device)
+        for name in ("torch", "device_name", "threads"):
+            if (before := self.run.manifest["environment"][name]) != here[name]:
+                self.observer.on_warning(
+                    f"{name} was {before} when the run started and is {here[name]} now: it "
+                    "continues, but not bit for bit as it would have there."
+                )
+        if checkpoint is not None:
+            try:
+                self.trainer.optimizer.load(checkpoint.tensors())
+            except (KeyError, RuntimeError) as error:
+                if as_run_error(self.run, error) is not error:
+                    raise  # no memory
+                raise RunError(
+                    f"{checkpoint.name} is not of the model in run.json ({error!s:.200})."
+                ) from error
+            self.trainer.step, self.trainer.seconds = checkpoint.step, checkpoint.seconds
+            self.recent = [checkpoint.step]
+        else:
+            self.run.checkpoints.drop(frozenset())  # a first one that was not completed
+        self.run.cut(self.trainer.step)
+
+    def run_to_end(self) -> None:
+        trainer, steps = self.trainer, self.protocol.steps
+        validated = {int(row["step"]) for row in self.run.rows("val")}
+        self.observer.on_start()
+        try:
+            while True:
+                if self.is_validation_step() and trainer.step not in validated:
+                    self.validate()
+                if self.observer.should_stop():
+                    raise Stopped
+                if self.is_checkpoint_due():
+                    self.save()
+                if trainer.step == steps:
+                    break
+                self.train_step()
+            self.finish()
+        except Stopped:
+            self.stop()
+        except NotFinite as error:
+            with contextlib.suppress(NotFinite):  # the last update may have ruined the weights
+                self.save()
+            kept = "Nothing had been saved before."
+            if self.recent:
+                kept = f"The state after step {self.recent[-1]} is kept."
+            raise NotFinite(f"{error} {kept} Try a lower `lr`.") from None
+        except RuntimeError:
+            # Ctrl-C reaches the whole process group, and so kills a running compiler.
+            if not (self.protocol.compile and self.observer.should_stop()):
+                raise
+            self.stop()
+
+    def stop(self) -> NoReturn:
+        self.save()
+        raise Stopped
+
+    def is_validation_step(self) -> bool:
+        step = self.trainer.step
+        return step % self.protocol.validation_every == 0 or step == self.protocol.steps
+
+    def is_checkpoint_due(self) -> bool:
+        step = self.trainer.step
+        if step in self.keep_steps:
+            return True
+        if self.checkpoint_every is None:
+            return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        return step > 0 and step % self.checkpoint_every == 0
+
+    def save(self) -> None:
+        step = self.trainer.step
+        if step in self.recent:
+            return
+        self.check_weights()
+        checkpoints = self.run.checkpoints
+        checkpoints.save(self.trainer.optimizer.state(), step, self.trainer.seconds)
+        self.recent = [*self.recent, step][-2:]
+        checkpoints.drop(self.keep_steps | set(self.recent))
+        self.saved_at = time.monotonic()
+
+    def check_weights(self) -> None:
+        """Raise NotFinite if a weight is not finite, so that it is not saved."""
+        if not self.trainer.optimizer.is_finite():
+            raise NotFinite(f"After step {self.trainer.step} the weights are not finite.")
+
+    def train_step(self) -> None:
+        """Make one update and write its row of train.csv; before a validation, also experts.csv."""
+        trainer, protocol = self.trainer, self.protocol
+        start = self.clock.seconds()
+        result = trainer.gradients()
+        lr = trainer.update(result)
+        synchronize(protocol.device)
+        row: dict[str, Any] = {
+            "step": trainer.step,
+            "tokens": trainer.step * protocol.tokens_per_step,
+            "loss": result.loss,
+            "lr": lr,
+            "grad_norm": result.gradient_norm,
+            "peak_memory_mb": round(peak_memory_mb(protocol.device), 1),
+        }
+        if trainer.step > self.timed_from:
+            seconds = self.clock.seconds() - start
+            trainer.seconds += seconds
+            flops_per_second = protocol.flops_per_step / seconds
+            row["tokens_per_second"] = round(protocol.tokens_per_step / seconds, 1)
+            row["mfu"] = round(flops_per_second / self.matmul_rate, 4)
+        row["seconds"] = round(trainer.seconds, 4)
+        if result.routing is not None:
+            row["balance_loss"] = result.routing.balance_loss.item()
+            row["expert_load_min"] = result.routing.load.min().item()
+            row["expert_load_max"] = result.routing.load.max().item()
+            if self.is_validation_step():
+                for layer, expert, load in expert_loads(result.routing):
+                    loads = {"step": trainer.step, "layer": layer, "expert": expert, "load": load}
+                    self.run.append("experts", loads)
+        self.run.append("train", row)
+        self.observer.on_step(row)
+
+    def validate(self) -> None:
+        """Score the validation split and write a row of val.csv."""
+        protocol, step = self.protocol, self.trainer.step
+        scores = self.evaluate("validation", protocol.validation_tokens)
+        row = {
+            "step": step,
+            "tokens": step * protocol.tokens_per_step,
+            "flops": step * protocol.flops_per_step,
+            "seconds": round(self.trainer.seconds, 4),
+            "loss": scores.loss.value,
+            "accuracy": scores.accuracy.value,
+            "perplexity": scores.perplexity.value,
+            "bits_per_byte": scores.bits_per_byte.value,
+        }
+        self.run.append("val", row)
+        self.observer.on_validation(row)
+
+    def evaluate(self, split: str, n_tokens: int) -> HeldOut:
+        protocol, trainer = self.protocol, self.trainer
+        scores: list[TextScore] = []
+        for found in score_text(
+            trainer.model,
+            trainer.data,
+            split,
+            protocol.seq_len,
+            protocol.micro_batch_size,
+            range(window_count(getattr(trainer.data, split), protocol.seq_len, n_tokens)),
+        ):
+            scores += found
+            self.observer.on_evaluation(split, sum(s.n_tokens for s in scores), n_tokens)
+            if self.observer.should_stop():
+                raise Stopped
+        whole = held_out(scores)
+        if not math.isfinite(whole.loss.value):
+            raise NotFinite(f"After step {trainer.step} the {split} loss is {whole.loss.value}.")
+        return whole
+
+    def finish(self) -> None:
+        """Save the final weights and test scores, mark the run finished, then drop checkpoints."""
+        run, trainer, protocol = self.run, self.trainer, self.protocol
+        self.check_weights()
+        if what := missing_rows(run, trainer.step, ended=True):
+            raise RunError(f"{what}: it was changed during the training. Resume to train it again.")
+        weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
+        run.checkpoints.save(weights, trainer.step, trainer.seconds, is_final=True)
+        scores = self.evaluate("test", protocol.test_tokens)
+        conditions = Conditions(
+            FINAL_TEST, None, "test", protocol.seq_len, protocol.dtype, protocol.device
+        )
+        run.replace("eval", held_out_rows(scores, trainer.data, conditions))
+        run.update(state=RunState.FINISHED, finished_at=now())
+        run.checkpoints.drop(self.keep_steps)
+
+
+def expert_loads(routing: Routing) -> Iterator[tuple[int, int, float]]:
+    """Layer, expert and its share of the tokens, for every expert."""
+    for layer, loads in enumerate(routing.load.tolist()):
+        for expert, load in enumerate(loads):
+            yield layer, expert, load

@@ -1,0 +1,1 @@
+"""One module per optimizer, which declares its `SPEC` and imports torch only when it is built."""

@@ -1,0 +1,151 @@
+"""One training step: gradients over the micro-batches, then the update."""
+
+import dataclasses
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from smollm2.data import batch
+from smollm2.device import DTYPES, synchronize
+from smollm2.errors import RunError
+from smollm2.model.moe import Routing
+from smollm2.model.transformer import SmolLM2
+from smollm2.protocol.run_config import ResolvedConfig
+from smollm2.training.active_clock import ActiveClock
+from smollm2.training.masters import Optimizer
+from smollm2.training.memory import require_memory
+from smollm2.training.schedule import lr_factor
+
+if TYPE_CHECKING:
+    from smollm2.data import TokenData
+
+
+class NotFinite(RunError):
+    """Loss or gradient became infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One forward and backward pass over the batch of a step, before the update."""
+
+    loss: float
+    gradient_norm: float
+    routing: Routing | None
+
+
+class Trainer:
+    """A model, its optimizer and its tokens at some step of a run.
+
+    Raises:
+        TooLarge: it can never fit into this machine's memory.
+    """
+
+    def __init__(self, protocol: ResolvedConfig, data: "TokenData") -> None:
+        require_memory(protocol)
+        self.protocol = protocol
+        self.data = data
+        self.step = 0  # updates made
+        self.seconds = 0.0  # of timed training
+        self.model = SmolLM2(protocol.model, protocol.seed).to(protocol.device)
+        self.optimizer = Optimizer(self.model, protocol.recipe, DTYPES[protocol.dtype])
+        if protocol.compile:
+            self.model.compile_blocks()
+
+    def gradients(self) -> StepResult:
+        """Forward and backward over the micro-batches of the next step."""
+        protocol, recipe = self.protocol, self.protocol.recipe
+        inputs, targets = batch(
+            self.data.train,
+            self.data.fingerprint,
+            protocol.data_seed,
+            self.step,
+            protocol.rows_per_step,
+            protocol.seq_len,
+        )
+        total = torch.zeros((), device=protocol.device)
+        routings = []
+        for start in range(0, protocol.rows_per_step, protocol.micro_batch_size):
+            rows = slice(start, start + protocol.micro_batch_size)
+            x = torch.from_numpy(inputs[rows]).to(protocol.device, non_blocking=True)
+            y = torch.from_numpy(targets[rows]).to(protocol.device, non_blocking=True)
+            loss, routing = self.model.loss(x, y)
+            total += loss.detach() / recipe.grad_accum
+            if routing is not None:
+                loss = loss + recipe.balance_weight * routing.balance_loss
+                routings.append(Routing(*(value.detach() for value in routing)))
+            (loss / recipe.grad_accum).backward()
+        norm = self.optimizer.gradient_norm()
+        # Reading the numbers waits for the device: whether to update depends on them.
+        return StepResult(total.item(), norm.item(), mean_over_batches(routings))
+
+    def update(self, result: StepResult) -> float:
+        """Apply the gradients; returns the learning rate used.
+
+        Raises:
+            NotFinite: the loss or the gradient is not; nothing has changed.
+        """
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+            raise NotFinite(
+                f"At step {self.step + 1} the loss is {result.loss} and the gradient norm "
+                f"{result.gradient_norm}."
+            )
+        factor = lr_factor(self.protocol.recipe, self.step, self.protocol.steps)
+        self.optimizer.step(factor, result.gradient_norm)
+        self.step += 1
+        return self.protocol.recipe.lr * factor
+
+
+def mean_over_batches(routings: list[Routing]) -> Routing | None:
+    """The routing of a step from that of its micro-batches, load still by layer."""
+    if not routings:
+        return None
+    return Routing(
+        torch.stack([r.balance_loss for r in routings]).mean(),
+        torch.stack([r.load for r in routings]).mean(dim=0),
+    )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The cost of one step on this machine, measured without compilation."""
+
+    step_seconds: float
+    activation_bytes: int  # saved for the backward pass of one micro-batch
+
+
+def probe(protocol: ResolvedConfig, data: "TokenData") -> Probe:
+    """Train one sequence, then time more of them and one update; the model is discarded.
+
+    Sequences are timed for one second, at least one.
+    """
+    recipe = dataclasses.replace(protocol.recipe, grad_accum=1)
+    single = dataclasses.replace(protocol, micro_batch_size=1, compile=False, recipe=recipe)
+    trainer = Trainer(single, data)
+    saved: dict[int, int] = {}  # bytes by memory address: views share it
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        trainer.gradients()
+    weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    activations = sum(size for address, size in saved.items() if address not in weights)
+    seconds: list[float] = []
+    with ActiveClock() as clock:
+        while sum(seconds) < 1.0:
+            start = clock.seconds()
+            result = trainer.gradients()
+            seconds.append(clock.seconds() - start)
+        start = clock.seconds()
+        trainer.update(result)
+        synchronize(protocol.device)
+        update_seconds = clock.seconds() - start
+    return Probe(
+        statistics.median(seconds) * protocol.rows_per_step + update_seconds,
+        activations * protocol.micro_batch_size,
+    )

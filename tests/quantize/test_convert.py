@@ -1,0 +1,143 @@
+"""Quantized models: what is quantized, what is kept, and what they compute."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from smollm2 import SmolLM2, variant
+from smollm2.evaluation.text import TextScore
+from smollm2.inference.decoder import Decoder
+from smollm2.quantize.convert import assemble, memory_bytes, quantize, quantized_share
+from smollm2.quantize.matrix import QuantizedMatrix, UnsupportedShape
+from smollm2.quantize.measure import loss_change
+from smollm2.quantize.quant_config import QuantConfig
+
+INT8 = QuantConfig(8, group_size=None)
+INT4 = QuantConfig(4)
+
+
+CONFIGS = [
+    INT8,
+    INT4,
+    QuantConfig(4, embedding_bits=4),
+    QuantConfig(4, method="hqq", group_size=32),
+    QuantConfig(4, embedding_bits=None),
+    QuantConfig(4, "bitsandbytes"),
+    QuantConfig(8, "bitsandbytes", group_size=None),
+]
+
+
+@pytest.fixture(scope="module")
+def small() -> SmolLM2:
+    """Two layers of `pow2` at nano scale, in bf16."""
+    return SmolLM2(variant("pow2:n_layers=2", scale="nano")).bfloat16().eval()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize(
+    "spec", ["pow2:n_layers=2", "moe-160m:n_layers=2", "pow2:n_layers=2,tie_embeddings=false"]
+)
+def test_every_matrix_but_routers_is_quantized_and_the_model_still_computes_about_the_same(
+    spec, config
+):
+    model = SmolLM2(variant(spec, scale="nano")).bfloat16().eval()
+    plain = quantize(model, config)
+    found = assemble(model.config, config, plain, torch.bfloat16)
+
+    norms_and_routers = [n for n, p in model.named_parameters() if p.ndim == 1 or "router" in n]
+    tables = ["embed.weight"] if model.lm_head is None else ["embed.weight", "lm_head.weight"]
+    kept = norms_and_routers + (tables if config.embedding_bits is None else [])
+    assert sorted(plain.kept) == sorted(kept)
+    left = sum(model.get_parameter(name).numel() for name in kept)
+    total = sum(p.numel() for p in model.parameters())
+    assert quantized_share(found) == pytest.approx(1 - left / total)
+    assert not any(isinstance(m, torch.nn.Linear) for m in torch_linears(found))
+
+    tokens = torch.arange(40).view(2, 20)
+    with torch.inference_mode():
+        expected, logits = model(tokens).float(), found(tokens).float()
+    # Random weights of so small a model suffer most; what is seen is that nothing is mixed up.
+    agreement = F.cosine_similarity(logits.flatten(), expected.flatten(), dim=0)
+    assert agreement > (0.97 if config.bits == 8 else 0.75)
+
+
+def torch_linears(model: SmolLM2) -> list[torch.nn.Module]:
+    """What still multiplies by a matrix of floats, routers aside."""
+    inside = {m for q in model.modules() if isinstance(q, QuantizedMatrix) for m in q.modules()}
+    return [
+        module
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and module not in inside and "router" not in name
+    ]
+
+
+def test_layers_that_no_group_fits_are_named_and_not_counted():
+    model = SmolLM2(variant("orig:n_layers=2", scale="nano")).bfloat16()  # 144 and 384 wide
+    plain = quantize(model, QuantConfig(4, group_size=128))
+    found = assemble(model.config, QuantConfig(4, group_size=128), plain, torch.bfloat16)
+    assert plain.summary == (
+        "2 × blocks.N.attn.qkv.weight: groups of 128 do not divide its 144 inputs; "
+        "2 × blocks.N.attn.out.weight: groups of 128 do not divide its 144 inputs; "
+        "2 × blocks.N.mlp.gate_up.weight: groups of 128 do not divide its 144 inputs"
+    )
+    quantized = 2 * 144 * 384 + 4096 * 144
+    assert quantized_share(found) == pytest.approx(
+        quantized / sum(p.numel() for p in model.parameters())
+    )
+    with pytest.raises(UnsupportedShape, match="No layer can be quantized"):
+        quantize(model, QuantConfig(4, group_size=256))
+
+
+def test_bytes_in_memory_are_those_of_codes_and_scales(small):
+    config = small.config
+    matrices = sum(p.numel() for p in small.blocks.parameters() if p.ndim == 2)
+    norms = sum(p.numel() for p in small.parameters() if p.ndim == 1)
+    embedding = config.vocab_size * config.d_model
+    int8_rows = 2 * config.vocab_size
+    found = assemble(config, INT4, quantize(small, INT4), torch.bfloat16)
+    assert memory_bytes(found.embed) == embedding + int8_rows
+    # A scale and a zero point of two bytes for 64 weights.
+    assert memory_bytes(found) == (
+        matrices // 2 + matrices // 64 * 4 + 2 * norms + embedding + int8_rows
+    )
+    assert memory_bytes(small) == 2 * (matrices + norms + embedding)
+
+
+def test_quantizing_does_not_depend_on_the_dtype_that_the_model_is_in(small):
+    plain = quantize(small, INT4)
+    other = quantize(SmolLM2(small.config).eval(), INT4)
+    assert plain.tensors().keys() == other.tensors().keys()
+    for name, tensor in plain.tensors().items():
+        assert torch.equal(tensor, other.tensors()[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("config", [INT8, INT4], ids=["int8", "int4"])
+def test_a_compiled_step_of_a_quantized_model_has_the_eager_logits(config):
+    model = SmolLM2(variant("pow2:n_layers=2", scale="nano"))
+    quantized = assemble(model.config, config, quantize(model, config), torch.float32)
+    eager, compiled = Decoder(quantized, 70), Decoder(quantized, 70, compiled=True)
+    torch.testing.assert_close(compiled.prefill([5, 17, 300]), eager.prefill([5, 17, 300]))
+    for token in range(0, 670, 10):
+        torch.testing.assert_close(compiled.step(token), eager.step(token), atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_change_is_paired_over_documents():
+    rng = np.random.default_rng(0)
+    tokens, nats, change = rng.integers(50, 100, 40), rng.normal(300, 90, 40), rng.normal(2, 1, 40)
+
+    def scores(values):
+        return [
+            TextScore(i, i, int(n), float(v), 0, float(v), 1)
+            for i, (n, v) in enumerate(zip(tokens, values, strict=True))
+        ]
+
+    found = loss_change(scores(nats), scores(nats + change))
+    assert found.value == pytest.approx(change.sum() / tokens.sum())
+    residuals = change - found.value * tokens
+    stderr = np.sqrt(40 / 39 * (residuals**2).sum()) / tokens.sum()
+    assert found.stderr == pytest.approx(stderr)
+    with pytest.raises(ValueError, match="of different text"):
+        loss_change(scores(nats), scores(nats)[1:])

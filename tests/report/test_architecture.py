@@ -1,0 +1,26 @@
+"""What a card says about the models."""
+
+import shutil
+
+from support.carded import card
+from support.planted import planted
+
+
+def test_only_a_mixture_of_experts_has_experts(capsys, study):
+    text = card(capsys)
+    assert "| experts | – | – | 4 |" in text
+    assert "| active experts per token | – | – | 2 |" in text
+    assert "| RoPE theta | 10000 | 10000 | 10000 |" in text
+    for path in study.glob("moe-160m-*"):
+        shutil.rmtree(path)
+    assert "| experts" not in card(capsys)
+
+
+def test_an_untied_head_is_said(capsys, study, template):
+    text = card(capsys)
+    assert "SwiGLU, tied embeddings, no biases" in text
+    assert "embedding and head" not in text
+    planted(template, "untied", 0, 5.0, model={"tie_embeddings": False})
+    text = card(capsys)
+    assert "SwiGLU, no biases" in text
+    assert "| embedding and head | tied | tied | tied | untied |" in text

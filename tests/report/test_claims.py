@@ -1,0 +1,106 @@
+"""What became of the claims of a published card, where a study asks for them."""
+
+import pytest
+from support.carded import become, card, say
+from support.command import run_main
+from support.planted import planted
+
+from smolctl.analysis.study_notes import CLAIMS
+from smolctl.report.sections.claims import speed_verdict
+from smollm2.runs.run import Run
+
+
+def test_claims_are_shown_only_where_a_study_asks_for_them(capsys, study):
+    assert "claimed" not in card(capsys)
+    say(study, claims="pow2")
+    text = card(capsys)
+    shown, details = text.split("# Appendix to")
+    assert "\n## What the original card claimed\n" in shown
+    assert "- pow2 trains 6.5 % faster (10.06 against 10.76 min), significantly: **open**" in shown
+    assert "| the original card claimed | here | verdict |" in details
+    assert "`orig` (d_ff 1536) 134,515,008" in details
+
+
+@pytest.mark.parametrize("claims", CLAIMS)
+def test_all_known_claims_are_judged(capsys, study, claims):
+    say(study, claims=claims)
+    assert "What the original card claimed" in card(capsys)
+
+
+def test_unknown_claims_are_a_sentence(capsys, study):
+    for claims, sentence in (
+        ("pow", "claims takes pow2, not 'pow'. Did you mean 'pow2'?"),
+        ([1], "claims takes text in quotes, not [1]."),
+    ):
+        say(study, claims=claims)
+        code, out, err = run_main(capsys, "report", "--study", "s")
+        assert (code, out) == (2, "")
+        assert f"results/s/study.toml: {sentence}" in err
+
+
+def test_verdicts_of_a_superseded_study_are_withdrawn(capsys, study):
+    become(study)
+    say(study, claims="pow2", superseded="The rate was wrong.")
+    text = card(capsys)
+    assert "> **Superseded.** The rate was wrong." in text
+    assert "| measured in a study that is superseded | withdrawn |" in text
+    assert "- The verdicts of `s` are withdrawn." in text
+    assert "better than orig" not in text
+    assert "worse than orig" not in text
+
+
+def test_claims_are_judged_against_both_originals(capsys, study, template):
+    for seed in range(2):
+        run = planted(template, "orig-174m", seed, 5.3 + 0.01 * seed)
+        run.update(created_at=f"2026-01-0{seed + 1}T00:00:09")
+        for arm, accuracy in (("orig", 0.1), ("orig-174m", 0.3), ("pow2", 0.2)):
+            run = Run(study / f"{arm}-s{seed}")
+            scores = run.rows("eval")
+            for row in scores:
+                if row["metric"] == "accuracy":
+                    row["value"] = accuracy + 0.001 * seed
+            run.replace("eval", scores)
+    become(study)
+    say(study, claims="pow2")
+    rows = card(capsys).splitlines()
+    (loss,) = (row for row in rows if row.startswith("| validation loss 3.626"))
+    assert "; test loss: 5.3050 ± 0.0071 (orig-174m) and 5.1050 ± 0.0071 (pow2)" in loss
+    assert loss.endswith(
+        "| falls: worse (against orig); falls: better (against orig-174m, by itself) |"
+    )
+    (accuracy,) = (row for row in rows if row.startswith("| pow2 has the slightly higher"))
+    assert accuracy.endswith("| survives (against orig); falls (against orig-174m) |")
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((-5, -1), "falls: slower"),
+        ((-5, 1), "falls: not by so much"),
+        ((1, 6), "falls: faster, but by less"),
+        ((1, 9), "survives"),
+        ((-1, 9), "inconclusive"),
+    ],
+)
+def test_what_becomes_of_the_claim_of_speed(interval, verdict):
+    assert speed_verdict(*interval) == verdict
+
+
+def test_a_start_is_judged_by_the_start(capsys, study):
+    """The mixture of experts begins behind and ends ahead."""
+    for path in study.glob("[om]*"):
+        run, is_dense = Run(path), path.name.startswith("orig")
+        rows = run.rows("val")
+        for number, row in enumerate(rows):
+            row["loss"] = (6.0 if is_dense else 6.5) + 0.01 * run.protocol.seed - 0.1 * number
+        run.replace("val", rows)
+        scores = run.rows("eval")
+        for row in scores:
+            if row["metric"] == "loss" and not is_dense:
+                row["value"] = 4.0 + 0.01 * run.protocol.seed
+        run.replace("eval", scores)
+    say(study, claims="pow2")
+    rows = [line for line in card(capsys).splitlines() if line.startswith("| the dense model")]
+    (line,) = rows
+    assert line.endswith("| falls (at the start) |")
+    assert "4.0050 ± 0.0071 (moe-160m)" in line

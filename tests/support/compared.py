@@ -1,0 +1,11 @@
+"""What `smolctl compare --json` prints."""
+
+import json
+
+from support.command import run_main
+
+
+def compared(capsys, *arms, study="s") -> dict:
+    code, out, err = run_main(capsys, "compare", *arms, "--study", study, "--json")
+    assert code == 0, err
+    return json.loads(out)

@@ -1,0 +1,108 @@
+"""Finished runs with the numbers that a test wants, made of copies of a real one."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from smolctl.analysis.quantized_arms import Quantized, quantized
+from smolctl.analysis.selection import study_comparison
+from smollm2.data.tokenizer import tokenizer_fingerprint
+from smollm2.files import write_json
+from smollm2.model.transformer import SmolLM2
+from smollm2.protocol.resolve import resolve
+from smollm2.protocol.run_config import DataRef, RunConfig
+from smollm2.quantize.quant_config import QuantConfig
+from smollm2.runs.create import create_run
+from smollm2.runs.manifest import now
+from smollm2.runs.run import Run, list_runs
+
+# Parameters of a model that is quantized.
+COUNTS = {"total": 1000, "active": 1000, "embedding": 200}
+
+
+def planted(template: Path, name: str, seed: int, loss: float, *, study="s", **changes) -> Run:
+    """A run NAME-sSEED of the arm `name` in ./results whose test loss is `loss`.
+
+    Of `changes`, `arm` is another name of the arm, `manifest` is of the manifest itself and `model`
+    of the fields of its model; the others are of its protocol.
+    """
+    path = Path("results") / study / f"{name}-s{seed}"
+    shutil.copytree(template, path)
+    manifest = json.loads((path / "run.json").read_text())
+    manifest |= {"name": path.name, "arm": changes.pop("arm", name)} | changes.pop("manifest", {})
+    model = changes.pop("model", {})
+    manifest["protocol"] |= {"seed": seed, "data_seed": seed} | changes
+    manifest["protocol"]["model"] |= model
+    write_json(path / "run.json", manifest)
+    run = Run(path)
+    for table in ("train", "val"):
+        rows = run.rows(table)
+        rows[-1]["step"] = manifest["protocol"]["steps"]  # as if it had been so long
+        run.replace(table, rows)
+    rows = run.rows("eval")
+    for row in rows:
+        if row["metric"] == "loss":
+            row["value"] = loss
+    run.replace("eval", rows)
+    return run
+
+
+def task_conditions(**changes: Any) -> dict[str, Any]:
+    """How the score of a task in eval.csv was made, with `changes`."""
+    usual = {"suite": "lm-eval", "shots": 0, "split": "test", "context": 64}
+    return usual | {"dtype": "float32", "device": "cpu"} | changes
+
+
+def plant_weights(
+    results: Path, name: str, model: SmolLM2, tokenizer: Tokenizer, dtype: str = "float32"
+) -> Run:
+    """A finished run of the default study that ended with the weights of `model`, without any
+    losses."""
+    seq_len = min(64, model.config.max_seq_len)
+    request = RunConfig("pow2", steps=1, seq_len=seq_len, device="cpu", dtype=dtype)
+    data = DataRef("stories.jsonl", "0" * 16, tokenizer_fingerprint(tokenizer), 10_000)
+    protocol = dataclasses.replace(resolve(request, model.config), data=data)
+    run = create_run(results, "runs", name, request, protocol, tokenizer)
+    weights = {f"model.{key}": value for key, value in model.state_dict().items()}
+    run.checkpoints.save(weights, 1, 1.0, is_final=True)
+    run.update(state="finished", finished_at=now())
+    return run
+
+
+def plant_quantized(run: Run, **configurations: dict[str, Any]) -> None:
+    """quantize.csv of `run`: bf16 and `configurations`, `int4_g64={"loss_delta": 0.01}` say; what
+    is not given is as usual at about 5 bits a parameter."""
+    total, embedding = (run.manifest["parameters"][name] for name in ("total", "embedding"))
+    usual = {"n": 8192, "clusters": 5, "dtype": "bfloat16", "device": "cpu"}
+    usual |= {"device_name": "a CPU", "threads": 2}
+    usual |= {"fingerprint": "71c1416dbe7b3d39", "loss": 5.0, "status": "ok"}
+
+    def bytes_of(each: float) -> dict[str, float]:
+        return {
+            f"{where}_bytes{rest}": each * count
+            for where in ("disk", "memory")
+            for rest, count in (("", total), ("_without_embedding", total - embedding))
+        }
+
+    rows = [{"name": "bf16", "bits": 16, "quantized_share": 0, "loss_delta": 0} | usual]
+    rows[0] |= bytes_of(2)
+    for argument, cells in configurations.items():
+        name = argument.replace("_", "-")
+        row = {"name": name, **dataclasses.asdict(QuantConfig.of(name))}
+        row |= {"quantized_share": 1.0, "loss_delta_stderr": 0.0005}
+        rows.append(row | usual | bytes_of(0.625) | cells)
+    run.replace("quantize", rows)
+
+
+def delta(value: float, **cells: Any) -> dict[str, Any]:
+    """A configuration that changes the loss by `value`."""
+    return {"loss_delta": value} | cells
+
+
+def found() -> Quantized:
+    """What was quantized in study `s`."""
+    return quantized(study_comparison("s", list_runs(Path("results"), "s")[0]))

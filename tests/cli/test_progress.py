@@ -1,6 +1,7 @@
 """Progress messages of a training run."""
 
 import signal
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,16 @@ def test_speed_and_eta_of_a_line_are_of_the_same_steps(capsys):
     assert "ETA" not in capsys.readouterr().err
 
 
+@pytest.fixture
+def with_terminal() -> Iterator[None]:
+    """SIGHUP as under a terminal, although the tests may run under nohup, which ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.usefixtures("with_terminal")
 def test_a_signal_while_the_model_is_built_stops_at_once(capsys, workdir, tiny, monkeypatch, name):
     number = getattr(signal, name)
 

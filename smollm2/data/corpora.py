@@ -79,7 +79,7 @@ def is_path(source: str) -> bool:
 def _existing_kind(source: str) -> CorpusKind:
     """The kind of a source; raises `UserError` for a path that leads nowhere."""
     kind, path = corpus_kind(source), Path(source)
-    if kind is FILES and not path.exists():
+    if kind is FILES and not (source and path.exists()):  # an empty path is the current folder
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         known = ", ".join(each.spelling for each in CORPORA.values())
         raise UserError(

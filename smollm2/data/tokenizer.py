@@ -223,10 +223,12 @@ def _try_out(tokenizer: Tokenizer) -> None:
 
 
 def _of_plain_text(tokenizer: Tokenizer) -> Tokenizer:
-    # These three settings are left over from the model's last use; none affects the text.
+    # These settings are left over from the model's last use; none affects the text.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
+    if getattr(tokenizer.model, "dropout", None):  # of merges: the tokens would be random
+        tokenizer.model.dropout = None
     return tokenizer
 
 

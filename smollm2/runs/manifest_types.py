@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from smollm2.protocol.run_config import MOST
@@ -13,6 +14,14 @@ Check = Callable[[Any], bool]
 
 def is_text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST
+
+
+def is_time(value: Any) -> bool:
+    """A time in ISO 8601, as `now` writes it."""
+    try:
+        return is_text(value) and bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
 
 
 def is_table(value: Any) -> bool:
@@ -42,6 +51,13 @@ def is_steps(value: Any) -> bool:
     return isinstance(value, list) and all(map(is_count, value))
 
 
+def is_request(value: Any) -> bool:
+    """A table whose numbers are finite and not negative."""
+    return is_table(value) and all(
+        0 <= each < math.inf for each in value.values() if type(each) in (int, float)
+    )
+
+
 def optional(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -56,8 +72,8 @@ FIELDS: dict[str, Check] = {
     "equal": one_of("tokens", "flops", "seconds"),
     "started_from": optional(is_text),
     "error": optional(is_text),
-    "created_at": optional(is_text),
-    "finished_at": optional(is_text),
+    "created_at": optional(is_time),
+    "finished_at": optional(is_time),
     "keep_steps": is_steps,
     "training_flops_per_token": is_positive,
     "protocol": is_table,
@@ -77,6 +93,7 @@ LATER: dict[str, Check] = {
     "started_from_sha256": optional(is_text),
     "origin": optional(is_text),
     "bounds": is_table,
+    "matmul_flops_per_second": optional(is_positive),
 }
 # Of an imported run.
 SOURCE: dict[str, Check] = {
@@ -93,6 +110,8 @@ TRAINED: dict[str, Check] = {
     "protocol.validation_tokens": is_size,
     "protocol.test_tokens": is_size,
     "protocol.data": is_table,
+    "protocol.data.train_tokens": is_size,
+    "request": is_request,
     "request.data": is_text,
     "request.recipe": is_text,
     "request.settings": is_list,

@@ -137,6 +137,13 @@ def test_missing_source_is_refused_at_once_with_the_nearest_name(tmp_path):
         documents(str(tmp_path / "no" / "such" / "file.txt"))
 
 
+def test_an_empty_source_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.txt").write_text("not meant\n")
+    with pytest.raises(UserError, match="There is no file or folder ''"):
+        next(iter(documents("")))
+
+
 def test_folder_without_text_is_refused(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"No text in the folder.*expected \.txt"):

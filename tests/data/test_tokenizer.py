@@ -184,6 +184,15 @@ def test_loaded_tokenizer_neither_cuts_nor_pads(trained, tmp_path):
     ]
 
 
+def test_loaded_tokenizer_merges_without_dropout(trained, tmp_path):
+    tokenizer = Tokenizer.from_str(trained.to_str())
+    tokenizer.model.dropout = 0.9
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    text = " ".join(TEXTS)
+    assert tokenizer.encode(text).ids != trained.encode(text).ids
+    assert load_tokenizer(str(tmp_path)).encode(text).ids == trained.encode(text).ids
+
+
 def test_folder_and_file_give_the_same_tokenizer(trained, tmp_path):
     trained.save(str(tmp_path / "tokenizer.json"), pretty=True)
     for spec in (tmp_path, tmp_path / "tokenizer.json"):

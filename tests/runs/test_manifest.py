@@ -8,6 +8,7 @@ from smollm2.errors import UserError
 from smollm2.files import write_json
 from smollm2.protocol.run_config import ResolvedConfig
 from smollm2.runs.manifest import read_manifest
+from smollm2.runs.manifest_types import wrong_field
 from smollm2.runs.run import Run
 
 TEXTS = ("name", "arm", "equal", "created_at", "finished_at", "error", "started_from")
@@ -21,6 +22,25 @@ def test_a_field_of_another_type_is_named(template, workdir, field, value):
     write_json(run.path / "run.json", run.manifest | {field: value})
     with pytest.raises(UserError, match=f"a-s0/run.json is damaged: its {field} is "):
         Run(run.path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("matmul_flops_per_second", []),
+        ("matmul_flops_per_second", True),
+        ("finished_at", "yesterday"),
+        ("request", {"data_seed": -1}),
+        ("request", {"micro_batch_size": -1}),
+        ("request", {"lr": float("inf")}),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(template, field, value):
+    manifest = Run(template).manifest
+    inner = value if not isinstance(value, dict) else manifest[field] | value
+    wrong = wrong_field(manifest | {field: inner}, is_imported=False)
+    assert wrong is not None
+    assert wrong.startswith(f"its {field} is ")
 
 
 @pytest.mark.parametrize("field", ["variant", "scale", "device", "dtype", "steps", "seed", "data"])

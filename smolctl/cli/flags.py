@@ -5,7 +5,8 @@ import re
 SETTING = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 REGULAR = (
-    *("backend", "bits", "data", "data_dir", "data_seed", "device", "dtype", "flops", "grad_accum"),
+    *("backend", "batch_offset", "bits", "data", "data_dir", "data_seed", "device", "dtype"),
+    *("flops", "grad_accum"),
     *("group_size", "lr", "max_new_tokens", "method", "micro_batch_size", "name", "optimizer"),
     *("out", "results", "resume", "schedule", "seed", "seq_len", "steps", "tasks"),
     *("temperature", "test_tokens", "tokenizer", "tokens", "top_k", "top_p", "val_every"),

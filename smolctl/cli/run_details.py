@@ -91,7 +91,11 @@ def training_facts(run: Run) -> list[tuple[str, str | None]]:
             f"{protocol.seq_len}): {count(tokens)} tokens, "
             f"{protocol.steps * protocol.flops_per_step:.2e} FLOPs",
         ),
-        ("seeds", f"weights {protocol.seed}, order of the data {protocol.data_seed}"),
+        (
+            "seeds",
+            f"weights {protocol.seed}, order of the data {protocol.data_seed}"
+            + (f" from batch {protocol.batch_offset:,}" if protocol.batch_offset else ""),
+        ),
         ("started from", manifest["started_from"]),
         ("arm", f"{run.arm} ({manifest['role']}, equal {manifest['equal']})"),
         (

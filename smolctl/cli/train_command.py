@@ -185,6 +185,10 @@ def train(
             show_default=False,
         ),
     ] = None,
+    batch_offset: Annotated[
+        int | None,
+        typer.Option(help="Batches of the data to skip first.", rich_help_panel="Data"),
+    ] = None,
     val_every: Annotated[
         int | None,
         typer.Option(

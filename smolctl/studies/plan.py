@@ -14,6 +14,7 @@ from smollm2.errors import UserError
 from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import ResolvedConfig, RunConfig, differing, plain_name
 from smollm2.runs.manifest import Role
+from smollm2.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class PlannedRun:
 
 def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunConfig]:
     """The configuration of each arm with its number of steps: every arm gets as much of what
-    `study.equal` names as the first one, and is scored on the same text.
+    `study.equal` names as the first one, and is scored on the same text. An arm of fewer steps
+    than the longest begins at a later batch, so that a seed ends all arms on the same text.
 
     Args:
         step_seconds: measured for each arm; read only for equal seconds.
@@ -80,7 +82,20 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunCo
             raise UserError(
                 f"Arm {arm.name!r} differs from {first!r} in more than the model: {fields}."
             )
-    return configs
+    longest = max(config.steps or 0 for config in configs.values())
+    return {
+        name: dataclasses.replace(config, batch_offset=longest - (config.steps or 0) or None)
+        for name, config in configs.items()
+    }
+
+
+def in_order_of(runs: list[Run], configs: dict[str, RunConfig]) -> dict[str, RunConfig]:
+    """The configurations with the order of the data that the study's runs have: in older ones every
+    arm began at batch 0."""
+    wanted = {name: config.batch_offset for name, config in configs.items()}
+    if not any(wanted.get(run.arm) and not run.protocol.batch_offset for run in runs):
+        return configs
+    return {name: dataclasses.replace(each, batch_offset=None) for name, each in configs.items()}
 
 
 def sweep_runs(study: Study, configs: Mapping[str, RunConfig]) -> list[PlannedRun]:

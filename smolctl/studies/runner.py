@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from smolctl.analysis.comparison import best_rate
 from smolctl.studies import step_times
 from smolctl.studies.models import Model
-from smolctl.studies.plan import PlannedRun, final_runs, horizons, sweep_runs
+from smolctl.studies.plan import PlannedRun, final_runs, horizons, in_order_of, sweep_runs
 from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
 from smolctl.studies.scorer import Scorer, questions
 from smolctl.studies.study_file import KEPT, Study, to_toml
@@ -79,7 +79,7 @@ class Session:
         if study.equal == "seconds":
             recorded = step_times.read_recorded(study, results)
             self.step_seconds = recorded or step_times.measure(study, self.data)
-        configs = horizons(study, self.step_seconds)
+        configs = in_order_of(runs, horizons(study, self.step_seconds))
         self.sweep = [run.on(self.data) for run in sweep_runs(study, configs)]
         self.final = [run.on(self.data) for run in final_runs(study, configs)]  # before the sweep
         self.failed: dict[str, str] = {}  # errors by run

@@ -111,6 +111,7 @@ MOST_SEEDS = 1000  # of an arm or a sweep
 MOST_ARMS = 1000
 # Options of `smolctl train`, by their names in a study file.
 OPTIONS = {field.name for field in dataclasses.fields(RunConfig)} - {"settings"} | {"set"}
+OF_A_RUN = {"variant", "seed", "batch_offset"}  # which a study gives each of its runs
 
 
 def read_study(path: Path) -> Study:
@@ -152,7 +153,7 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
         raise UserError(f"equal takes {', '.join(EQUAL)}, not {equal!r}.")
     seeds = whole_numbers("seeds", table.get("seeds", [0, 1, 2]))
     shared, sweep = train_options(subtable(table, "train")), subtable(table, "sweep")
-    refuse_unknown_keys(shared, sorted(OPTIONS - {"variant", "seed"}), "[train]")
+    refuse_unknown_keys(shared, sorted(OPTIONS - OF_A_RUN), "[train]")
     refuse_unknown_keys(sweep, ["lr", "seeds"], "[sweep]")
     refuse_unknown_keys(subtable(table, "eval"), fields_of(Evaluation), "[eval]")
     refuse_unknown_keys(subtable(table, "quantize"), fields_of(Quantization), "[quantize]")

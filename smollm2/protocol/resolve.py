@@ -54,6 +54,11 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
     for name, seed in (("seed", request.seed), ("data_seed", request.data_seed or 0)):
         if not 0 <= seed < 2**63:
             raise UserError(f"`{name}` must be from 0 to 2^63 - 1, not {seed}.", field=name)
+    offset = request.batch_offset or 0
+    if not 0 <= offset <= MOST_STEPS:
+        raise UserError(
+            f"`batch_offset` must be from 0 to {MOST_STEPS:,}, not {offset}.", field="batch_offset"
+        )
     tokens_per_step = micro_batch_size * recipe.grad_accum * seq_len
     if tokens_per_step > MOST_TOKENS_PER_STEP:
         raise UserError(
@@ -91,6 +96,7 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
         device=device,
         dtype=resolve_dtype(request.dtype, device),
         compile=bool(request.compile),
+        batch_offset=offset,
     )
     if request.compile is None:
         return dataclasses.replace(protocol, compile=pays_to_compile(protocol))

@@ -50,6 +50,7 @@ class RunConfig:
     compile: bool | None = None
     seed: int = 0
     data_seed: int | None = None
+    batch_offset: int | None = None
     val_every: int | None = None
     val_tokens: int | None = None
     test_tokens: int | None = None
@@ -104,6 +105,8 @@ class ResolvedConfig:
 
     micro_batch_size: sequences in a micro-batch. steps: optimizer updates.
     validation_tokens, test_tokens: scored tokens, from the start of each split.
+    batch_offset: step k trains on batch k + batch_offset, so that runs of different lengths can end
+    on the same text. Older manifests lack it; theirs is 0.
     """
 
     variant: str
@@ -122,6 +125,7 @@ class ResolvedConfig:
     dtype: str
     compile: bool
     data: DataRef | None = field(default=None)
+    batch_offset: int = 0
 
     @property
     def rows_per_step(self) -> int:
@@ -213,7 +217,7 @@ class ResolvedConfig:
     def require_sizes(self) -> None:
         """Raise `UserError` for a size out of bounds, or a word that is not one of `WORDS`."""
         sizes = {"micro_batch_size": 1, "seq_len": 1, "validation_every": 1}
-        sizes |= {"steps": 0, "validation_tokens": 0, "test_tokens": 0}
+        sizes |= {"steps": 0, "validation_tokens": 0, "test_tokens": 0, "batch_offset": 0}
         for name, least in sizes.items():
             if not least <= getattr(self, name) <= MOST:
                 raise UserError(f"{name} cannot be {getattr(self, name)}.")
@@ -281,6 +285,8 @@ def default_run_name(request: RunConfig, protocol: ResolvedConfig, start: str | 
     shared = protocol.controlled()
     shared |= {rate: getattr(protocol.recipe, rate) for rate in rate_fields()}
     shared["data_seed"] = protocol.data_seed - protocol.seed
+    if protocol.batch_offset:  # older names have none
+        shared["batch_offset"] = protocol.batch_offset
     if start is not None:
         shared["start"] = start
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()

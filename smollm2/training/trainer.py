@@ -61,7 +61,7 @@ class Trainer:
             self.data.train,
             self.data.fingerprint,
             protocol.data_seed,
-            self.step,
+            self.step + protocol.batch_offset,
             protocol.rows_per_step,
             protocol.seq_len,
         )

@@ -6,9 +6,8 @@
 The corpus is prepared as for a run, by default with the tokenizer and the lengths of nano scale.
 The n-grams are counted on the windows that a run with `--seed` draws, and scored on the first
 windows of the test split. Like the model, they see no token before their window.
-
-Smoothing is interpolated Kneser-Ney (Chen and Goodman 1999, section 2.7) with one discount, 0.75.
-The last level is uniform over the vocabulary, so no token has the probability zero.
+The models are those of `smollm2.data.ngram`, which `prepare` counts on windows
+spread over the training split and scores on all of the test split.
 """
 
 import argparse
@@ -16,55 +15,19 @@ import argparse
 import numpy as np
 
 from smollm2.data import TokenData, batch, prepare, window_count, windows
-
-DISCOUNT = 0.75
-
-
-def probabilities(grams: np.ndarray, asked: np.ndarray, vocab_size: int) -> np.ndarray:
-    """P(last token | the others) of each row of `asked`, `float64 [m]`.
-
-    Args:
-        grams: n-grams to count, `int64 [n, order]`, repeated ones as often as they occur.
-        asked: `int64 [m, order]`.
-        vocab_size: tokens are below it; `vocab_size` itself stands for the start of a window.
-    """
-    if grams.shape[1] == 0:
-        return np.full(len(asked), 1 / vocab_size)
-    keys, counts = np.unique(key_of(grams, vocab_size), return_counts=True)
-    places = (vocab_size + 1) ** np.arange(grams.shape[1])[::-1]
-    distinct = keys[:, None] // places % (vocab_size + 1)
-    # Of lower order a gram counts once per token before it, however often it occurs.
-    lower = probabilities(distinct[:, 1:], asked[:, 1:], vocab_size)
-    contexts, context_of = np.unique(key_of(distinct[:, :-1], vocab_size), return_inverse=True)
-    asked_contexts = key_of(asked[:, :-1], vocab_size)
-    count = looked_up(key_of(asked, vocab_size), keys, counts)
-    total = looked_up(asked_contexts, contexts, np.bincount(context_of, weights=counts))
-    followers = looked_up(asked_contexts, contexts, np.bincount(context_of))
-    own = np.maximum(count - DISCOUNT, 0) + DISCOUNT * followers * lower
-    return np.where(total > 0, own / np.maximum(total, 1), lower)
-
-
-def key_of(grams: np.ndarray, vocab_size: int) -> np.ndarray:
-    """One number per row, `int64 [n]`, in the order of the rows; enough for three tokens."""
-    keys = np.zeros(len(grams), dtype=np.int64)
-    for column in grams.T:
-        keys = keys * (vocab_size + 1) + column
-    return keys
-
-
-def looked_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The values of the wanted keys, 0 where there is none; `keys` are sorted."""
-    places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[places] == wanted, values[places], 0)
+from smollm2.data.ngram import kneser_ney
 
 
 def grams_in(inputs: np.ndarray, targets: np.ndarray, order: int, vocab_size: int) -> np.ndarray:
-    """The n-gram that ends at each target, `int64 [rows * seq_len, order]`."""
+    """The key of the n-gram that ends at each target, `int64 [rows * seq_len]`; the token
+    `vocab_size` stands for the start of a window."""
     whole = np.concatenate([inputs, targets[:, -1:]], axis=1)
     whole = np.pad(whole, ((0, 0), (1, 0)), constant_values=vocab_size)
     length = targets.shape[1]
-    columns = [whole[:, 3 - order + i :][:, :length] for i in range(order)]
-    return np.stack([column.ravel() for column in columns], axis=1)
+    keys = np.zeros(targets.shape, dtype=np.int64)
+    for i in range(order):
+        keys = keys * (vocab_size + 1) + whole[:, 3 - order + i :][:, :length]
+    return keys.ravel()
 
 
 def losses(
@@ -78,7 +41,7 @@ def losses(
     found = []
     for order in (1, 2, 3):
         grams, asked = (grams_in(*pair, order, data.vocab_size) for pair in (counted, scored))
-        found.append(float(-np.log(probabilities(grams, asked, data.vocab_size)).mean()))
+        found.append(float(-np.log(kneser_ney(grams, asked, order, data.vocab_size)).mean()))
     return found
 
 

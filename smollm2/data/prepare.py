@@ -1,6 +1,7 @@
 """From documents to token files: split, encode, write once, then open read-only."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer
 from smollm2.data.byte_account import ByteAccount, token_bytes
 from smollm2.data.corpora import corpus_kind, not_read, source_identity, source_name
 from smollm2.data.encode import SplitFile, cut, encode, has_enough, skip_surplus
+from smollm2.data.ngram import count_floors
 from smollm2.data.splits import SPLITS, scan, splitter
 from smollm2.data.token_data import (
     FORMAT,
@@ -65,7 +67,8 @@ def prepare(
             read. A folder prepared before has its tokenizer; `ResolvedConfig.on` checks
             that.
         progress: called with what is being done, how much of it is done and the total if known:
-            `"scan"` (documents), then `"train tokenizer"` and `"tokenize"` (tokens for training).
+            `"scan"` (documents), then `"train tokenizer"`, `"tokenize"` (tokens for training) and
+            `"count n-grams"` (tokens for the floors).
 
     Raises:
         UserError: the source, the tokenizer or `out` cannot be used.
@@ -228,6 +231,8 @@ def _write(
         )
     if note := account.note():
         notes = [*notes, note]
+    train, test = (np.memmap(path / f"{name}.bin", dtype, mode="r") for name in ("train", "test"))
+    floors = count_floors(train, test, len(sizes), partial(progress, "count n-grams"))
     content = tokenizer.to_str(pretty=True)  # `save` takes no path that is not UTF-8
     (path / "tokenizer.json").write_text(content, encoding="utf-8")
     info = {
@@ -246,5 +251,6 @@ def _write(
             name: {"tokens": file.tokens, "documents": file.documents, "bytes": file.bytes}
             for name, file in files.items()
         },
+        "floors": [dataclasses.asdict(each) for each in floors],
     }
     write_json(path / "data.json", info)

@@ -1,9 +1,12 @@
 """A prepared folder, opened read-only."""
 
 import hashlib
+import itertools
+import math
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tokenizers import Tokenizer
 
 from smollm2.data.byte_account import token_bytes
 from smollm2.data.corpora import is_path
+from smollm2.data.ngram import Floors, count_floors, floors_between
 from smollm2.data.splits import SPLITS
 from smollm2.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from smollm2.errors import UserError, reason
@@ -30,7 +34,8 @@ class TokenData:
     `uint32`; each document ends with `end_of_text`. `documents` and `n_bytes` (of UTF-8 text) count
     per split. `fingerprint` is of the tokens and `tokenizer_fingerprint` of the tokenizer, 16 hex
     digits each; `token_bytes` is as that function. `notes` are sentences for the user: what of the
-    source is not in the tokens.
+    source is not in the tokens. `recorded_floors` are those of `count_floors`; None in a folder of
+    an older version.
     """
 
     path: Path
@@ -47,6 +52,20 @@ class TokenData:
     tokenizer: Tokenizer
     token_bytes: np.ndarray
     notes: tuple[str, ...]
+    recorded_floors: tuple[Floors, ...] | None
+
+    @cached_property
+    def floors(self) -> tuple[Floors, ...]:
+        """See `count_floors`; counted now if the folder does not have them, which takes seconds."""
+        if self.recorded_floors is not None:
+            return self.recorded_floors
+        return count_floors(self.train, self.test, self.vocab_size)
+
+    def floors_at(self, n_tokens: int) -> Floors | None:
+        """Test losses of n-gram models counted on `n_tokens` training tokens, or on all of them,
+        as a run of several epochs has seen no more; None if they cannot be counted. See
+        `floors_between`."""
+        return floors_between(self.floors, n_tokens)
 
 
 def open_prepared(path: Path) -> TokenData:
@@ -79,6 +98,7 @@ def open_prepared(path: Path) -> TokenData:
             tokenizer=tokenizer,
             token_bytes=sizes,
             notes=tuple(info.get("notes", ())),
+            recorded_floors=_recorded_floors(info),
         )
     except Unreadable as error:
         raise _damaged(path, f"data.json: {error.reason}") from error
@@ -159,10 +179,31 @@ def _read_info(path: Path) -> dict[str, Any]:
             for each in counts
         ),
         "notes": isinstance(notes, list) and all(isinstance(note, str) for note in notes),
+        "floors": _are_floors(info.get("floors", [])),
     }
     if wrong := [field for field, is_right in right.items() if not is_right]:
         raise ValueError(f"data.json: {wrong[0]} is missing or not what `prepare` writes")
     return info
+
+
+def _recorded_floors(info: dict[str, Any]) -> tuple[Floors, ...] | None:
+    return tuple(Floors(**each) for each in info["floors"]) if "floors" in info else None
+
+
+def _are_floors(value: object) -> bool:
+    """Whether these are floors of sizes that grow."""
+    names = ["tokens", "unigram", "trigram"]
+    if not isinstance(value, list) or any(
+        not isinstance(each, dict) or sorted(each) != sorted(names) for each in value
+    ):
+        return False
+    sizes = [each["tokens"] for each in value]
+    losses = [each[name] for each in value for name in names[1:]]
+    return (
+        all(_is_count(size) and size > 0 for size in sizes)
+        and all(one < other for one, other in itertools.pairwise(sizes))
+        and all(type(loss) in (int, float) and 0 <= loss < math.inf for loss in losses)
+    )
 
 
 def _is_count(value: object) -> bool:

@@ -43,6 +43,16 @@ def is_positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf
 
 
+def are_floors(value: Any) -> bool:
+    """`data.Floors` as a table."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"tokens", "unigram", "trigram"}
+        and is_size(value["tokens"])
+        and all(value[name] == 0 or is_positive(value[name]) for name in ("unigram", "trigram"))
+    )
+
+
 def is_list(value: Any) -> bool:
     return isinstance(value, list)
 
@@ -94,6 +104,7 @@ LATER: dict[str, Check] = {
     "origin": optional(is_text),
     "bounds": is_table,
     "matmul_flops_per_second": optional(is_positive),
+    "floors": optional(are_floors),
 }
 # Of an imported run.
 SOURCE: dict[str, Check] = {

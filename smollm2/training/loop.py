@@ -4,6 +4,7 @@ A resumed run ends bit for bit as an uninterrupted one.
 """
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from smollm2.runs.conditions import FINAL_TEST, Conditions
 from smollm2.runs.manifest import RunState, now
 from smollm2.runs.manifest_types import LONGEST
 from smollm2.runs.run import STEP_TABLES, Run
-from smollm2.runs.step_rows import missing_rows
+from smollm2.runs.step_rows import missing_rows, start_step
 from smollm2.training.active_clock import ActiveClock
 from smollm2.training.memory import TooLarge
 from smollm2.training.trainer import NotFinite, Trainer
@@ -376,8 +377,17 @@ class Loop:
             FINAL_TEST, None, "test", protocol.seq_len, protocol.dtype, protocol.device
         )
         run.replace("eval", held_out_rows(scores, trainer.data, conditions))
-        run.update(state=RunState.FINISHED, finished_at=now())
+        run.update(state=RunState.FINISHED, finished_at=now(), floors=self.floors())
         run.checkpoints.drop(self.keep_steps)
+
+    def floors(self) -> dict[str, Any] | None:
+        """What the model must beat: the losses of n-gram models of as many training tokens. None
+        if it is unknown how many it has seen, as it started with the weights of another run."""
+        if self.run.manifest["started_from"] and not start_step(self.run):
+            return None
+        n_tokens = self.protocol.steps * self.protocol.tokens_per_step
+        floors = self.trainer.data.floors_at(n_tokens)
+        return dataclasses.asdict(floors) if floors else None
 
 
 def expert_loads(routing: Routing) -> Iterator[tuple[int, int, float]]:

@@ -226,6 +226,8 @@ def test_paths_may_contain_an_at_sign(capsys, model, training):
         assert code == 0, err
         run = Run(Path("results/runs") / f"from-{step}")
         assert run.table("train")["step"].iloc[0] == step
+        # Weights alone have seen nobody knows how many tokens; a checkpoint has a step.
+        assert (run.manifest["floors"] is None) == (step == 1)
 
 
 @pytest.mark.parametrize("start", ["./mine@3", "hf:org/name@3", "mine@3"])

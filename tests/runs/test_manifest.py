@@ -53,6 +53,25 @@ def test_a_protocol_with_a_field_of_another_type_is_named(template, workdir, fie
         Run(run.path)
 
 
+FLOORS = {"tokens": 640, "unigram": 5.8, "trigram": 5.1}
+
+
+@pytest.mark.parametrize(
+    "floors",
+    [3, [], {}, {"tokens": 640}, FLOORS | {"tokens": 0}, FLOORS | {"tokens": 6.5},
+     FLOORS | {"unigram": "5"}, FLOORS | {"trigram": -1}, FLOORS | {"trigram": None},
+     FLOORS | {"bigram": 5.2}],
+)  # fmt: skip
+def test_floors_that_no_training_records_are_named(template, workdir, floors):
+    run = planted(template, "a", 0, 5.0)
+    write_json(run.path / "run.json", run.manifest | {"floors": floors})
+    with pytest.raises(UserError, match=r"a-s0/run.json is damaged: its floors is "):
+        Run(run.path)
+    for known in (FLOORS, None):  # older runs and those from other weights have none
+        write_json(run.path / "run.json", run.manifest | {"floors": known})
+        assert Run(run.path).manifest["floors"] == known
+
+
 def test_a_protocol_is_read_as_it_was_written(template):
     protocol = Run(template).protocol
     assert ResolvedConfig.from_dict(protocol.to_dict()) == protocol

@@ -137,6 +137,13 @@ def plain_scores(
     return nats / n_tokens, hits / n_tokens, text_nats / math.log(2) / len(text)
 
 
+def test_a_finished_run_has_the_floors_of_the_tokens_it_has_seen(asked, run_of, data):
+    floors = run_of(asked).manifest["floors"]
+    assert floors == dataclasses.asdict(data.floors_at(20 * 4 * 32))
+    assert floors["tokens"] == 20 * 4 * 32
+    assert floors["trigram"] < floors["unigram"]
+
+
 def test_held_out_scores_are_those_of_the_definition(asked, run_of, data):
     run = run_of(asked)
     model = load_model(run, "cpu", "float32")

@@ -160,7 +160,12 @@ def swap_bytes() -> int:
 
 @functools.cache
 def matmul_flops_per_second(device: str, dtype: str) -> float:
-    """FLOP/s of a large square matrix product; best of five, measured once per process."""
+    """What `matmul_rate_now` gave when this process first asked."""
+    return matmul_rate_now(device, dtype)
+
+
+def matmul_rate_now(device: str, dtype: str) -> float:
+    """FLOP/s of a large square matrix product, measured at each call; best of five."""
     n = 8192 if device == "cuda" else 1024
     a = torch.randn(n, n, device=device).to(DTYPES[dtype])
     b = torch.randn(n, n, device=device).to(DTYPES[dtype])

@@ -40,7 +40,8 @@ class RunError(RuntimeError):
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """`" Did you mean 'pow2'?"` for the choice nearest to `word`, or an empty string."""
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, choices, cutoff=0.5)
+    near.sort(key=lambda choice: not choice.startswith(word))  # `seed` is `seeds`, not `speed`
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

@@ -21,6 +21,7 @@ from support.documents import (
 )
 
 from smolctl.cli.root import app
+from smolctl.studies.speed_plan import SpeedPlan
 from smolctl.studies.study_file import OPTIONS, Evaluation, Quantization, Sweep, study_of
 from smollm2 import VARIANTS, ModelConfig
 from smollm2.errors import UserError
@@ -215,7 +216,7 @@ def study_keys() -> set[str]:
         study_keys(),
         *(
             {field.name for field in dataclasses.fields(kind)}
-            for kind in (Evaluation, Quantization)
+            for kind in (Evaluation, Quantization, SpeedPlan)
         ),
         {field.name for field in dataclasses.fields(Sweep)},
         *(set(columns) for columns in TABLES.values()),

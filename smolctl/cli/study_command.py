@@ -36,6 +36,7 @@ A study file:
     train = { scale = "nano", steps = 300, data = "novels.jsonl.gz" }
     sweep = { lr = [1e-3, 3e-3], seeds = [100, 101] }
     eval = { tasks = "arc_easy", limit = 500 }
+    speed = { rounds = 5 }  # of training, measured in turns
 """
 
 
@@ -113,7 +114,8 @@ def show_study_plan(session: "Session", as_json: bool) -> None:
     )
     rest = ["the evaluation"] * bool(session.questions)
     rest += ["quantizing"] * (session.study.quantization is not None)
-    more = f" and, not counted here, {' and '.join(rest)}" if rest else ""
+    rest += ["measuring the speed"] * (session.study.speed is not None)
+    more = f" and, not counted here, {', '.join(rest)}" if rest else ""
     say(f"About {duration(total)} of training and validation on this machine{more}.")
 
 

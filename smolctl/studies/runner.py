@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from smolctl.analysis.comparison import best_rate
 from smolctl.studies import step_times
+from smolctl.studies.alternation import measure_in_turns
 from smolctl.studies.models import Model
 from smolctl.studies.plan import PlannedRun, final_runs, horizons, in_order_of, sweep_runs
 from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
@@ -203,6 +204,8 @@ class Session:
             for planned in final:
                 self.evaluate(planned)
                 self.quantize(planned)
+            if why := measure_in_turns(self.study, self.folder, final, self.data):
+                self.failed["the measurement of speed"] = why
 
     @contextlib.contextmanager
     def alone(self, why: str | None = None) -> Iterator[None]:

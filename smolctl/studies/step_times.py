@@ -4,14 +4,17 @@ They are measured once, when a study begins, and kept next to its runs in `study
 """
 
 import math
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from smolctl.studies.alternation import Alternation
 from smolctl.studies.machine import warn_if_busy
 from smolctl.studies.study_file import Study
 from smolctl.talk import say
 from smollm2.data import TokenData
-from smollm2.device import environment
+from smollm2.device import environment, matmul_rate_now
 from smollm2.errors import UserError
 from smollm2.files import write_json
 from smollm2.parse import Unreadable, read_json
@@ -20,12 +23,24 @@ from smollm2.protocol.run_config import differing
 from smollm2.runs.run import list_runs
 from smollm2.training.trainer import probe
 
+PROBE_SECONDS = 0.5  # of each of the two measurements of an arm
+
 
 def measure(study: Study, data: TokenData) -> dict[str, float]:
-    """Seconds that a step of each arm takes on this machine, uncompiled."""
+    """Seconds that a step of each arm takes on this machine, uncompiled: the mean of two
+    measurements, made in turns there and back."""
     say("Measuring a step of each arm on this machine ...")
     warn_if_busy()
-    return {arm.name: probe(resolve(arm.config).on(data), data).step_seconds for arm in study.arms}
+    protocols = {arm.name: resolve(arm.config).on(data) for arm in study.arms}
+    first = protocols[study.arms[0].name]
+    turns = Alternation(
+        lambda arm: probe(protocols[arm], data, PROBE_SECONDS).step_seconds,
+        partial(matmul_rate_now, first.device, first.dtype),
+    )
+    seconds: dict[str, list[float]] = {}
+    for turn in turns.round(list(protocols)):
+        seconds.setdefault(turn.arm, []).append(turn.found)
+    return {arm: fmean(found) for arm, found in seconds.items()}
 
 
 def record_of(study: Study, results: Path) -> Path:

@@ -24,6 +24,9 @@ limit = 500
 
 [quantize]                          # of the final runs, by the names of `smolctl quantize`
 models = ["int8", "int4-g64"]
+
+[speed]                             # of training, the arms in turns; after the runs
+rounds = 5
 """
 
 import dataclasses
@@ -36,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from smolctl.analysis.study_notes import StudyNotes, notes_of
+from smolctl.studies.speed_plan import SpeedPlan, speed_plan_of
 from smolctl.talk import say
 from smollm2.device import resolve_dtype
 from smollm2.errors import UserError, did_you_mean
@@ -100,6 +104,7 @@ class Study:
     evaluation: Evaluation | None
     quantization: Quantization | None
     notes: StudyNotes
+    speed: SpeedPlan | None = None
 
     def on_data(self, source: str) -> "Study":
         """The study on another text."""
@@ -145,7 +150,8 @@ def study_name(path: Path) -> str:
 def study_of(table: Mapping[str, Any], name: str) -> Study:
     """See `read_study`; keys may have `-` for `_`."""
     table = with_underscores(table)
-    known = ["arms", "seeds", "equal", *fields_of(StudyNotes), "train", "sweep", "eval", "quantize"]
+    parts = ["train", "sweep", "eval", "quantize", "speed"]
+    known = ["arms", "seeds", "equal", *fields_of(StudyNotes), *parts]
     refuse_unknown_keys(table, known, "a study")
     require_plain("study", name)
     equal = table.get("equal", "tokens")
@@ -157,6 +163,7 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
     refuse_unknown_keys(sweep, ["lr", "seeds"], "[sweep]")
     refuse_unknown_keys(subtable(table, "eval"), fields_of(Evaluation), "[eval]")
     refuse_unknown_keys(subtable(table, "quantize"), fields_of(Quantization), "[quantize]")
+    refuse_unknown_keys(subtable(table, "speed"), fields_of(SpeedPlan), "[speed]")
     arms = table.get("arms", {})
     if isinstance(arms, list):
         if len(set(map(str, arms))) < len(arms):
@@ -180,6 +187,7 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
         evaluation=evaluation_of(subtable(table, "eval")) if "eval" in table else None,
         quantization=quantization_of(subtable(table, "quantize")) if "quantize" in table else None,
         notes=notes_of(table),
+        speed=speed_plan_of(subtable(table, "speed")) if "speed" in table else None,
     )
 
 
@@ -332,6 +340,8 @@ def to_toml(study: Study) -> str:
         names = [config.name for config in study.quantization.models]
         values = {"models": names, "tokens": study.quantization.tokens}
         lines += ["", "[quantize]", *toml_lines(values)]
+    if study.speed:
+        lines += ["", "[speed]", *toml_lines(dataclasses.asdict(study.speed))]
     return "\n".join(lines) + "\n"
 
 

@@ -41,6 +41,11 @@ TABLES: dict[str, tuple[str, ...]] = {
         "compiled_decode_tokens_per_second", "compiled_decode_ratio", "dtype", "device",
         "device_name", "threads", "fingerprint", "status", "reason",
     ),
+    # Of a study, not of a run: see `speed_table`.
+    "speed": (
+        "round", "position", "arm", "seconds", "tokens", "flops", "matmul_flops_per_second",
+        "repeats", "device_name", "threads",
+    ),
 }  # fmt: skip
 
 

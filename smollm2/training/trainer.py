@@ -116,10 +116,10 @@ class Probe:
     activation_bytes: int  # saved for the backward pass of one micro-batch
 
 
-def probe(protocol: ResolvedConfig, data: "TokenData") -> Probe:
+def probe(protocol: ResolvedConfig, data: "TokenData", at_least: float = 1.0) -> Probe:
     """Train one sequence, then time more of them and one update; the model is discarded.
 
-    Sequences are timed for one second, at least one.
+    Sequences are timed for `at_least` seconds, at least one.
     """
     recipe = dataclasses.replace(protocol.recipe, grad_accum=1)
     single = dataclasses.replace(protocol, micro_batch_size=1, compile=False, recipe=recipe)
@@ -137,7 +137,7 @@ def probe(protocol: ResolvedConfig, data: "TokenData") -> Probe:
     activations = sum(size for address, size in saved.items() if address not in weights)
     seconds: list[float] = []
     with ActiveClock() as clock:
-        while sum(seconds) < 1.0:
+        while sum(seconds) < at_least:
             start = clock.seconds()
             result = trainer.gradients()
             seconds.append(clock.seconds() - start)
@@ -149,3 +149,38 @@ def probe(protocol: ResolvedConfig, data: "TokenData") -> Probe:
         statistics.median(seconds) * protocol.rows_per_step + update_seconds,
         activations * protocol.micro_batch_size,
     )
+
+
+@dataclass(frozen=True)
+class TimedSteps:
+    """Seconds that a number of training steps took."""
+
+    seconds: float
+    steps: int
+
+
+def timed_steps(
+    protocol: ResolvedConfig, data: "TokenData", least_steps: int = 1, at_least: float = 1.0
+) -> TimedSteps:
+    """Time training steps as a run of `protocol` makes them; the model is discarded.
+
+    The first step is not timed: it allocates memory and, if asked for, compiles.
+
+    Args:
+        least_steps, at_least: the steps and the seconds that it takes at the least.
+
+    Raises:
+        TooLarge, NotFinite: see `Trainer`.
+    """
+    trainer = Trainer(protocol, data)
+    trainer.update(trainer.gradients())
+    synchronize(protocol.device)
+    steps, seconds = 0, 0.0
+    with ActiveClock() as clock:
+        start = clock.seconds()
+        while steps < least_steps or seconds < at_least:
+            trainer.step %= protocol.steps  # a run may be shorter than a block
+            trainer.update(trainer.gradients())
+            synchronize(protocol.device)
+            steps, seconds = steps + 1, clock.seconds() - start
+    return TimedSteps(seconds, steps)

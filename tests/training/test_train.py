@@ -22,7 +22,7 @@ from smollm2.runs.create import create_run
 from smollm2.runs.load_run import load_model
 from smollm2.runs.run import Run
 from smollm2.training.loop import Observer, Stopped, train
-from smollm2.training.trainer import Probe, Trainer, probe
+from smollm2.training.trainer import Probe, Trainer, probe, timed_steps
 
 
 @pytest.fixture
@@ -284,3 +284,20 @@ def test_training_on_a_gpu_follows_the_cpu(asked, run_of):
     on_cpu = run_of(asked).table("train")["loss"]
     on_gpu = run_of(dataclasses.replace(asked, device="cuda", compile=False)).table("train")["loss"]
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-3)
+
+
+def test_timed_steps_are_whole_steps_after_a_first_one(asked, data, monkeypatch):
+    updates = []
+    update = Trainer.update
+
+    def counted(trainer, result):
+        updates.append(trainer.step)
+        return update(trainer, result)
+
+    monkeypatch.setattr(Trainer, "update", counted)
+    protocol = dataclasses.replace(resolve(asked).on(data), steps=2)
+    found = timed_steps(protocol, data, 3, 0.0)
+    assert found.steps == 3
+    assert updates == [0, 1, 0, 1]  # the schedule begins again
+    assert found.seconds > 0
+    assert timed_steps(protocol, data, 1, 0.05).seconds >= 0.05

@@ -96,14 +96,14 @@ def measure_in_turns(
     protocols = {run.arm: run.resolved for run in reversed(final)}
     arms = {arm.name: protocols[arm.name] for arm in study.arms}
     try:
-        measure_speed(study.speed, folder, arms, data)
+        measure_rounds(study.speed, folder, arms, data)
     except (UserError, RunError) as error:
         warn(f"The speed could not be measured: {error}")
         return str(error)
     return ""
 
 
-def measure_speed(
+def measure_rounds(
     plan: SpeedPlan, study: Path, protocols: Mapping[str, ResolvedConfig], data: TokenData
 ) -> None:
     """Measure the rounds that speed.csv lacks, and write it after each.

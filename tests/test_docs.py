@@ -21,8 +21,9 @@ from support.documents import (
 )
 
 from smolctl.cli.root import app
+from smolctl.studies.rate_grid import Tuning
 from smolctl.studies.speed_plan import SpeedPlan
-from smolctl.studies.study_file import OPTIONS, Evaluation, Quantization, Sweep, study_of
+from smolctl.studies.study_file import OPTIONS, Evaluation, Quantization, study_of
 from smollm2 import VARIANTS, ModelConfig
 from smollm2.errors import UserError
 from smollm2.evaluation.tasks import TASKS
@@ -218,7 +219,7 @@ def study_keys() -> set[str]:
             {field.name for field in dataclasses.fields(kind)}
             for kind in (Evaluation, Quantization, SpeedPlan)
         ),
-        {field.name for field in dataclasses.fields(Sweep)},
+        Tuning((), (), True).keys.keys(),
         *(set(columns) for columns in TABLES.values()),
         set(TASKS),
     ],

@@ -24,6 +24,7 @@ from smolctl.analysis.run_metrics import (
     FinishedRun,
     Metric,
     siblings,
+    tuning_loss,
 )
 from smolctl.analysis.stats import Difference, Interval, Verdict, differences, ratio
 from smolctl.analysis.task_scores import (
@@ -240,7 +241,7 @@ def sweep_losses(comparison: Comparison) -> dict[str, dict[float, list[float]]]:
         if protocol.steps != arm.protocol.steps or protocol.seed in arm.seeds:
             continue
         if run.is_finished:
-            loss = float(run.table("val")["loss"].iloc[-1])
+            loss = tuning_loss(run)
         elif run.state is RunState.FAILED:
             loss = math.inf
         else:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from smollm2.protocol.run_config import ResolvedConfig
     from smollm2.runs.run import Run
 
+FINAL_VALIDATION = "final-validation"  # suite of the whole validation split, after a tuning run
+
 
 class RunTables(NamedTuple):
     """What the metrics are read from.
@@ -170,6 +172,24 @@ def read_imported(run: "Run") -> FinishedRun:
     """
     none = pd.DataFrame()
     return FinishedRun(run, run.protocol, {}, none, none, task_scores(run))
+
+
+def tuning_loss(run: "Run") -> float:
+    """The validation loss by which a finished run of a tuning is judged: over all validation
+    documents where eval.csv has it; else the last of val.csv, over the first of them.
+
+    Raises:
+        UserError: the table cannot be read, or is empty.
+    """
+    if (run.path / "eval.csv").exists():
+        scores = run.table("eval")
+        found = scores[(scores["suite"] == FINAL_VALIDATION) & (scores["metric"] == "loss")]
+        if not found.empty:
+            return float(found["value"].iloc[-1])
+    losses = run.table("val")["loss"]
+    if losses.empty:
+        raise UserError(f"{run.name}/val.csv has no validation.")
+    return float(losses.iloc[-1])
 
 
 def siblings(run: "Run") -> "list[Run]":

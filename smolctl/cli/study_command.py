@@ -34,7 +34,7 @@ A study file:
     arms.orig = "orig"
     arms.pow2 = "pow2"
     train = { scale = "nano", steps = 300, data = "novels.jsonl.gz" }
-    sweep = { lr = [1e-3, 3e-3], seeds = [100, 101] }
+    tune = { lr = 2e-3 }    # each arm's rate, from a grid around it
     eval = { tasks = "arc_easy", limit = 500 }
     speed = { rounds = 5 }  # of training, measured in turns
 """
@@ -105,7 +105,7 @@ def show_study_plan(session: "Session", as_json: bool) -> None:
                 f"{row['parameters']:,}",
                 f"{row['steps']:,}",
                 f"{row['flops']:.2e}",
-                f"{row['lr']:g}" if row["lr"] else "from the sweep",
+                f"{row['lr']:g}" if row["lr"] else "from tuning",
                 row["state"],
                 duration(row["seconds_left"]) if row["seconds_left"] else "–",
             )
@@ -138,7 +138,7 @@ def plan_of(
         "tokens": config.steps * config.tokens_per_step,
         "flops": config.steps * config.flops_per_step,
         "parameters": parameters(config.model).total,
-        "lr": config.recipe.lr if planned.config.lr or not session.study.sweep else None,
+        "lr": config.recipe.lr if planned.config.lr or not session.study.tuning else None,
         "state": progress_of(run),
         "seconds_left": steps_left * step_seconds[planned.arm] * (1 + scoring),
     }
@@ -168,16 +168,16 @@ def show_study_result(session: "Session", as_json: bool) -> None:
         print_json({"study": session.study.name, "runs": rows})
     finished = {planned.name for planned, run in runs if run is not None and run.is_finished}
     for arm, rate in session.rates().items():
-        say(f"The sweep chose a learning rate of {rate:g} for {arm}.")
+        say(f"Tuning chose a learning rate of {rate:g} for {arm}.")
     names, name, results = (p.name for p in session.study.arms), session.study.name, session.results
     say(f"{len(finished)} of {len(runs)} runs are finished in {session.folder}.")
     say(f"Next: {command('compare', *names, study=name, results=results)}")
     card = str(session.folder / "MODEL_CARD.md")
     say(f"      {command('report', '--out', card, study=name, results=results)}")
-    sweep = [planned.name for planned in session.sweep]
-    lost = [name for name in sweep if name not in finished]
+    tried = [planned.name for planned in session.tuned().runs]
+    lost = [name for name in tried if name not in finished]
     if lost:
-        say(f"Failed in the sweep, so not chosen: {', '.join(lost)}.")
+        say(f"Failed while tuning, so not chosen: {', '.join(lost)}.")
     if failed := [name for name in session.failed if name not in lost]:
         say(f"Failed: {', '.join(failed)}. The same command tries them again.")
         raise typer.Exit(1)

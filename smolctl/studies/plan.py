@@ -1,6 +1,6 @@
 """Which runs a study consists of, each resolved once.
 
-A run is called ARM-sSEED, in a sweep ARM-lrRATE-sSEED.
+A run is called ARM-sSEED, in a tuning ARM-lrRATE-sSEED.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from smolctl.studies.rate_grid import Tuning
 from smolctl.studies.study_file import Study
 from smollm2.data import TokenData
 from smollm2.errors import UserError
@@ -22,7 +23,7 @@ class PlannedRun:
     """A run of a study.
 
     Args:
-        config: as requested; without `lr` in a final run whose sweep has not ended.
+        config: as requested; without `lr` in a final run whose tuning has not ended.
         resolved: `config` with every default filled in.
     """
 
@@ -98,10 +99,10 @@ def in_order_of(runs: list[Run], configs: dict[str, RunConfig]) -> dict[str, Run
     return {name: dataclasses.replace(each, batch_offset=None) for name, each in configs.items()}
 
 
-def sweep_runs(study: Study, configs: Mapping[str, RunConfig]) -> list[PlannedRun]:
-    """The runs of the sweep: every arm at every rate, arms interleaved; empty without a sweep."""
-    if study.sweep is None:
-        return []
+def tuning_runs(
+    tuning: Tuning, rates: tuple[float, ...], study: Study, configs: Mapping[str, RunConfig]
+) -> list[PlannedRun]:
+    """The runs of a tuning: every arm at every one of `rates`, arms interleaved."""
     return [
         planned(
             f"{plain_name(arm.name)}-lr{rate:g}-s{seed}",
@@ -109,8 +110,8 @@ def sweep_runs(study: Study, configs: Mapping[str, RunConfig]) -> list[PlannedRu
             Role.SWEEP,
             dataclasses.replace(configs[arm.name], lr=rate, seed=seed),
         )
-        for seed in study.sweep.seeds
-        for rate in study.sweep.lr
+        for seed in tuning.seeds
+        for rate in rates
         for arm in study.arms
     ]
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from smolctl.analysis.comparison import best_rate
+from smolctl.analysis.run_metrics import tuning_loss
 from smolctl.studies import step_times
 from smolctl.studies.alternation import measure_in_turns
 from smolctl.studies.models import Model
-from smolctl.studies.plan import PlannedRun, final_runs, horizons, in_order_of, sweep_runs
+from smolctl.studies.plan import PlannedRun, final_runs, horizons, in_order_of, tuning_runs
 from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
+from smolctl.studies.rate_search import Search, chosen_rates, search
 from smolctl.studies.scorer import Scorer, questions
 from smolctl.studies.study_file import KEPT, Study, to_toml
 from smolctl.studies.tokens import is_gone, prepared, tokens_again, trained_on
@@ -80,9 +81,9 @@ class Session:
         if study.equal == "seconds":
             recorded = step_times.read_recorded(study, results)
             self.step_seconds = recorded or step_times.measure(study, self.data)
-        configs = in_order_of(runs, horizons(study, self.step_seconds))
-        self.sweep = [run.on(self.data) for run in sweep_runs(study, configs)]
-        self.final = [run.on(self.data) for run in final_runs(study, configs)]  # before the sweep
+        self.configs = in_order_of(runs, horizons(study, self.step_seconds))
+        # As they are before the tuning.
+        self.final = [run.on(self.data) for run in final_runs(study, self.configs)]
         self.failed: dict[str, str] = {}  # errors by run
         # Failed in earlier sessions: tried again, unlike those that another process fails now.
         self.tried_again = self.failed_runs()
@@ -90,43 +91,46 @@ class Session:
 
     def planned(self) -> list[PlannedRun]:
         """Every run in the order in which they run."""
-        return self.sweep + self.final_at_rates()
+        return self.tuned().runs + self.final_at_rates()
 
     def final_at_rates(self) -> list[PlannedRun]:
-        """The final runs, at the rates of the sweep once it has ended."""
+        """The final runs, at the rates of the tuning once it has ended."""
         rates = self.rates()
         return [run.at(rates[run.arm]) if run.arm in rates else run for run in self.final]
 
     def rates(self) -> dict[str, float]:
-        """The learning rate with the smallest mean validation loss of each arm in the sweep; the
-        smaller of two that tie. Empty until every run of the sweep has ended.
+        """The learning rate of each arm that the tuning chose; empty until every run of it has
+        ended.
 
         Raises:
             RunError: an arm failed at every rate.
         """
-        losses: dict[str, dict[float, list[float]]] = {}
-        for planned in self.sweep:
-            run = self.existing(planned)
-            if run is not None and run.is_finished:
-                loss = float(run.table("val")["loss"].iloc[-1])
-            elif self.is_lost(planned, run):
-                loss = math.inf
-            else:
-                return {}
-            rate = planned.resolved.recipe.lr
-            losses.setdefault(planned.arm, {}).setdefault(rate, []).append(loss)
-        for arm, by_rate in losses.items():
-            if all(math.inf in values for values in by_rate.values()):
-                raise RunError(
-                    f"Arm {arm!r} failed at every learning rate of the sweep, so none can be "
-                    "chosen; try smaller rates in a study file of another name."
-                )
-        return {arm: best_rate(by_rate) for arm, by_rate in losses.items()}
+        return chosen_rates(self.tuned().losses or {})
+
+    def tuned(self) -> Search:
+        """The tuning as far as it has come; without runs if the study has none."""
+        if self.study.tuning is None:
+            return Search([], {})
+        return search(self.study.tuning, self.runs_at, self.loss_of)
+
+    def runs_at(self, rates: tuple[float, ...]) -> list[PlannedRun]:
+        """The runs of the tuning at these rates."""
+        assert self.study.tuning is not None
+        runs = tuning_runs(self.study.tuning, rates, self.study, self.configs)
+        return [run.on(self.data) for run in runs]
+
+    def loss_of(self, planned: PlannedRun) -> float | None:
+        """The validation loss of a run of the tuning: infinite if it failed for good, None if it
+        has not ended."""
+        run = self.existing(planned)
+        if run is not None and run.is_finished:
+            return tuning_loss(run)
+        return math.inf if self.is_lost(planned, run) else None
 
     def is_lost(self, planned: PlannedRun, run: Run | None) -> bool:
-        """Whether a run of the sweep has failed for good. That is a result: the rate is unusable.
+        """Whether a run of the tuning has failed for good. That is a result: the rate is unusable.
 
-        Once a final run exists, the rates stay: no run of the sweep is tried again.
+        Once a final run exists, the rates stay: no run of the tuning is tried again.
         """
         if planned.role is not Role.SWEEP:
             return False
@@ -150,7 +154,7 @@ class Session:
         if run is None:
             return None
         wanted = planned.resolved.to_dict()
-        if self.study.sweep and planned.config.lr is None:  # not chosen yet: nothing to compare
+        if self.study.tuning and planned.config.lr is None:  # not chosen yet: nothing to compare
             wanted["recipe"]["lr"] = run.protocol.recipe.lr
         if fields := differing(run.protocol.to_dict(), wanted):
             raise UserError(
@@ -171,7 +175,7 @@ class Session:
         return run is not None and run.is_finished
 
     def run(self) -> None:
-        """Train what is missing, the sweep first, then score and quantize the final runs.
+        """Train what is missing, the tuning first, then score and quantize the final runs.
 
         Raises:
             PackedStudy: the study is packed, and something is missing.
@@ -196,7 +200,7 @@ class Session:
     def run_missing(self) -> None:
         """See `run`."""
         self.write_records()
-        self.train_all(self.sweep)
+        self.tune()
         final = self.final_at_rates()
         self.train_all(final)
         # By one process: what is timed must not share the machine.
@@ -206,6 +210,15 @@ class Session:
                 self.quantize(planned)
             if why := measure_in_turns(self.study, self.folder, final, self.data):
                 self.failed["the measurement of speed"] = why
+
+    def tune(self) -> None:
+        """Train the runs of the tuning, whose grid may widen with their results."""
+        runs = self.tuned().runs
+        self.train_all(runs)
+        while len(wider := self.tuned().runs) > len(runs):
+            say("The best rate of an arm is at the edge of the grid, which widens for every arm.")
+            self.train_all(wider)
+            runs = wider
 
     @contextlib.contextmanager
     def alone(self, why: str | None = None) -> Iterator[None]:

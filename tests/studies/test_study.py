@@ -137,7 +137,7 @@ def test_an_arm_that_fails_at_every_rate_reports_an_error(capsys, workdir, study
         file.write("[sweep]\nlr = [0.1, 0.2]\n")
     code, _, err = run_main(capsys, "study", str(study_file))
     assert code == 1
-    assert "Error: Arm 'two' failed at every learning rate of the sweep" in err
+    assert "Error: Arm 'two' failed at every learning rate from 0.1 to 0.2" in err
     # No final run has begun: the same command tries them again.
     diverging["lr"] = 1.0
     assert run_main(capsys, "study", str(study_file))[0] == 0

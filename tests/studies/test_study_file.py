@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from smolctl.studies.plan import final_runs, horizons, sweep_runs
+from smolctl.studies.plan import final_runs, horizons, tuning_runs
 from smolctl.studies.study_file import read_study, study_of, to_toml
 from smollm2.device import Compiler
 from smollm2.errors import UserError
@@ -61,7 +61,7 @@ def test_all_arms_are_compiled_or_none(monkeypatch):
 
 def test_the_sweep_tries_every_arm_at_every_rate():
     study = study_of(minimal(sweep={"lr": [1e-3, 2e-3], "seeds": [7, 8]}), "x")
-    runs = sweep_runs(study, horizons(study, {}))
+    runs = tuning_runs(study.tuning, study.tuning.lr, study, horizons(study, {}))
     assert [run.name for run in runs[:4]] == [
         "orig-lr0.001-s7", "pow2-lr0.001-s7", "orig-lr0.002-s7", "pow2-lr0.002-s7"
     ]  # fmt: skip
@@ -143,6 +143,28 @@ BAD_FILES = {
         minimal(sweep={"lr": [1e-3, 2e-3]}, train={"steps": 3, "optimizer": "muon"}),
         "also trains at muon_lr",
     ),
+    "two seeds to tune with": (
+        minimal(tune={"seeds": [100, 101]}),
+        "needs at least 3 seeds, not 2",
+    ),
+    "one rate to tune": (minimal(tune={"lr": [1e-3]}), "[tune] needs at least two rates"),
+    "a rate of zero to tune": (minimal(tune={"lr": 0}), "positive and finite, not [0.0]"),
+    "a word to tune": (minimal(tune={"lr": "high"}), "lr takes a number"),
+    "rates far apart": (
+        minimal(tune={"lr": [1e-3, 2e-3, 4e-3]}),
+        "at most a factor of 1.5 apart, and 0.001 and 0.002 are not",
+    ),
+    "tune and sweep": (minimal(tune={}, sweep={}), "give only [tune]"),
+    "unknown key to tune": (minimal(tune={"rates": [1]}), "unknown key 'rates' in [tune]"),
+    "rate and tune": (minimal(tune={}, train={"steps": 3, "lr": 1e-3}), "either lr or [tune]"),
+    "seed of tune and final": (
+        minimal(tune={"seeds": [2, 3, 4]}),
+        "seed 2 is in [tune] and in arm 'orig'",
+    ),
+    "tune of muon": (
+        minimal(tune={}, train={"steps": 3, "optimizer": "muon"}),
+        "[tune] tunes lr only",
+    ),
     "eval of nothing": (minimal(eval={}), "[eval] needs tasks"),
     "eval of no task": (minimal(eval={"tasks": ","}), "Name at least one task"),
     "eval of a list": (
@@ -193,6 +215,7 @@ ROUND_TRIPS = {
         sweep={"lr": [1e-5, 2], "seeds": [9]},
         eval={"tasks": "piqa,arc_easy", "limit": 3, "dtype": "fp32"},
     ),
+    "tuned": minimal(tune={}),
     "rates": minimal(arms={"a": {"variant": "orig", "lr": 1e-5}, "b": "pow2"}),
 }
 

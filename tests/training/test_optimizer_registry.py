@@ -96,7 +96,7 @@ def test_a_sweep_of_lr_tunes_a_registered_optimizer(sgd):
     table = {"arms": ["orig", "pow2"], "sweep": {"lr": [1e-3, 2e-3]}}
     train = {"scale": "nano", "steps": 3}
     study = study_of(table | {"train": train | {"optimizer": sgd}}, "s")
-    assert study.sweep is not None
+    assert study.tuning is not None
     with pytest.raises(UserError, match="muon_lr"):
         study_of(table | {"train": train | {"optimizer": "muon"}}, "s")
 

@@ -18,11 +18,26 @@ MOST_ARMS = 1000
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm: its configuration, apart from the seed, and its seeds."""
+    """An arm: its configuration, apart from the seeds.
+
+    Args:
+        seeds: one for each final run.
+        data_seeds: of the order of the data, one for each of `seeds`; None where that of the
+            configuration holds, by default the seed itself.
+    """
 
     name: str
     config: RunConfig
     seeds: tuple[int, ...]
+    data_seeds: tuple[int, ...] | None = None
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """The seed of the order of the data of each final run: runs that share it are a block."""
+        if self.data_seeds is not None:
+            return self.data_seeds
+        shared = self.config.data_seed
+        return tuple(seed if shared is None else shared for seed in self.seeds)
 
     @property
     def set_fields(self) -> set[str]:
@@ -58,17 +73,30 @@ def arm_plans(arms: Any, shared: Mapping[str, Any], seeds: tuple[int, ...]) -> t
 
 
 def arm_plan(name: str, spec: Any, shared: Mapping[str, Any], seeds: tuple[int, ...]) -> ArmPlan:
-    """The arm `name = "pow2"` or `name = { variant = "pow2", lr = 2e-3, seeds = [3, 4] }`."""
+    """The arm `name = "pow2"` or `name = { variant = "pow2", lr = 2e-3, seeds = [3, 4] }`.
+
+    With `data_seeds = [0, 1]` its runs have the data of seeds 0 and 1 in their order, and initial
+    weights of their own.
+    """
     own = with_underscores(spec) if isinstance(spec, dict) else {"variant": spec}
-    refuse_unknown_keys(own, ["variant", "set", "lr", "seeds"], f"arm {name!r}")
+    refuse_unknown_keys(own, ["variant", "set", "lr", "seeds", "data_seeds"], f"arm {name!r}")
     if "seeds" in own:
         seeds = whole_numbers(f"seeds of arm {name!r}", own.pop("seeds"))
+    data_seeds = None
+    if "data_seeds" in own:
+        data_seeds = whole_numbers(f"data_seeds of arm {name!r}", own.pop("data_seeds"))
+        if len(data_seeds) != len(seeds):
+            raise UserError(
+                f"arm {name!r} has {len(seeds)} seeds and {len(data_seeds)} data_seeds: give one "
+                "for each seed."
+            )
     values = {"variant": name} | dict(shared) | own
     settings = tuple(
         text for values in (shared, own) for text in settings_of(values.get("set", []))
     )
     values.pop("set", None)
-    return ArmPlan(name, RunConfig(**checked_fields(RunConfig, values), settings=settings), seeds)
+    config = RunConfig(**checked_fields(RunConfig, values), settings=settings)
+    return ArmPlan(name, config, seeds, data_seeds)
 
 
 def require_label(label: str) -> None:
@@ -82,7 +110,7 @@ def require_label(label: str) -> None:
 
 
 def refuse_twins(plans: tuple[ArmPlan, ...]) -> None:
-    """Raise `UserError` if two arms would be the same run: same model, recipe and seed."""
+    """Raise `UserError` if two arms would be the same run: same model, recipe and seeds."""
     resolved = []
     for plan in plans:
         recipe, settings = resolve_recipe(plan.config)
@@ -90,11 +118,20 @@ def refuse_twins(plans: tuple[ArmPlan, ...]) -> None:
         resolved.append((plan, (model, recipe)))
     for number, (plan, trained) in enumerate(resolved):
         for other, others in resolved[:number]:
-            common = sorted(set(plan.seeds) & set(other.seeds))
+            common = {*zip(plan.seeds, plan.orders, strict=True)} & {
+                *zip(other.seeds, other.orders, strict=True)
+            }
             if trained == others and common:
                 fresh = [max(other.seeds) + 1 + i for i in range(len(plan.seeds))]
                 raise UserError(
                     f"arms {other.name!r} and {plan.name!r} are the same model with the same "
-                    f"seeds, and so the same runs; give one of them other seeds: {plan.name} = "
-                    f'{{ variant = "{plan.config.variant}", seeds = {fresh} }}.'
+                    f"seeds, and so the same runs; give one of them its own seeds: {plan.name} = "
+                    f'{{ variant = "{plan.config.variant}", seeds = {fresh}, data_seeds = '
+                    f"{list(plan.orders)} }} is a control on the same data."
                 )
+
+
+def share_orders(plans: tuple[ArmPlan, ...]) -> bool:
+    """Whether every arm has at least two orders of the data in common with the first."""
+    first, *others = (set(plan.orders) for plan in plans)
+    return all(len(first & other) >= 2 for other in others)

@@ -118,18 +118,24 @@ def tuning_runs(
 
 def final_runs(study: Study, configs: Mapping[str, RunConfig]) -> list[PlannedRun]:
     """The runs that are compared, arms interleaved by seed: a drifting machine favours no arm."""
-    rounds = zip_longest(*(arm.seeds for arm in study.arms))
+    rounds = zip_longest(*(zip(arm.seeds, arm.orders, strict=True) for arm in study.arms))
     return [
         planned(
-            f"{plain_name(arm.name)}-s{seed}",
+            f"{plain_name(arm.name)}-s{pair[0]}",
             arm.name,
             Role.FINAL,
-            dataclasses.replace(configs[arm.name], seed=seed),
+            with_seeds(configs[arm.name], *pair),
         )
-        for seeds in rounds
-        for arm, seed in zip(study.arms, seeds, strict=True)
-        if seed is not None
+        for pairs in rounds
+        for arm, pair in zip(study.arms, pairs, strict=True)
+        if pair is not None
     ]
+
+
+def with_seeds(config: RunConfig, seed: int, order: int) -> RunConfig:
+    """The configuration with its seeds; that of the data is named only where it is another one."""
+    data_seed = None if order == seed else order
+    return dataclasses.replace(config, seed=seed, data_seed=data_seed)
 
 
 def planned(name: str, arm: str, role: Role, config: RunConfig) -> PlannedRun:

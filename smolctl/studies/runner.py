@@ -12,20 +12,20 @@ from filelock import FileLock, Timeout
 from smolctl.analysis.run_metrics import tuning_loss
 from smolctl.studies import step_times
 from smolctl.studies.alternation import measure_in_turns
+from smolctl.studies.ledger import begin_ledger, record_results, require_same_results
 from smolctl.studies.models import Model
 from smolctl.studies.plan import PlannedRun, final_runs, horizons, in_order_of, tuning_runs
 from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
 from smolctl.studies.rate_search import Search, chosen_rates, search
 from smolctl.studies.scorer import Scorer, questions
 from smolctl.studies.study_file import KEPT, Study, to_toml
-from smolctl.studies.tokens import is_gone, prepared, tokens_again, trained_on
+from smolctl.studies.tokens import tokens_of_study, trained_on
 from smolctl.talk import say, warn
 from smolctl.units import duration
 from smollm2.data import TokenData
 from smollm2.errors import RunBusy, RunError, RunExists, UserError
 from smollm2.files import FULL, make_folder, replace_file
 from smollm2.leftovers import clear_leftovers
-from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import differing
 from smollm2.runs.create import create_run
 from smollm2.runs.links import require_own
@@ -38,6 +38,7 @@ from smollm2.training.active_clock import ActiveClock
 from smollm2.training.loop import Observer, train
 
 BUSY_SECONDS = 1.0  # between looks at runs that another process trains
+LEDGER_SECONDS = 1.0  # to wait for a process that only writes the ledger
 
 # Gives the observer of a run while it trains.
 Observe = Callable[[Run], AbstractContextManager[Observer]]
@@ -164,10 +165,20 @@ class Session:
         return run
 
     def refuse_changes(self) -> None:
-        """Raise `UserError` if any run was made with different settings, before one runs for hours
-        or a step is timed."""
+        """Raise `UserError` if any run was made with different settings, or has another result than
+        the ledger says, before one runs for hours or a step is timed."""
         for planned in self.planned():
             self.existing(planned)
+        require_same_results(self.study.name, self.folder, self.existing_runs())
+
+    def existing_runs(self) -> list[Run]:
+        """Every run of the study that can be read."""
+        return list_runs(self.results, self.study.name)[0]
+
+    def record_results(self) -> None:
+        """Add to the ledger what has finished, here or in another process."""
+        with self.alone():
+            record_results(self.folder, self.existing_runs())
 
     def is_finished(self, planned: PlannedRun) -> bool:
         """Whether the planned run exists and has ended well."""
@@ -205,6 +216,7 @@ class Session:
         self.train_all(final)
         # By one process: what is timed must not share the machine.
         with self.alone():
+            self.record_results()
             for planned in final:
                 self.evaluate(planned)
                 self.quantize(planned)
@@ -229,7 +241,7 @@ class Session:
         """
         make_folder(self.folder)
         try:
-            self.lock.acquire(timeout=0)
+            self.lock.acquire(timeout=0 if why else LEDGER_SECONDS)
         except Timeout:
             if why is not None:
                 raise UserError(
@@ -244,11 +256,10 @@ class Session:
 
     def failed_runs(self) -> set[str]:
         """The runs of the study that have failed so far."""
-        runs, _ = list_runs(self.results, self.study.name)
-        return {run.name for run in runs if run.state is RunState.FAILED}
+        return {run.name for run in self.existing_runs() if run.state is RunState.FAILED}
 
     def write_records(self) -> None:
-        """Save the study file and the step times next to the runs that follow from them.
+        """Save the study file, the plan and the step times next to the runs that follow from them.
 
         Raises:
             UserError: the directory cannot be written to.
@@ -260,6 +271,8 @@ class Session:
             replace_file(self.folder / KEPT, to_toml(self.study))
             if self.step_seconds:
                 step_times.write_record(self.study, self.results, self.step_seconds)
+            with self.alone():
+                begin_ledger(self.study, self.folder, self.existing_runs())
         except OSError as error:
             if error.errno in FULL:
                 raise RunError(f"Cannot write to {self.folder}: {error.strerror}.") from None
@@ -304,6 +317,8 @@ class Session:
             return True
         self.spent_seconds += seconds
         self.spent_flops += (run.protocol.steps - done) * run.protocol.flops_per_step
+        if planned.role is Role.FINAL:
+            self.record_results()
         return True
 
     def claim(self, planned: PlannedRun) -> Run | None:
@@ -377,22 +392,3 @@ class Session:
         except (UserError, RunError) as error:
             warn(f"Run {planned.name!r} could not be quantized: {error}")
             self.failed[planned.name] = str(error)
-
-
-def tokens_of_study(study: Study, before: Run | None, source: str | None) -> TokenData:
-    """The tokens that every arm is trained on, with the first arm's tokenizer.
-
-    Args:
-        before: a run of the study, made on the same text: if that is no longer where it was, its
-            tokens are looked for in the cache and in `source`.
-
-    Raises:
-        UserError: they cannot be had, or the tokenizer is too large for an arm.
-    """
-    first = study.arms[0].config
-    if before is not None and (source is not None or is_gone(first.data)):
-        return tokens_again(before, source)
-    if is_gone(first.data):
-        raise UserError(f"There is no file or folder {first.data!r}; give --data PATH.")
-    sizes = [resolve(arm.config).model.vocab_size for arm in study.arms]
-    return prepared(first.data, first.tokenizer, f"train:{sizes[0]}", max_vocab=min(sizes))

@@ -1,6 +1,8 @@
 """A study, read from a TOML file: arms, seeds and one protocol.
 
 seeds = [0, 1, 2]
+looks = [2, 3]                      # optional: at how many seeds the results are looked at
+blocked = true                      # optional: whether arms are compared within seeds
 equal = "tokens"                    # or "flops", "seconds": what the arms get the same of
 margin = 0.01                       # optional: nats/token that do not matter; a band in figures
 license = "apache-2.0"              # optional: of the trained weights
@@ -36,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from smolctl.analysis.study_notes import StudyNotes, notes_of
-from smolctl.studies.arm_plan import ArmPlan, arm_plans
+from smolctl.studies.arm_plan import ArmPlan, arm_plans, share_orders
 from smolctl.studies.rate_grid import Tuning, sweep_of, tune_of
 from smolctl.studies.speed_plan import SpeedPlan, speed_plan_of
 from smolctl.studies.study_keys import (
@@ -90,11 +92,27 @@ class Study:
     name: str
     arms: tuple[ArmPlan, ...]
     equal: str
+    looks: tuple[int, ...] | None
+    blocked: bool | None
     tuning: Tuning | None
     evaluation: Evaluation | None
     quantization: Quantization | None
     notes: StudyNotes
     speed: SpeedPlan | None = None
+
+    @property
+    def planned_looks(self) -> tuple[int, ...]:
+        """The numbers of seeds at which the results are looked at; by default when all have
+        finished."""
+        return self.looks or (max(len(arm.seeds) for arm in self.arms),)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether arms are compared within seeds; by default where all take equal steps and share
+        the order of the data with the first."""
+        if self.blocked is not None:
+            return self.blocked
+        return self.equal == "tokens" and share_orders(self.arms)
 
     def on_data(self, source: str) -> "Study":
         """The study on another text."""
@@ -138,7 +156,7 @@ def study_name(path: Path) -> str:
 def study_of(table: Mapping[str, Any], name: str) -> Study:
     """See `read_study`; keys may have `-` for `_`."""
     table = with_underscores(table)
-    keys = ["arms", "seeds", "equal"]
+    keys = ["arms", "seeds", "equal", "looks", "blocked"]
     tables = ["train", "tune", "sweep", "eval", "quantize", "speed"]
     refuse_unknown_keys(table, [*keys, *fields_of(StudyNotes), *tables], "a study")
     require_plain("study", name)
@@ -156,6 +174,8 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
         name=name,
         arms=plans,
         equal=equal,
+        looks=announced_looks(table["looks"], plans) if "looks" in table else None,
+        blocked=given_design(table["blocked"], plans) if "blocked" in table else None,
         tuning=tuning_of(table, plans),
         evaluation=evaluation_of(subtable(table, "eval")) if "eval" in table else None,
         quantization=quantization_of(subtable(table, "quantize")) if "quantize" in table else None,
@@ -169,6 +189,36 @@ def train_options(values: Mapping[str, Any]) -> dict[str, Any]:
     for older in OLDER_NAMES.keys() & values.keys():
         say(f"[train] has {older}, which is now called {OLDER_NAMES[older]}.")
     return with_current_names(values)
+
+
+def announced_looks(value: Any, plans: tuple[ArmPlan, ...]) -> tuple[int, ...]:
+    """The looks of a study file.
+
+    Raises:
+        UserError: they are not ascending numbers from 2 whose last is the planned number of seeds.
+    """
+    looks, planned = whole_numbers("looks", value), max(len(plan.seeds) for plan in plans)
+    if list(looks) != sorted(looks) or looks[0] < 2 or looks[-1] != planned:
+        raise UserError(
+            f"looks are ascending numbers of seeds, from 2 to the {planned} that an arm has at the "
+            f"end, such as {[*range(2, planned, 2), planned]}, not {list(looks)}."
+        )
+    return looks
+
+
+def given_design(value: Any, plans: tuple[ArmPlan, ...]) -> bool:
+    """Whether arms are compared within seeds.
+
+    Raises:
+        UserError: it is no truth value, or true where arms share no seeds.
+    """
+    blocked = bool(typed("blocked", value, bool))
+    if blocked and not share_orders(plans):
+        raise UserError(
+            "blocked = true compares arms within seeds, and every arm must share at least two with "
+            "the first arm; give them the same seeds, or data_seeds."
+        )
+    return blocked
 
 
 def tuning_of(table: Mapping[str, Any], plans: tuple[ArmPlan, ...]) -> Tuning | None:
@@ -229,10 +279,12 @@ def to_toml(study: Study) -> str:
     # What each arm has of its own; its model's fields are in `settings`.
     own = ("variant", "seed", "settings", "lr")
     shared = {k: v for k, v in dataclasses.asdict(configs[0]).items() if k not in own}
-    lines = toml_lines({"equal": study.equal, **dataclasses.asdict(study.notes)})
+    keys = {"equal": study.equal, "looks": study.looks, "blocked": study.blocked}
+    lines = toml_lines(keys | dataclasses.asdict(study.notes))
     for plan, config in zip(study.arms, configs, strict=True):
         values: dict[str, Any] = {"variant": config.variant}
         values |= {"set": config.settings or None, "lr": config.lr, "seeds": plan.seeds}
+        values["data_seeds"] = plan.data_seeds
         lines += ["", f"[arms.{toml(plan.name)}]", *toml_lines(values)]
     lines += ["", "[train]", *toml_lines(shared)]
     if study.tuning:

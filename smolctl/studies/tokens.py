@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from smolctl.studies.study_file import Study
 from smolctl.talk import progress, say, warn
 from smolctl.units import count, duration
 from smollm2.data import TokenData, find_prepared, is_prepared, open_prepared, source_name
 from smollm2.data import prepare as make
 from smollm2.data.corpora import is_path
 from smollm2.errors import UserError
+from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import RunConfig
 from smollm2.runs.run import Run
 
@@ -130,3 +132,22 @@ def foreign_tokens(run: Run, source: str | None) -> TokenData:
             f"from that of run {run.name!r} ({run.tokenizer_fingerprint}); give the text itself."
         )
     return data
+
+
+def tokens_of_study(study: Study, before: Run | None, source: str | None) -> TokenData:
+    """The tokens that every arm is trained on, with the first arm's tokenizer.
+
+    Args:
+        before: a run of the study, made on the same text: if that is no longer where it was, its
+            tokens are looked for in the cache and in `source`.
+
+    Raises:
+        UserError: they cannot be had, or the tokenizer is too large for an arm.
+    """
+    first = study.arms[0].config
+    if before is not None and (source is not None or is_gone(first.data)):
+        return tokens_again(before, source)
+    if is_gone(first.data):
+        raise UserError(f"There is no file or folder {first.data!r}; give --data PATH.")
+    sizes = [resolve(arm.config).model.vocab_size for arm in study.arms]
+    return prepared(first.data, first.tokenizer, f"train:{sizes[0]}", max_vocab=min(sizes))

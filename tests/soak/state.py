@@ -12,6 +12,7 @@ from support.outcome import CLOCK_COLUMNS
 
 # Of JSON. The commit changes when the source does, which may be worked on meanwhile.
 CLOCK_FIELDS = {"created_at", "finished_at", "seconds", "matmul_flops_per_second", "git_commit"}
+CLOCK_FIELDS |= {"planned_at", "first_result_at", "at", "checksum"}  # of a ledger
 CACHE_KEY = re.compile(r"(corpus\.jsonl)-[0-9a-f]{16}")  # of the corpus's path and time
 TEMPORARY = re.compile(r"\.tmp\b|^\.")
 

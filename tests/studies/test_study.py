@@ -203,6 +203,7 @@ def test_an_unusable_record_of_step_times_reports_an_error(capsys, workdir, stud
     # Nothing follows from it as long as there is no run.
     for run in runs_of(workdir).values():
         shutil.rmtree(run.path)
+    (path.parent / "ledger.json").unlink()
     assert run_main(capsys, "study", str(study_file), "--dry-run")[0] == 0
 
 

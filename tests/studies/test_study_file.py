@@ -116,7 +116,7 @@ BAD_FILES = {
     "unknown eval key": (minimal(eval={"task": "piqa"}), "Did you mean 'tasks'?"),
     "same runs twice": (
         minimal(arms={"a": "pow2", "b": "pow2"}),
-        'b = { variant = "pow2", seeds = [3, 4, 5] }',
+        'b = { variant = "pow2", seeds = [3, 4, 5], data_seeds = [0, 1, 2] }',
     ),
     "same model": (minimal(arms=["pow2", "pow2:n_kv_heads=4"]), "are the same model"),
     "names alike": (minimal(arms={"a:b": "pow2", "a-b": "orig"}), "runs of the same names"),
@@ -165,6 +165,32 @@ BAD_FILES = {
         minimal(tune={}, train={"steps": 3, "optimizer": "muon"}),
         "[tune] tunes lr only",
     ),
+    "one look": (minimal(looks=[1, 3]), "ascending numbers of seeds, from 2 to the 3"),
+    "looks backwards": (minimal(looks=[3, 2]), "such as [2, 3], not [3, 2]"),
+    "looks beyond the seeds": (
+        minimal(looks=[2, 5]),
+        "ascending numbers of seeds, from 2 to the 3",
+    ),
+    "looks that end early": (minimal(looks=[2]), "from 2 to the 3 that an arm has at the end"),
+    "looks of another type": (minimal(looks=3), "looks takes a list of different whole numbers"),
+    "a margin of nothing": (minimal(margin=0), "margin is a positive number"),
+    "blocks without common seeds": (
+        minimal(blocked=True, arms={"a": "pow2", "b": {"variant": "orig", "seeds": [7, 8, 9]}}),
+        "must share at least two with the first arm",
+    ),
+    "blocks of another type": (minimal(blocked="maybe"), "blocked takes true or false"),
+    "too few orders": (
+        minimal(arms={"a": "pow2", "b": {"variant": "orig", "data_seeds": [1]}}),
+        "arm 'b' has 3 seeds and 1 data_seeds: give one for each seed",
+    ),
+    "orders of another type": (
+        minimal(arms={"a": "pow2", "b": {"variant": "orig", "data_seeds": "all"}}),
+        "data_seeds of arm 'b' takes a list of different whole numbers",
+    ),
+    "same runs twice, orders given": (
+        minimal(arms={"a": "pow2", "b": {"variant": "pow2", "data_seeds": [0, 4, 5]}}),
+        "are the same model with the same seeds",
+    ),
     "eval of nothing": (minimal(eval={}), "[eval] needs tasks"),
     "eval of no task": (minimal(eval={"tasks": ","}), "Name at least one task"),
     "eval of a list": (
@@ -202,6 +228,36 @@ def test_the_same_variant_with_other_seeds_is_a_control():
     assert names == ["a-s0", "b-s3", "a-s1", "b-s4"]
 
 
+def test_a_control_may_have_the_data_of_the_arm_it_repeats():
+    again = {"variant": "pow2", "seeds": [10, 11], "data_seeds": [0, 1]}
+    study = study_of(minimal(arms={"a": "pow2", "again": again}, seeds=[0, 1]), "x")
+    runs = {run.name: run.resolved for run in final_runs(study, horizons(study, {}))}
+    assert list(runs) == ["a-s0", "again-s10", "a-s1", "again-s11"]
+    assert [(run.seed, run.data_seed) for run in runs.values()] == [
+        (0, 0),
+        (10, 0),
+        (1, 1),
+        (11, 1),
+    ]
+    assert study.is_blocked
+
+
+def test_arms_are_blocked_where_they_share_steps_and_orders():
+    assert study_of(minimal(), "x").is_blocked
+    assert not study_of(minimal(blocked=False), "x").is_blocked
+    assert not study_of(minimal(equal="flops"), "x").is_blocked
+    assert study_of(minimal(equal="flops", blocked=True), "x").is_blocked
+    apart = {"a": "pow2", "b": {"variant": "pow2", "seeds": [3, 4, 5]}}
+    assert not study_of(minimal(arms=apart), "x").is_blocked
+    one_order = minimal(train={"steps": 10, "scale": "nano", "data_seed": 5})
+    assert not study_of(one_order, "x").is_blocked
+
+
+def test_results_are_looked_at_once_by_default():
+    assert study_of(minimal(seeds=[1, 2, 3, 4]), "x").planned_looks == (4,)
+    assert study_of(minimal(seeds=[1, 2, 3, 4], looks=[2, 4]), "x").planned_looks == (2, 4)
+
+
 ROUND_TRIPS = {
     "plain": minimal(),
     "everything": minimal(
@@ -216,6 +272,10 @@ ROUND_TRIPS = {
         eval={"tasks": "piqa,arc_easy", "limit": 3, "dtype": "fp32"},
     ),
     "tuned": minimal(tune={}),
+    "planned": minimal(looks=[2, 3], blocked=False, margin=0.01),
+    "control": minimal(
+        arms={"a": "pow2", "b": {"variant": "pow2", "seeds": [7, 8, 9], "data_seeds": [0, 1, 2]}}
+    ),
     "rates": minimal(arms={"a": {"variant": "orig", "lr": 1e-5}, "b": "pow2"}),
 }
 

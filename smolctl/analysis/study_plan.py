@@ -1,0 +1,241 @@
+"""What a study planned before its first result, and what became of it: `ledger.json` next to its
+runs, which `smolctl study` writes and verdicts are judged by.
+
+    {
+      "format": 1,
+      "planned_at": "2026-01-01T10:00:00.000+00:00",
+      "first_result_at": null,
+      "plan": {"seeds": {"orig": [0, 1, 2], "pow2": [0, 1, 2]}, "looks": [3], "margin": 0.01,
+               "blocked": true, "alpha": 0.05},
+      "results": {"orig-s0": {"arm": "orig", "seed": 0, "finished_at": "...", "test_loss": 4.6}},
+      "changes": [{"at": "...", "results": 6, "plan": {...}}],
+      "checksum": "..."
+    }
+
+The checksum detects edits by hand; it keeps nobody from making a new ledger.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smollm2.errors import UserError, first_few
+from smollm2.parse import Missing, Unreadable, read_json
+from smollm2.runs.manifest_types import (
+    Check,
+    is_count,
+    is_positive,
+    is_steps,
+    is_text,
+    optional,
+)
+
+if TYPE_CHECKING:
+    from smollm2.runs.run import Run
+
+LEDGER = "ledger.json"
+FORMAT = 1
+ALPHA = 0.05  # of all verdicts of a study together
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What is fixed before the first result.
+
+    Args:
+        seeds: of the final runs of each arm.
+        looks: after how many seeds of every arm the verdict is looked at, ascending; the last is
+            the planned number.
+        margin: a difference of the loss within it, in nats/token, does not matter; None if the
+            study names none.
+        blocked: whether arms are compared within seeds.
+        alpha: the chance of any false verdict.
+    """
+
+    seeds: dict[str, tuple[int, ...]]
+    looks: tuple[int, ...]
+    margin: float | None
+    blocked: bool
+    alpha: float = ALPHA
+
+    def next_look(self, finished: int) -> int:
+        """The first look at `finished` seeds or more; the last if there is none."""
+        return next((look for look in self.looks if look >= finished), self.looks[-1])
+
+
+@dataclass(frozen=True)
+class PlannedResult:
+    """A final run that has finished; `test_loss` is None if its table could not be read."""
+
+    arm: str
+    seed: int
+    finished_at: str
+    test_loss: float | None
+
+
+@dataclass(frozen=True)
+class PlanChange:
+    """A later plan: when the study file had changed, and how many results there were by then."""
+
+    at: str
+    results: int
+    plan: StudyPlan
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The content of a ledger.
+
+    Args:
+        plan: the first one.
+        first_result_at: when the first final run finished; None if none has.
+        results: by run. A run that failed is not among them: its folder says so.
+    """
+
+    planned_at: str
+    first_result_at: str | None
+    plan: StudyPlan
+    results: dict[str, PlannedResult]
+    changes: tuple[PlanChange, ...]
+
+    @property
+    def binding(self) -> StudyPlan:
+        """The last plan before the first result: verdicts are judged by it."""
+        return [self.plan, *(c.plan for c in self.changes if c.results == 0)][-1]
+
+    @property
+    def current(self) -> StudyPlan:
+        """The last plan."""
+        return [self.plan, *(change.plan for change in self.changes)][-1]
+
+    def unplanned(self, arm: str, seeds: Iterable[int]) -> list[int]:
+        """The seeds of an arm that the binding plan does not have: with them, a verdict is
+        exploratory."""
+        return sorted(set(seeds) - set(self.binding.seeds.get(arm, ())))
+
+
+def read_ledger(study: Path) -> Ledger | None:
+    """The ledger of the study in a folder; None if it has none, as older studies.
+
+    Raises:
+        UserError: it cannot be read, was edited by hand, or is of a later version.
+    """
+    path = study / LEDGER
+    remedy = "Restore it from a copy, or give the study file another name."
+    try:
+        return ledger_of(read_json(path))
+    except Missing:
+        return None
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read: {error.reason}. {remedy}") from None
+    except UserError as error:
+        raise UserError(f"{path} {error}. {remedy}") from None
+
+
+def ledger_of(content: Mapping[str, Any]) -> Ledger:
+    """The ledger in the content of a file.
+
+    Raises:
+        UserError: it is none; the message follows the file's name.
+    """
+    version = content.get("format")
+    if type(version) is int and version > FORMAT:
+        raise UserError(f"has format {version}, and this version reads up to {FORMAT}")
+    if version != FORMAT:
+        raise UserError("is not the ledger of a study")
+    if content.get("checksum") != ledger_checksum(content):
+        raise UserError("was changed by hand or damaged: its checksum is wrong")
+    try:
+        return Ledger(
+            planned_at=kept(content["planned_at"], is_text),
+            first_result_at=kept(content["first_result_at"], optional(is_text)),
+            plan=study_plan_of(content["plan"]),
+            results={run: result_of(each) for run, each in content["results"].items()},
+            changes=tuple(map(change_of, content["changes"])),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"is not a ledger of this version ({type(error).__name__})") from None
+
+
+def ledger_checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of everything else in a ledger, in hexadecimal."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def study_plan_of(values: Mapping[str, Any]) -> StudyPlan:
+    """A plan as a ledger keeps it; raises `ValueError`, `KeyError` or `TypeError` if it is none."""
+    return StudyPlan(
+        seeds={arm: tuple(kept(seeds, is_seeds)) for arm, seeds in values["seeds"].items()},
+        looks=tuple(kept(values["looks"], lambda looks: bool(looks) and is_steps(looks))),
+        margin=kept(values["margin"], optional(is_positive)),
+        blocked=kept(values["blocked"], lambda value: type(value) is bool),
+        alpha=kept(values["alpha"], lambda value: is_positive(value) and value < 1),
+    )
+
+
+def result_of(values: Mapping[str, Any]) -> PlannedResult:
+    """A result as a ledger keeps it; raises as `study_plan_of`."""
+    return PlannedResult(
+        kept(values["arm"], is_text),
+        kept(values["seed"], is_seed),
+        kept(values["finished_at"], is_text),
+        kept(values["test_loss"], optional(is_positive)),
+    )
+
+
+def change_of(values: Mapping[str, Any]) -> PlanChange:
+    """A change of the plan as a ledger keeps it; raises as `study_plan_of`."""
+    at, results = kept(values["at"], is_text), kept(values["results"], is_count)
+    return PlanChange(at, results, study_plan_of(values["plan"]))
+
+
+def is_seed(value: Any) -> bool:
+    """A whole number from 0, which may be larger than a count."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_seeds(value: Any) -> bool:
+    """A list of seeds."""
+    return isinstance(value, list) and all(map(is_seed, value))
+
+
+def kept(value: Any, check: Check) -> Any:
+    """`value`; `ValueError` if it is not of the kind that `check` accepts."""
+    if not check(value):
+        raise ValueError("a value of another type")
+    return value
+
+
+def gone_or_replaced(ledger: Ledger, runs: "Iterable[Run]") -> tuple[list[str], list[str]]:
+    """The runs that have a result in the ledger and no folder any more, and those whose folder has
+    another result or none.
+
+    Args:
+        runs: of the study.
+    """
+    there = {run.name: run for run in runs}
+    gone = [name for name in ledger.results if name not in there]
+    replaced = [
+        name
+        for name, result in ledger.results.items()
+        if name in there and there[name].manifest["finished_at"] != result.finished_at
+    ]
+    return gone, replaced
+
+
+def ledger_problems(ledger: Ledger, runs: "Iterable[Run]") -> list[str]:
+    """A sentence on each way in which the runs are not those of the ledger."""
+    gone, replaced = gone_or_replaced(ledger, runs)
+    found = []
+    if gone:
+        found.append(f"The ledger has results of runs that were removed: {first_few(gone)}.")
+    if replaced:
+        found.append(
+            f"The ledger has other results than these runs, which were trained again: "
+            f"{first_few(replaced)}."
+        )
+    return found

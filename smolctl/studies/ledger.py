@@ -1,0 +1,141 @@
+"""Writes the ledger of a study: its plan before the first run starts, each result, each change of
+the plan. See `analysis.study_plan` for the file. The caller holds the study's lock."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+from smolctl.analysis.study_plan import (
+    FORMAT,
+    LEDGER,
+    Ledger,
+    PlanChange,
+    PlannedResult,
+    StudyPlan,
+    gone_or_replaced,
+    ledger_checksum,
+    read_ledger,
+)
+from smolctl.studies.study_file import Study
+from smolctl.talk import say, warn
+from smollm2.errors import RunError, UserError, first_few
+from smollm2.files import write_json
+from smollm2.runs.manifest import Role, now
+from smollm2.runs.run import Run
+
+
+def planned_by(study: Study) -> StudyPlan:
+    """The plan that a study file makes."""
+    seeds = {arm.name: arm.seeds for arm in study.arms}
+    return StudyPlan(seeds, study.planned_looks, study.notes.margin, study.is_blocked)
+
+
+def begin_ledger(study: Study, folder: Path, runs: list[Run]) -> None:
+    """Write the plan before the first run starts; later, add what the study file has changed.
+
+    Args:
+        runs: those that the study has already.
+
+    Raises:
+        UserError: as `read_ledger`.
+        RunError: it cannot be written.
+    """
+    ledger, plan = read_ledger(folder), planned_by(study)
+    results = results_of_runs(runs)
+    if ledger is None:
+        if results:
+            warn(
+                "this study has results and no ledger of what was planned: its verdicts are "
+                "exploratory."
+            )
+        else:
+            write_ledger(folder, Ledger(now(), None, plan, {}, ()))
+    elif plan != ledger.current:
+        say_what_changed(ledger)
+        change = PlanChange(now(), len(ledger.results), plan)
+        write_ledger(folder, dataclasses.replace(ledger, changes=(*ledger.changes, change)))
+
+
+def say_what_changed(ledger: Ledger) -> None:
+    """Tell the user what it means that the study file has changed."""
+    if ledger.results:
+        say(
+            f"The plan has changed after {len(ledger.results)} results; the ledger notes it. "
+            "Verdicts are judged by the plan before the first result; with seeds beyond it they "
+            "are exploratory."
+        )
+
+
+def record_results(folder: Path, runs: list[Run]) -> None:
+    """Add the results of finished runs that the ledger, if there is one, does not have yet.
+
+    Raises:
+        UserError: as `read_ledger`.
+        RunError: it cannot be written.
+    """
+    ledger = read_ledger(folder)
+    if ledger is None:
+        return
+    found = {
+        name: result for name, result in results_of_runs(runs).items() if name not in ledger.results
+    }
+    if not found:
+        return
+    results = dict(sorted((ledger.results | found).items()))
+    first = min(result.finished_at for result in results.values())
+    write_ledger(folder, dataclasses.replace(ledger, results=results, first_result_at=first))
+
+
+def require_same_results(study: str, folder: Path, runs: list[Run]) -> None:
+    """Raise `UserError` if a run with a result in the ledger was removed or trained again: a result
+    that is seen and then replaced is no sample any more."""
+    ledger = read_ledger(folder)
+    if ledger is None:
+        return
+    gone, replaced = gone_or_replaced(ledger, runs)
+    if gone:
+        raise UserError(
+            f"Study {study!r} has results in its {LEDGER} of runs whose folders were removed: "
+            f"{first_few(gone)}. Trained again, they would replace results that were seen. Put "
+            "the folders back, give the study file another name, or remove the whole folder "
+            f"{folder} to begin anew."
+        )
+    if replaced:
+        raise UserError(
+            f"{first_few(replaced)} of study {study!r} replaced an older run with the same seed, "
+            f"whose result is in {LEDGER}: a seed counts once, with its first result. Put the "
+            "older folder back, or give the study file another name."
+        )
+
+
+def results_of_runs(runs: list[Run]) -> dict[str, PlannedResult]:
+    """The results of the finished final runs among `runs`, by name."""
+    return {
+        run.name: PlannedResult(
+            run.arm, run.protocol.seed, str(run.manifest["finished_at"]), loss_of_test(run)
+        )
+        for run in runs
+        if run.is_finished and run.role is Role.FINAL
+    }
+
+
+def loss_of_test(run: Run) -> float | None:
+    """The final test loss; None if it cannot be read."""
+    try:
+        loss = float(run.test_scores()["loss"])
+    except (UserError, KeyError):
+        return None
+    return loss if math.isfinite(loss) else None
+
+
+def write_ledger(folder: Path, ledger: Ledger) -> None:
+    """Replace the ledger of the study in a folder.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    content = {"format": FORMAT, **dataclasses.asdict(ledger)}
+    try:
+        write_json(folder / LEDGER, content | {"checksum": ledger_checksum(content)})
+    except OSError as error:
+        raise RunError(f"Cannot write {folder / LEDGER}: {error.strerror or error}.") from None

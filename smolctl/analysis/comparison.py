@@ -20,13 +20,13 @@ from smolctl.analysis.run_metrics import (
     LOSS,
     METRICS,
     SECONDARY,
-    TOKENS_PER_SECOND,
     FinishedRun,
     Metric,
     siblings,
     tuning_loss,
 )
-from smolctl.analysis.stats import Difference, Interval, Verdict, differences, ratio
+from smolctl.analysis.speed_ratios import Speeds, measured_speeds, own_speeds
+from smolctl.analysis.stats import Difference, Verdict, differences
 from smolctl.analysis.task_scores import (
     TaskDifference,
     differences_of,
@@ -110,19 +110,21 @@ class Comparison:
         """Whether the runs measure speed: full size, and all on one machine."""
         return self.scale == "full" and len(self.machines) == 1
 
+    @cached_property
+    def speeds(self) -> Speeds | None:
+        """How fast the arms train: measured in turns, where the study has that of every arm, at any
+        scale; else by the runs' own clocks, if `has_speed`. None if there is neither, a run is too
+        short, or there is one arm.
+
+        Raises:
+            UserError: the study's speed.csv is damaged or of other models.
+        """
+        return measured_speeds(self.arms) or (own_speeds(self.arms) if self.has_speed else None)
+
     @property
     def is_timed(self) -> bool:
-        """Whether speeds can be compared: `has_speed`, several arms, and no run too short."""
-        return bool(self.others) and bool(self.secondary(TOKENS_PER_SECOND))
-
-    @cached_property
-    def speed_ratios(self) -> dict[str, Interval]:
-        """Tokens per second of each arm as a multiple of the first one's, without correction for
-        several arms. Empty if not `is_timed`."""
-        if not self.is_timed:
-            return {}
-        base = self.base.values(TOKENS_PER_SECOND)
-        return {arm.name: ratio(base, arm.values(TOKENS_PER_SECOND)) for arm in self.others}
+        """Whether speeds can be compared."""
+        return self.speeds is not None
 
     @property
     def machines(self) -> list[tuple[str, int]]:
@@ -297,6 +299,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
                 comparison.tasks.to_dict("records"), comparison.task_differences, strict=True
             )
         ],
+        "speed": comparison.speeds and dataclasses.asdict(comparison.speeds),
         "task_notes": comparison.task_notes,
         "excluded": list(comparison.excluded),
     }

@@ -50,8 +50,10 @@ class Evidence:
 
     @cached_property
     def timed(self) -> Comparison | None:
-        """The first study that compares models and whose speeds can be compared."""
-        return next((study for study in self.comparing if study.is_timed), None)
+        """The first study that compares models and whose speeds can be compared: one at full size,
+        if there is any."""
+        found = [study for study in self.comparing if study.is_timed]
+        return next(iter([*(one for one in found if one.scale == "full"), *found]), None)
 
     @property
     def of_quality(self) -> list[Comparison]:

@@ -110,9 +110,17 @@ def span(values: Collection[float]) -> str:
 
 
 def machine(comparison: Comparison) -> str:
-    """`AMD EPYC (2 cores) with 2 threads`, of runs that were made on one machine."""
+    """`AMD EPYC (2 cores) with 2 threads`, on which the speeds were measured."""
+    speeds = comparison.speeds
     device, threads = comparison.machines[0]
+    if speeds is not None:
+        device, threads = speeds.device_name, speeds.threads
     return f"{device} with {threads} thread{'' if threads == 1 else 's'}"
+
+
+def size_words(comparison: Comparison) -> str:
+    """`at full size`, `at nano scale`."""
+    return "at full size" if comparison.scale == "full" else f"at {comparison.scale} scale"
 
 
 def described(comparison: Comparison) -> str:

@@ -26,6 +26,7 @@ from smollm2.protocol.run_config import ResolvedConfig
 from smollm2.runs.speed_table import (
     SpeedBlock,
     by_round,
+    has_fallen,
     is_same_cost,
     read_speed,
     write_speed,
@@ -34,7 +35,6 @@ from smollm2.training.trainer import timed_steps
 
 T = TypeVar("T")
 
-FALL = 0.1  # of the matmul rate below the best seen: something else had the machine
 MOST_REPEATS = 3  # of a block; then it is kept, with its rate beside it
 
 
@@ -76,7 +76,7 @@ class Alternation(Generic[T]):
             before, found, after = self.rate(), self.measure(arm), self.rate()
             self.best = max(self.best, before, after)
             lower = min(before, after)
-            if lower >= (1 - FALL) * self.best or repeats == MOST_REPEATS:
+            if not has_fallen(lower, self.best) or repeats == MOST_REPEATS:
                 return Turn(position, arm, found, lower, repeats)
             repeats += 1
 

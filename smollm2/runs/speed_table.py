@@ -14,6 +14,7 @@ N = TypeVar("N", int, float)
 
 SPEED = "speed"
 MOST_ROUNDS = 1000
+MOST_FALL = 0.1  # of the matmul rate below the best one seen: something else had the machine
 FROM_ZERO = ("round", "position", "repeats")  # the other numbers are positive
 REMEDY = "remove it, and `smolctl study` measures again."
 
@@ -106,6 +107,11 @@ def by_round(blocks: Sequence[SpeedBlock]) -> dict[int, list[SpeedBlock]]:
     for block in blocks:
         rounds.setdefault(block.round, []).append(block)
     return rounds
+
+
+def has_fallen(rate: float, best: float) -> bool:
+    """Whether the machine's matmul rate is more than a tenth below the best one seen."""
+    return rate < (1 - MOST_FALL) * best
 
 
 def is_same_cost(block: SpeedBlock, flops_per_token: float) -> bool:

@@ -1,12 +1,15 @@
 """What became of the claims of a published card, where a study asks for them."""
 
+from pathlib import Path
+
 import pytest
 from support.carded import become, card, say
 from support.command import run_main
-from support.planted import planted
+from support.planted import plant_speed, planted
 
 from smolctl.analysis.study_notes import CLAIMS
-from smolctl.report.sections.claims import speed_verdict
+from smolctl.report.sections.claims import comparable
+from smolctl.report.sections.speed_claim import speed_verdict
 from smollm2.runs.run import Run
 
 
@@ -16,7 +19,8 @@ def test_claims_are_shown_only_where_a_study_asks_for_them(capsys, study):
     text = card(capsys)
     shown, details = text.split("# Appendix to")
     assert "\n## What the original card claimed\n" in shown
-    assert "- pow2 trains 6.5 % faster (10.06 against 10.76 min), significantly: **open**" in shown
+    claim = "pow2 trains 6.5 % faster (10.06 against 10.76 min, which is 7.0 % more speed)"
+    assert f"- {claim}, significantly: **open**" in shown
     assert "| the original card claimed | here | verdict |" in details
     assert "`orig` (d_ff 1536) 134,515,008" in details
 
@@ -61,12 +65,13 @@ def test_claims_are_judged_against_both_originals(capsys, study, template):
                     row["value"] = accuracy + 0.001 * seed
             run.replace("eval", scores)
     become(study)
-    say(study, claims="pow2")
+    say(study, claims="pow2", margin=0.5)
     rows = card(capsys).splitlines()
     (loss,) = (row for row in rows if row.startswith("| validation loss 3.626"))
     assert "; test loss: 5.3050 ± 0.0071 (orig-174m) and 5.1050 ± 0.0071 (pow2)" in loss
     assert loss.endswith(
-        "| falls: worse (against orig); falls: better (against orig-174m, by itself) |"
+        "| survives: equivalent within 0.5 nats/token (against orig); survives: equivalent within "
+        "0.5 nats/token (against orig-174m, by itself) |"
     )
     (accuracy,) = (row for row in rows if row.startswith("| pow2 has the slightly higher"))
     assert accuracy.endswith("| survives (against orig); falls (against orig-174m) |")
@@ -77,13 +82,41 @@ def test_claims_are_judged_against_both_originals(capsys, study, template):
     [
         ((-5, -1), "falls: slower"),
         ((-5, 1), "falls: not by so much"),
-        ((1, 6), "falls: faster, but by less"),
-        ((1, 9), "survives"),
+        ((1, 6.9), "falls: faster, but by less"),  # 6.5 % less time is 7.0 % more speed
+        ((1, 7.0), "survives"),
         ((-1, 9), "inconclusive"),
     ],
 )
 def test_what_becomes_of_the_claim_of_speed(interval, verdict):
     assert speed_verdict(*interval) == verdict
+
+
+def test_a_speed_survives_or_falls_by_what_it_is_made_of(capsys, study):
+    """Measured in turns at full size."""
+    become(study, scale="full")
+    plant_speed(Path("results"), "s", {"orig": 100.0, "pow2": 110.0, "moe-160m": 100.0})
+    say(study, claims="pow2")
+    (row,) = (line for line in card(capsys).splitlines() if line.startswith("| pow2 trains 6.5"))
+    *_, here, verdict, _ = row.split("|")
+    assert "+10.0 % tokens per second against orig, at 1.00 times the FLOPs per token" in here
+    assert verdict.strip() == "survives, by more FLOPs per second (1.10 ×) (against orig)"
+
+
+@pytest.mark.parametrize(
+    ("interval", "margin", "verdict"),
+    [
+        ((-0.009, 0.009), 0.01, "survives: equivalent within 0.01 nats/token"),
+        ((0.002, 0.009), 0.01, "survives: equivalent within 0.01 nats/token"),
+        ((-0.009, 0.011), 0.01, "inconclusive"),
+        ((0.002, 0.02), 0.01, "inconclusive"),  # worse, but perhaps by no more than the margin
+        ((0.01, 0.02), 0.01, "falls: worse"),
+        ((-0.02, -0.011), 0.01, "falls: better"),
+        (None, 0.01, "inconclusive"),
+        ((-0.001, 0.001), None, "open: the study names no margin"),
+    ],
+)
+def test_comparable_is_equivalent_within_a_margin(interval, margin, verdict):
+    assert comparable(interval, margin) == verdict
 
 
 def test_a_start_is_judged_by_the_start(capsys, study):

@@ -34,7 +34,7 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     assert "again is a control, a under another name" in answer
     assert "again is a control: a under another name" in quality
     assert "+9.9 % tokens per second against orig, at " in text
-    assert "| survives (against orig) |" in text
+    assert "| survives, by more FLOPs per second (1.10 ×) (against orig) |" in text
     assert "### Study `aa`" in quality
     assert text.count("What the arms reach in equal time was not measured") == 1
     # A control answers for no other study, in whatever order they are given.

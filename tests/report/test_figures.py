@@ -60,7 +60,9 @@ def facts_of(
         }
     )
     values = {"loss": loss + rng.gauss(0, noise), "tokens_per_second": math.nan, "seconds": 40}
-    run = SimpleNamespace(name=f"run{loss}-s{seed}", manifest={"equal": "tokens"})
+    run = SimpleNamespace(
+        name=f"run{loss}-s{seed}", arm="", study_path=Path("none"), manifest={"equal": "tokens"}
+    )
     return FinishedRun(run, protocol, values, curve, train, pd.DataFrame())
 
 
@@ -202,10 +204,10 @@ def timed(monkeypatch) -> Comparison:
             facts.run.manifest["environment"] = {"device_name": "a CPU", "threads": 2}
             facts.run.manifest["training_flops_per_token"] = 1e9 * speed
         arms.append(Arm(arm.name, runs))
-    comparison = Comparison("timed", tuple(arms), ())
-    assert not comparison.is_timed  # at nano scale
+    assert not Comparison("timed", tuple(arms), ()).is_timed  # at nano scale
     scale = property(lambda one: "full" if one.study == "timed" else "nano")
     monkeypatch.setattr(Comparison, "scale", scale)
+    comparison = Comparison("timed", tuple(arms), ())
     assert comparison.is_timed
     return comparison
 

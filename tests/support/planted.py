@@ -19,6 +19,7 @@ from smollm2.quantize.quant_config import QuantConfig
 from smollm2.runs.create import create_run
 from smollm2.runs.manifest import now
 from smollm2.runs.run import Run, list_runs
+from smollm2.runs.speed_table import SpeedBlock, write_speed
 
 # Parameters of a model that is quantized.
 COUNTS = {"total": 1000, "active": 1000, "embedding": 200}
@@ -106,3 +107,29 @@ def delta(value: float, **cells: Any) -> dict[str, Any]:
 def found() -> Quantized:
     """What was quantized in study `s`."""
     return quantized(study_comparison("s", list_runs(Path("results"), "s")[0]))
+
+
+def plant_speed(results: Path, study: str, rates: dict[str, float], rounds: int = 3) -> None:
+    """speed.csv of a study in which its arms train at these tokens a second, on a machine that
+    becomes slower in every block and a little more so in every round."""
+    costs = {
+        run.arm: run.manifest["training_flops_per_token"] for run in list_runs(results, study)[0]
+    }
+    order = [*rates, *reversed(rates)]
+    write_speed(
+        results / study,
+        [
+            SpeedBlock(
+                *(number, position, arm),
+                seconds=1000 / rates[arm] * (1 + 0.001 * number) ** (position * (1 + number)),
+                tokens=1000,
+                flops=1000 * costs[arm],
+                matmul_flops_per_second=1e11,
+                repeats=0,
+                device_name="a CPU",
+                threads=2,
+            )
+            for number in range(rounds)
+            for position, arm in enumerate(order)
+        ],
+    )

@@ -1,7 +1,7 @@
 """Forest plots: a row per arm, its runs, their mean beside the base's and its interval."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, geometric_mean
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from smolctl.analysis.alike import is_of_controls
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
-from smolctl.analysis.run_metrics import LOSS, TOKENS_PER_SECOND
+from smolctl.analysis.run_metrics import LOSS
 from smolctl.analysis.stats import Difference, Interval, Verdict
 from smolctl.report.style import (
     GREY,
@@ -25,7 +25,7 @@ from smolctl.report.style import (
     styled,
     titled,
 )
-from smolctl.report.wording import AXES, listed, machine, runs_text
+from smolctl.report.wording import AXES, listed, machine, runs_text, size_words
 
 BAND = "#e8e8e8"
 
@@ -93,19 +93,19 @@ def draw_quality(axes: Axes, comparison: Comparison, own: Looks) -> None:
 
 def draw_speed(axes: Axes, comparison: Comparison, own: Looks) -> None:
     """The rows of speeds, as multiples of the base's."""
-    base, found = comparison.base, comparison.speed_ratios
-    centre = geometric_mean(base.values(TOKENS_PER_SECOND))
-    runs = {
-        arm.name: [speed / centre for speed in arm.values(TOKENS_PER_SECOND)]
-        for arm in comparison.arms
-    }
+    speeds = comparison.speeds
+    assert speeds is not None
+    found = {arm: one.tokens for arm, one in speeds.ratios.items()}
     notes = {
-        arm.name: f"{found[arm.name].mean:.2f} × tokens/s\n"
-        f"{arm.flops_per_token / base.flops_per_token:.2f} × FLOPs per token"
-        for arm in comparison.others
+        arm: f"{one.tokens.mean:.2f} × tokens/s\n{one.flops_per_token:.2f} × FLOPs per token"
+        for arm, one in speeds.ratios.items()
     }
+    runs = speeds.beside_first
     draw_rows(axes, comparison.arms, own, runs, found, notes, ("slower", "faster"), middle=1)
-    axes.set_xlabel(f"tokens per second, times those of {base.name} (95 % intervals)")
+    (confidence,) = {one.confidence for one in speeds.ratios.values()}
+    base, each = comparison.base.name, "a round a mark; " if speeds.is_alternated else ""
+    intervals = f"{each}{100 * confidence:.4g} % intervals"
+    axes.set_xlabel(f"tokens per second, times those of {base} ({intervals})")
 
 
 def draw_rows(
@@ -196,7 +196,7 @@ def extent(comparison: Comparison) -> str:
 
 def speed_headline(comparison: Comparison) -> str:
     """The title of a figure of speeds."""
-    return f"Training speed at full size, {machine(comparison)}"
+    return f"Training speed {size_words(comparison)}, {machine(comparison)}"
 
 
 def verdict_of(found: Difference) -> str:

@@ -13,6 +13,7 @@ from smolctl.report.sections.architecture import size_rows
 from smolctl.report.sections.per_study import row_of, withdrawn
 from smolctl.report.sections.quality import differences_figure, verdict_sentence
 from smolctl.report.sections.quantization import COMPUTE_OPTIMAL, undivided
+from smolctl.report.sections.speed import by_cause
 from smolctl.report.wording import (
     AXES,
     bounds_text,
@@ -22,6 +23,7 @@ from smolctl.report.wording import (
     machine,
     mean_text,
     number,
+    size_words,
 )
 from smollm2.quantize.dimensions import GROUP_SIZES, weights
 
@@ -55,7 +57,7 @@ def forest_figure(evidence: Evidence) -> Figure | None:
     losses = [*evidence.of_quality, *evidence.controls_beside]
     return Figure(
         "overview.png",
-        "Final test losses, and training speeds at full size, beside the first arm",
+        f"Final test losses, and training speeds {size_words(timed)}, beside the first arm",
         lambda: overview_of(losses, timed, evidence.in_time),
     )
 
@@ -97,9 +99,11 @@ def speed_sentences(evidence: Evidence) -> list[str]:
     timed = evidence.timed
     if timed is None or timed.superseded is not None:
         return []
-    ratios = listed([f"{arm} {ratio_cell(found)}" for arm, found in timed.speed_ratios.items()])
+    assert timed.speeds is not None
+    found = timed.speeds.ratios.items()
+    ratios = listed([f"{arm} {ratio_cell(one.tokens)}{by_cause(one)}" for arm, one in found])
     return [
-        f"Tokens per second in training at full size, beside {timed.base.name} on "
+        f"Tokens per second in training {size_words(timed)}, beside {timed.base.name} on "
         f"{machine(timed)}: {ratios}."
     ]
 
@@ -158,10 +162,16 @@ def answer_table(evidence: Evidence) -> Table:
         rows += quantization_rows(evidence.quantized, main)
     return Table(
         f"Every arm against {main.base.name}: mean ± standard deviation over runs; in brackets "
-        "intervals (of losses with Holm's correction, of speeds 95 %)",
+        f"intervals (of losses with Holm's correction, of speeds {speed_confidence(evidence)})",
         ("", *(arm.name for arm in main.arms)),
         [row for row in rows if any(cell != "–" for cell in row[2:])],
     )
+
+
+def speed_confidence(evidence: Evidence) -> str:
+    """`95 %`, the confidence of the intervals of speeds."""
+    found = evidence.timed and evidence.timed.speeds
+    return f"{100 * next(iter(found.ratios.values())).confidence:.4g} %" if found else "95 %"
 
 
 def loss_row(study: Comparison, main: Comparison) -> tuple[str, ...]:
@@ -183,13 +193,12 @@ def verdict_cell(found: Difference) -> str:
 
 def speed_row(timed: Comparison, main: Comparison) -> tuple[str, ...]:
     """The first arm's tokens per second, and the ratios of the others."""
-    cells = {arm: ratio_cell(found) for arm, found in timed.speed_ratios.items()}
+    assert timed.speeds is not None
+    found = timed.speeds.ratios
+    cells = {arm: ratio_cell(one.tokens) for arm, one in found.items()}
     if timed.superseded is not None:
-        cells = {
-            arm: f"{Verdict.WITHDRAWN}: {found.mean:.2f} ×"
-            for arm, found in timed.speed_ratios.items()
-        }
-    first = mean_text(timed.base.values(TOKENS_PER_SECOND), TOKENS_PER_SECOND)
+        cells = {arm: f"{Verdict.WITHDRAWN}: {one.tokens.mean:.2f} ×" for arm, one in found.items()}
+    first = mean_text(timed.speeds.tokens_per_second[timed.base.name], TOKENS_PER_SECOND)
     return row_of("training, tokens per second", timed, main, first, cells)
 
 

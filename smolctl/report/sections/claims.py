@@ -1,5 +1,6 @@
 """What a published card claimed, beside what was measured; only for studies that ask for it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,15 +19,15 @@ from smolctl.report.sections.experts import (
     start_losses,
     start_tokens,
 )
+from smolctl.report.sections.speed_claim import SPEED_CLAIM, judged_speeds
 from smolctl.report.wording import NO_INTERVAL, interval_text, listed, mean_text, number, span
 from smollm2.model.config import VARIANTS
 from smollm2.model.cost import parameters
 
 NOT_MEASURED = "not measured"
-CLAIMED_SPEED = 6.5  # percent
 BY_ITSELF = (
     "*By itself*: by one 95 % interval without correction, as are the verdicts on speed, accuracy "
-    "and the start. The other verdicts on the loss are those of the study."
+    "and the start. The other intervals of the loss are those of the study."
 )
 
 
@@ -131,57 +132,29 @@ def parameters_claim() -> Claim:
 
 
 def speed_claim(studies: Sequence[Comparison]) -> Claim:
-    """By the first study that has speeds and the arms; first against the original of the claim,
-    which had 174 M parameters, where that was timed."""
-    claim = f"pow2 trains {CLAIMED_SPEED:g} % faster (10.06 against 10.76 min), significantly"
-    found = [pairs for study in studies if study.has_speed and (pairs := originals_and_pow2(study))]
+    """By the first study at full size that has speeds and the arms; first against the original of
+    the claim, which had 174 M parameters, where that was timed."""
+    full = [study for study in studies if study.scale == "full"]
+    able = [study for study in full if study.has_speed or study.is_timed]
+    found = [pairs for study in able if (pairs := originals_and_pow2(study))]
     if not found:
         missing = f'{NOT_MEASURED}: a full-size study on one machine, scale = "full"'
-        return Claim(claim, missing, "open")
+        return Claim(SPEED_CLAIM, missing, "open")
     timed = [pairs for pairs in found if pairs[0].is_timed]
     if not timed:
-        return Claim(claim, f"{NOT_MEASURED}: the runs are too short to be timed", "open")
+        missing = f"{NOT_MEASURED}: the runs are too short to be timed; give the study [speed]"
+        return Claim(SPEED_CLAIM, missing, "open")
     if timed[0][0].superseded is not None:
-        return withdrawn_claim(claim)
-    texts, verdicts = [], []
-    for pair in timed[0]:
-        pow2 = pair.others[0]
-        speed = pair.speed_ratios[pow2.name]
-        flops = pow2.flops_per_token / pair.base.flops_per_token
-        text = (
-            f"{more(speed.mean):+.1f} % tokens per second against {pair.base.name}, at {flops:.2f} "
-            "times the FLOPs per token"
-        )
-        if speed.interval is None:
-            texts.append(f"{text}, {NO_INTERVAL}")
-            verdicts.append(f"open (against {pair.base.name})")
-            continue
-        low, high = map(more, speed.interval)
-        texts.append(f"{text} (95 % interval {low:+.1f} to {high:+.1f})")
-        verdicts.append(f"{speed_verdict(low, high)} (against {pair.base.name})")
-    return Claim(claim, "; ".join(texts), "; ".join(verdicts))
-
-
-def more(times: float) -> float:
-    """How many percent more."""
-    return 100 * (times - 1)
-
-
-def speed_verdict(low: float, high: float) -> str:
-    """Of an interval in percent."""
-    if high < 0:
-        return "falls: slower"
-    if high < CLAIMED_SPEED:
-        return "falls: faster, but by less" if low > 0 else "falls: not by so much"
-    return "survives" if low > 0 else "inconclusive"
+        return withdrawn_claim(SPEED_CLAIM)
+    return Claim(SPEED_CLAIM, *judged_speeds(timed[0]))
 
 
 # Loss, accuracy and the start
 
 
 def loss_claim(pair: Comparison | None) -> Claim:
-    """By the verdict of the study, which is against its first arm, and by the interval against any
-    other original."""
+    """By the interval of the study, which is against its first arm, and by that against any other
+    original, beside the study's margin."""
     claim = "validation loss 3.626 (original) and 3.628 (pow2), one run each: comparable"
     pow2 = pow2_of(pair) if pair else None
     if pair is None or pow2 is None:
@@ -189,15 +162,26 @@ def loss_claim(pair: Comparison | None) -> Claim:
     if pair.superseded is not None:
         return withdrawn_claim(claim)
     difference = pair.primary[pow2.name]
-    words = {"better": "falls: better", "worse": "falls: worse", "inconclusive": "inconclusive"}
     texts = [both(pair, pow2, LOSS, difference)]
-    verdicts = [f"{words[difference.verdict]} (against {pair.base.name})"]
+    verdicts = [f"{comparable(difference.interval, pair.margin)} (against {pair.base.name})"]
     for other, found in beside_others(pair, LOSS):
         texts.append(both(other, other.others[0], LOSS, found))
-        sign = sign_of(found)
-        word = words["worse" if sign > 0 else "better" if sign < 0 else "inconclusive"]
+        word = comparable(found.interval, pair.margin)
         verdicts.append(f"{word} (against {other.base.name}, by itself)")
     return Claim(claim, "; ".join(texts), "; ".join(verdicts))
+
+
+def comparable(interval: tuple[float, float] | None, margin: float | None) -> str:
+    """Whether the claim survives that two losses are comparable, which is that they differ by less
+    than `margin` (nats/token): so does every difference in `interval`, or none, or some."""
+    if margin is None:
+        return "open: the study names no margin"
+    low, high = interval or (-math.inf, math.inf)
+    if -margin < low and high < margin:
+        return f"survives: equivalent within {margin:g} nats/token"
+    if low >= margin:
+        return "falls: worse"
+    return "falls: better" if high <= -margin else "inconclusive"
 
 
 def accuracy_claim(pair: Comparison | None) -> Claim:
@@ -254,7 +238,13 @@ def originals_and_pow2(comparison: Comparison) -> list[Comparison]:
     pow2 = pow2_of(comparison)
     originals = [of_variant(comparison, name) for name in ("orig-174m", "orig")]
     return [
-        Comparison(comparison.study, (original, pow2), (), None, comparison.superseded)
+        Comparison(
+            comparison.study,
+            (original, pow2),
+            (),
+            superseded=comparison.superseded,
+            margin=comparison.margin,
+        )
         for original in originals
         if original and pow2
     ]

@@ -6,6 +6,7 @@ import pandas as pd
 
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import BF16, QuantConfig
+from smollm2.runs.conditions import FEWEST_DOCUMENTS
 from smollm2.runs.quantize_status import Status
 from smollm2.runs.tables import TABLES, WORDS, TableFolder
 
@@ -13,8 +14,8 @@ NUMBERS = tuple(column for column in TABLES["quantize"] if column not in WORDS["
 
 
 def read_rows(run: TableFolder) -> pd.DataFrame | None:
-    """quantize.csv of a run: `NUMBERS` as floats, NaN for an empty cell; words as strings. None
-    if there is no such file.
+    """quantize.csv of a run: `NUMBERS` as floats, NaN for an empty cell and for an error over fewer
+    documents than `FEWEST_DOCUMENTS`; words as strings. None if there is no such file.
 
     Raises:
         UserError: a column is missing, a line is cut off, a number is malformed, or two rows are
@@ -31,6 +32,8 @@ def read_rows(run: TableFolder) -> pd.DataFrame | None:
             raise UserError(f"{run.name}/quantize.csv has a row without a name or bits.")
         if row["name"] != BF16:
             QuantConfig.of(row["name"])
+        if row["clusters"] < FEWEST_DOCUMENTS:
+            row["loss_delta_stderr"] = math.nan
         if row["status"] not in list(Status):
             raise UserError(f"{run.name}/quantize.csv has an unknown status: {row['status']!r}.")
     names = [row["name"] for row in rows]

@@ -11,13 +11,11 @@ import pandas as pd
 
 from smolctl.analysis.task_rows import task_key, task_scores
 from smollm2.errors import UserError
-from smollm2.runs.conditions import FINAL_TEST
+from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION
 
 if TYPE_CHECKING:
     from smollm2.protocol.run_config import ResolvedConfig
     from smollm2.runs.run import Run
-
-FINAL_VALIDATION = "final-validation"  # suite of the whole validation split, after a tuning run
 
 
 class RunTables(NamedTuple):

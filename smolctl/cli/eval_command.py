@@ -11,7 +11,7 @@ from smolctl.cli.options import Json, Results, Study, TextOfRun, complete_target
 from smolctl.command_line import RESULTS, STUDY
 from smolctl.units import of_total
 from smollm2.errors import RunError, UserError
-from smollm2.runs.conditions import FEW_DOCUMENTS, TEXT_SPLITS
+from smollm2.runs.conditions import FEW_DOCUMENTS, FEWEST_DOCUMENTS, TEXT_SPLITS
 
 EXAMPLES = """
 **Examples**
@@ -54,7 +54,7 @@ def evaluate(
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Score only the first N tokens of held-out text (default: all).",
+            help="Score only N tokens of held-out text, spread over its documents (default: all).",
             show_default=False,
         ),
     ] = None,
@@ -137,7 +137,8 @@ def evaluate(
     try:
         for scorer in scorers:
             names_it = {"study": scorer.model.run.study, "run": scorer.model.label}
-            for scored in scorer.score(scorer.load(), splits, asked, tokens):
+            spread = tokens is not None
+            for scored in scorer.score(scorer.load(), splits, asked, tokens, spread=spread):
                 rows += [names_it | row for row in scored]
     except KeyboardInterrupt:
         say("Stopped. The scores so far are kept; the same command continues.")
@@ -187,8 +188,8 @@ def show_scores(rows: list[dict[str, Any]]) -> None:
         if len({cells["loss"]["fingerprint"] for cells in texts.values()}) > 1:
             say("The runs have different texts or tokenizers: do not compare their losses.")
         fewest = min(cells["loss"]["clusters"] for cells in texts.values())
-        if fewest == 1:
-            say("A single document has no standard error.")
+        if fewest < FEWEST_DOCUMENTS:
+            say(f"Fewer than {FEWEST_DOCUMENTS} documents give no standard error.")
         elif fewest < FEW_DOCUMENTS:
             say(f"± is a standard error over documents; with only {fewest} it is rough.")
     if tasks:

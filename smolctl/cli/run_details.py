@@ -6,7 +6,7 @@ from smolctl.cli.flags import with_flags
 from smolctl.cli.run_list import finite_number
 from smolctl.studies.targets import unfinished
 from smolctl.units import count, size
-from smollm2.runs.conditions import CONDITIONS, describe
+from smollm2.runs.conditions import CONDITIONS, describe, error_of
 from smollm2.runs.run import Run
 
 NUMBERS = ("value", "stderr", "n", "total", "clusters", "chance")
@@ -16,10 +16,13 @@ WHOLE_NUMBERS = ("shots", "context")
 def eval_rows(run: Run) -> list[dict[str, Any]]:
     """The rows of eval.csv, with numeric columns parsed; None for a cell that is not a number."""
     return [
-        row
-        | {key: finite_number(row.get(key)) for key in NUMBERS}
-        | {key: whole_number(row.get(key)) for key in WHOLE_NUMBERS}
-        for row in run.rows("eval")
+        row | {"stderr": error_of(row)}
+        for row in (
+            row
+            | {key: finite_number(row.get(key)) for key in NUMBERS}
+            | {key: whole_number(row.get(key)) for key in WHOLE_NUMBERS}
+            for row in run.rows("eval")
+        )
     ]
 
 

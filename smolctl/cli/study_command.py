@@ -12,7 +12,7 @@ from smolctl.command_line import RESULTS, command
 from smolctl.studies.targets import saved_step
 from smolctl.units import duration
 from smollm2.model.cost import parameters
-from smollm2.runs.manifest import RunState
+from smollm2.runs.manifest import Role, RunState
 from smollm2.runs.run import Run
 
 if TYPE_CHECKING:
@@ -128,7 +128,9 @@ def plan_of(
     steps_left = 0 if is_over else config.steps - (saved_step(run) if run else 0)
     # A validation is a forward pass: a third of what training on its tokens costs.
     tokens_scored = config.validation_tokens / config.validation_every
-    tokens_scored += config.test_tokens / config.steps
+    is_tuning = planned.role is Role.SWEEP
+    final = len(session.data.validation) if is_tuning else config.test_tokens
+    tokens_scored += final / config.steps
     scoring = tokens_scored / config.tokens_per_step / 3  # in training steps, per step
     return {
         "run": planned.name,

@@ -29,6 +29,7 @@ from smollm2.model.config import split_setting
 from smollm2.model.cost import parameters
 from smollm2.protocol.optimizers import OPTIMIZERS
 from smollm2.protocol.run_config import OLDER_NAMES, RunConfig
+from smollm2.runs.manifest import Role
 from smollm2.runs.run import Run
 
 if TYPE_CHECKING:
@@ -336,7 +337,8 @@ def show_result(run: Run, as_json: bool) -> None:
     for sentence in doubts(run):
         warn(sentence)
 
-    scores = run.test_scores()
+    scores = run.final_scores()
+    split = "validation" if run.role is Role.SWEEP else "test"
     steps = run.table("train")
     seconds = float(steps["seconds"].iloc[-1])
     protocol = run.protocol
@@ -349,7 +351,7 @@ def show_result(run: Run, as_json: bool) -> None:
             "tokens": protocol.steps * protocol.tokens_per_step,
             "seconds": seconds,
             "tokens_per_second": None if speed != speed else speed,  # NaN: too few steps
-            "test": {name: float(value) for name, value in scores.items()},
+            split: {name: float(value) for name, value in scores.items()},
         }
         print_json(summary)
         return
@@ -362,7 +364,7 @@ def show_result(run: Run, as_json: bool) -> None:
         [
             ("model", f"{protocol.variant}, {protocol.scale}, {size.total:,} parameters"),
             ("trained on", f"{count(protocol.steps * protocol.tokens_per_step)} tokens"),
-            ("test loss", f"{scores['loss']:.4f} nats/token"),
+            (f"{split} loss", f"{scores['loss']:.4f} nats/token"),
             ("bits per byte", f"{scores['bits_per_byte']:.4f}"),
             ("accuracy", f"{scores['accuracy']:.2%} of next tokens"),
             ("training", speed_text),
@@ -380,7 +382,7 @@ def doubts(run: Run) -> list[str]:
     from smollm2.data import epochs
 
     protocol, validation = run.protocol, run.table("val").set_index("step")["loss"]
-    loss, found = float(run.test_scores()["loss"]), []
+    loss, found = float(run.final_scores()["loss"]), []
     if loss > (guessing := math.log(protocol.model.vocab_size)):
         found.append(
             f"{run.name} did worse than guessing among all tokens ({guessing:.2f} nats/token): the "

@@ -24,7 +24,7 @@ from smolctl.report.sections.training import training_table
 from smolctl.report.sections.usage import TRANSFORMERS, license_line
 from smollm2.errors import UserError
 from smollm2.model.cost import parameters
-from smollm2.runs.conditions import describe
+from smollm2.runs.conditions import describe, error_of
 from smollm2.runs.manifest import Role
 from smollm2.runs.run import Run
 
@@ -138,7 +138,9 @@ def scores_table(run: Run) -> Table:
     if not (run.path / "eval.csv").exists():
         return Table("Scores", header, [])
     scores = run.table("eval").round(4)
-    scores["how"] = [describe(row) for row in scores.to_dict("records")]
+    rows = scores.to_dict("records")
+    scores["how"] = [describe(row) for row in rows]
+    scores["stderr"] = [error_of(row) for row in rows]
     columns = ["task", "metric", "value", "stderr", "n", "total", "how", "fingerprint"]
     cells = scores[columns].astype(object).fillna("–").astype(str)
     return Table("Scores", header, list(cells.itertuples(index=False, name=None)), n_words=2)

@@ -13,9 +13,14 @@ from smolctl.studies.study_file import Study
 from smollm2.data import TokenData
 from smollm2.errors import UserError
 from smollm2.protocol.resolve import resolve
-from smollm2.protocol.run_config import ResolvedConfig, RunConfig, differing, plain_name
+from smollm2.protocol.run_config import (
+    ALL_TOKENS,
+    ResolvedConfig,
+    RunConfig,
+    differing,
+    plain_name,
+)
 from smollm2.runs.manifest import Role
-from smollm2.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunCo
             flops=None,
             compile=base.compile,  # all arms or none, or some could not be compared
             val_tokens=base.validation_tokens,
-            test_tokens=base.test_tokens,
+            test_tokens=None if base.test_tokens == ALL_TOKENS else base.test_tokens,
         )
         controlled = resolve(configs[arm.name]).controlled()
         if fields := differing(base.controlled(), controlled):
@@ -88,15 +93,6 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunCo
         name: dataclasses.replace(config, batch_offset=longest - (config.steps or 0) or None)
         for name, config in configs.items()
     }
-
-
-def in_order_of(runs: list[Run], configs: dict[str, RunConfig]) -> dict[str, RunConfig]:
-    """The configurations with the order of the data that the study's runs have: in older ones every
-    arm began at batch 0."""
-    wanted = {name: config.batch_offset for name, config in configs.items()}
-    if not any(wanted.get(run.arm) and not run.protocol.batch_offset for run in runs):
-        return configs
-    return {name: dataclasses.replace(each, batch_offset=None) for name, each in configs.items()}
 
 
 def tuning_runs(

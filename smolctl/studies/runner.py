@@ -14,7 +14,8 @@ from smolctl.studies import step_times
 from smolctl.studies.alternation import measure_in_turns
 from smolctl.studies.ledger import begin_ledger, record_results, require_same_results
 from smolctl.studies.models import Model
-from smolctl.studies.plan import PlannedRun, final_runs, horizons, in_order_of, tuning_runs
+from smolctl.studies.older_studies import in_order_of, scored_as
+from smolctl.studies.plan import PlannedRun, final_runs, horizons, tuning_runs
 from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
 from smolctl.studies.rate_search import Search, chosen_rates, search
 from smolctl.studies.scorer import Scorer, questions
@@ -70,6 +71,7 @@ class Session:
         before = trained_on(study.arms[0].config, runs)
         if source is not None and before is None:
             study = study.on_data(source)
+        study = scored_as(runs, study)
         self.study, self.results, self.observe = study, results, observe
         self.folder = results / study.name
         require_own(self.folder, "study.lock")

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from smolctl.studies.study_file import Study
 from smolctl.talk import progress, say, warn
 from smolctl.units import count, duration
 from smollm2.data import TokenData, find_prepared, is_prepared, open_prepared, source_name
@@ -15,6 +15,9 @@ from smollm2.errors import UserError
 from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import RunConfig
 from smollm2.runs.run import Run
+
+if TYPE_CHECKING:
+    from smolctl.studies.study_file import Study  # imports torch
 
 
 def prepared(
@@ -134,7 +137,7 @@ def foreign_tokens(run: Run, source: str | None) -> TokenData:
     return data
 
 
-def tokens_of_study(study: Study, before: Run | None, source: str | None) -> TokenData:
+def tokens_of_study(study: "Study", before: Run | None, source: str | None) -> TokenData:
     """The tokens that every arm is trained on, with the first arm's tokenizer.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 from smolctl.studies.quantizer import first_line
 from smolctl.studies.trackers import Tracker, find_tracker
 from smolctl.talk import warn
+from smollm2.runs.manifest import Role
 from smollm2.runs.run import Run
 from smollm2.training.loop import Observer
 
@@ -43,10 +44,11 @@ class Tracked(Observer):
             self.attempt(lambda: tracker.log(table, row["step"], values))
 
     def close(self) -> None:
-        """Send the test scores if the run is finished, and close the tracker."""
+        """Send the final scores if the run is finished, and close the tracker."""
         if self.tracker is not None and self.run.is_finished:
-            scores = self.attempt(lambda: dict(self.run.test_scores()))
-            self.send("test", {"step": self.run.protocol.steps} | (scores or {}))
+            scores = self.attempt(lambda: dict(self.run.final_scores()))
+            table = "final_val" if self.run.role is Role.SWEEP else "test"
+            self.send(table, {"step": self.run.protocol.steps} | (scores or {}))
         if self.tracker is not None:
             self.attempt(self.tracker.close)
 

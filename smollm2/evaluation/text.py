@@ -16,7 +16,7 @@ import torch
 from smollm2.data import require_uncut, window_count, windows
 from smollm2.model.loss import score_tokens
 from smollm2.model.transformer import SmolLM2
-from smollm2.runs.conditions import Conditions
+from smollm2.runs.conditions import FEWEST_DOCUMENTS, Conditions
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
@@ -52,7 +52,7 @@ class TextScore:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its standard error; None if there is only one document."""
+    """A value and its standard error; None below `FEWEST_DOCUMENTS`."""
 
     value: float
     stderr: float | None
@@ -140,7 +140,7 @@ def held_out(scores: Iterable[TextScore]) -> HeldOut:
     """The metrics of `scores`, whatever their order.
 
     Each is a ratio of two sums over documents. Its standard error is that of a ratio estimator over
-    clusters (Cochran 1977, Sampling Techniques, 6.4); None for a single document.
+    clusters (Cochran 1977, Sampling Techniques, 6.4); None below `FEWEST_DOCUMENTS`.
 
     Raises:
         ValueError: no scores.
@@ -163,11 +163,25 @@ def held_out(scores: Iterable[TextScore]) -> HeldOut:
     )
 
 
+def document_rows(scores: Iterable[TextScore]) -> list[dict[str, Any]]:
+    """The sums of `scores` over each document, in order: the rows of documents.csv."""
+    rows = sorted(scores, key=lambda score: score.key)
+    documents, cluster = np.unique([row.document for row in rows], return_inverse=True)
+    names = ("n_tokens", "nats", "hits", "text_nats", "n_bytes")
+    sums = {name: np.bincount(cluster, [getattr(row, name) for row in rows]) for name in names}
+    return [
+        {"document": int(document)}
+        | {name: float(sums[name][i]) for name in ("nats", "text_nats")}
+        | {name: int(sums[name][i]) for name in ("n_tokens", "hits", "n_bytes")}
+        for i, document in enumerate(documents)
+    ]
+
+
 def ratio_of_sums(above: np.ndarray, below: np.ndarray) -> Estimate:
     """sum(above) / sum(below), with its standard error if each entry is a cluster."""
     n, total = len(above), max(below.sum(), 1)
     value = above.sum() / total
-    if n < 2:
+    if n < FEWEST_DOCUMENTS:
         return Estimate(float(value), None)
     residuals = above - value * below
     return Estimate(float(value), float(np.sqrt(n / (n - 1) * (residuals**2).sum()) / total))

@@ -15,7 +15,14 @@ from smollm2.model.config import (
 )
 from smollm2.model.cost import training_flops_per_token
 from smollm2.protocol.recipe import NANO_LR, RECIPES, Recipe
-from smollm2.protocol.run_config import ResolvedConfig, RunConfig, round_down
+from smollm2.protocol.run_config import (
+    ALL_TOKENS,
+    SPREAD,
+    WORDS,
+    ResolvedConfig,
+    RunConfig,
+    round_down,
+)
 
 # A run on a CPU is compiled from this many tokens on. Compiling takes 4 to 20 s and makes steps up
 # to a fifth faster, never slower (benchmarks/README.md); on two cores these tokens take 15 and 30
@@ -67,11 +74,20 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
             field="micro_batch_size",
         )
     steps = resolve_steps(request, model, seq_len, tokens_per_step)
-    # Short runs get short evaluations, which then never cost more than the training.
+    held_out_windows = request.held_out_windows or SPREAD
+    if held_out_windows not in WORDS["held_out_windows"]:
+        raise UserError(
+            f"`held_out_windows` takes {' or '.join(WORDS['held_out_windows'])}, not "
+            f"{held_out_windows!r:.60}."
+        )
+    # Short runs get short evaluations, which then never cost more than the training; but the last
+    # one of a small model scores all of the test, as its cost is small beside what it decides.
     val_tokens = tokens_per_step * clamp(steps // 40, 1, 8)
     val_tokens = scored_tokens("val_tokens", request.val_tokens, seq_len, val_tokens)
     test_tokens = tokens_per_step * clamp(steps // 5, 1, 64)
     test_tokens = scored_tokens("test_tokens", request.test_tokens, seq_len, test_tokens)
+    if request.test_tokens is None and request.scale != "full" and held_out_windows == SPREAD:
+        test_tokens = ALL_TOKENS
     # Twenty validations in a long run, fewer in a run of less than 200 steps.
     validation_every = min(steps, max(10, steps // 20))
     validation_every = positive("val_every", request.val_every, validation_every)
@@ -97,6 +113,7 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
         dtype=resolve_dtype(request.dtype, device),
         compile=bool(request.compile),
         batch_offset=offset,
+        held_out_windows=held_out_windows,
     )
     if request.compile is None:
         return dataclasses.replace(protocol, compile=pays_to_compile(protocol))

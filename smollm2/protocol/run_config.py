@@ -21,6 +21,7 @@ from smollm2.protocol.recipe import Recipe
 if TYPE_CHECKING:
     from smollm2.data import TokenData
 
+FIRST, SPREAD = "first", "spread"  # values of `held_out_windows`
 OLDER_NAMES = {"batch_size": "micro_batch_size"}  # of fields of both classes, in older files
 
 
@@ -54,6 +55,7 @@ class RunConfig:
     val_every: int | None = None
     val_tokens: int | None = None
     test_tokens: int | None = None
+    held_out_windows: str | None = None
     settings: tuple[str, ...] = ()
 
     @classmethod
@@ -104,7 +106,9 @@ class ResolvedConfig:
     """A resolved run: the same protocol on the same machine gives the same run, bit for bit.
 
     micro_batch_size: sequences in a micro-batch. steps: optimizer updates.
-    validation_tokens, test_tokens: scored tokens, from the start of each split.
+    validation_tokens, test_tokens: scored tokens of each split.
+    held_out_windows: which: `spread` over the split, or `first`, from its start. Older manifests
+    lack it; theirs is `first`.
     batch_offset: step k trains on batch k + batch_offset, so that runs of different lengths can end
     on the same text. Older manifests lack it; theirs is 0.
     """
@@ -126,6 +130,7 @@ class ResolvedConfig:
     compile: bool
     data: DataRef | None = field(default=None)
     batch_offset: int = 0
+    held_out_windows: str = FIRST
 
     @property
     def rows_per_step(self) -> int:
@@ -185,6 +190,7 @@ class ResolvedConfig:
             "seq_len": self.seq_len,
             "validation_tokens": self.validation_tokens,
             "test_tokens": self.test_tokens,
+            "held_out_windows": self.held_out_windows,
             "device": self.device,
             "dtype": self.dtype,
             "compile": self.compile,
@@ -227,10 +233,12 @@ class ResolvedConfig:
 
 
 MOST = 2**53  # of a size: more than any machine does, and exact as a float
+ALL_TOKENS = MOST  # of a split, until the tokens are known
 WORDS = {  # what a resolved run may hold
     "scale": ("full", "nano", "small"),
     "device": ("cpu", "cuda", "mps"),
     "dtype": ("float32", "bfloat16"),
+    "held_out_windows": (FIRST, SPREAD),
 }
 PARTS = ("model", "recipe", "data")  # the fields of a `ResolvedConfig` with fields of their own
 

@@ -17,13 +17,22 @@ from smollm2.errors import UserError
 TEXT_SPLITS = ("test", "validation")  # of held-out text; a model is trained on the third
 # Suites of held-out text. A task names a suite of its own, such as `lm-eval`.
 FINAL_TEST = "final-test"  # the test split, at the end of training
-TEXT = "text"  # the first windows of a split
+FINAL_VALIDATION = "final-validation"  # all of the validation split, at the end of a tuning run
+TEXT = "text"  # a whole split; in older versions also the first windows of one
 SPREAD_TEXT = "spread-text"  # windows at even distances
-TEXT_SUITES = {FINAL_TEST: ", at the end of training", TEXT: "", SPREAD_TEXT: ", spread"}
+TEXT_SUITES = {
+    FINAL_TEST: ", at the end of training",
+    FINAL_VALIDATION: ", at the end of tuning",
+    TEXT: "",
+    SPREAD_TEXT: ", spread",
+}
 
 # With fewer clusters, a cluster-robust standard error is uncertain and on average too small;
 # "few" begins between 20 and 50 (Cameron and Miller 2015, J. Human Resources).
 FEW_DOCUMENTS = 30
+# With fewer, a standard error over documents is not computed: with 5 it has 4 degrees of freedom,
+# and Student's interval is 1.4 times as wide as the normal one; with 2, 6.5 times.
+FEWEST_DOCUMENTS = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,13 @@ class Conditions:
 
 
 CONDITIONS = tuple(field.name for field in dataclasses.fields(Conditions))
+
+
+def error_of(row: Mapping[Any, Any]) -> Any:
+    """The standard error in a row of eval.csv; None where it is over fewer than
+    `FEWEST_DOCUMENTS`, as older versions computed it."""
+    is_text = row["suite"] in TEXT_SUITES
+    return None if is_text and (row["clusters"] or 0) < FEWEST_DOCUMENTS else row["stderr"]
 
 
 def describe(row: Mapping[Any, Any]) -> str:

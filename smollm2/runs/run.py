@@ -3,6 +3,7 @@
     results/STUDY/RUN/
         run.json            manifest: request, protocol, environment, state
         train.csv  val.csv  experts.csv  eval.csv     append-only tables
+        documents.csv       the final test, document by document
         items/              scores item by item behind eval.csv: see `evaluation.records`
         tokenizer.json
         checkpoints/        step-N.safetensors + .json while running, final.safetensors afterwards
@@ -26,7 +27,7 @@ from smollm2.leftovers import clear_leftovers
 from smollm2.model.config import VARIANTS
 from smollm2.protocol.run_config import ResolvedConfig
 from smollm2.runs.checkpoints import Checkpoints
-from smollm2.runs.conditions import FINAL_TEST
+from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION
 from smollm2.runs.links import require_own
 from smollm2.runs.manifest import Role, RunState, read_manifest
 from smollm2.runs.names import FOLDERS, require_plain, run_path
@@ -250,11 +251,19 @@ class Run(TableFolder):
         Raises:
             UserError: as `table`, or there are none.
         """
-        table = self.table("eval")
-        scores = table[table["suite"] == FINAL_TEST]
-        if scores.empty:
+        if (scores := self._scores(FINAL_TEST)).empty:
             raise UserError(f"{self.name}/eval.csv has no test scores of the end of training.")
-        return scores.set_index("metric")["value"]
+        return scores
+
+    def final_scores(self) -> "pd.Series":
+        """`test_scores`; of a run that tunes, those on all validation documents, which are empty in
+        an older one."""
+        is_tuning = self.role is Role.SWEEP
+        return self._scores(FINAL_VALIDATION) if is_tuning else self.test_scores()
+
+    def _scores(self, suite: str) -> "pd.Series":
+        table = self.table("eval")
+        return table[table["suite"] == suite].set_index("metric")["value"]
 
     def cut(self, step: int) -> None:
         """Drop the rows after `step`, and a half-written last line."""

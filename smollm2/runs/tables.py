@@ -29,6 +29,8 @@ TABLES: dict[str, tuple[str, ...]] = {
         "task", "metric", "value", "stderr", "n", "total", "clusters", "chance", *CONDITIONS,
         "fingerprint", "items",
     ),
+    # Sums over the tokens of each document of the final test, numbered from the start of the split.
+    "documents": ("document", "n_tokens", "nats", "hits", "text_nats", "n_bytes"),
     # One row per configuration; `bf16` is the model as it was trained. What was not measured is
     # empty, and `status` (`quantize_status.Status`) and `reason` say why. quantized_share is of all
     # parameters; loss_delta and its stderr are over `clusters` validation documents; the ratios are
@@ -63,6 +65,7 @@ COUNTS: dict[str, tuple[str, ...]] = {
     "val": ("step", "tokens"),
     "experts": ("step", "layer", "expert"),
     "eval": ("n", "total", "clusters"),
+    "documents": ("document", "n_tokens", "hits", "n_bytes"),
 }
 WHOLE = {"shots": "Int64", "context": "Int64"}  # held-out text has no shots
 MOST_BYTES = 2**30  # of a table

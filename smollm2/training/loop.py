@@ -4,7 +4,6 @@ A resumed run ends bit for bit as an uninterrupted one.
 """
 
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from smollm2.data import window_count
 from smollm2.device import (
     environment,
     matmul_flops_per_second,
@@ -22,14 +20,14 @@ from smollm2.device import (
     synchronize,
 )
 from smollm2.errors import RunBusy, RunError
-from smollm2.evaluation.text import HeldOut, TextScore, held_out, held_out_rows, score_text
+from smollm2.evaluation.text import TextScore, held_out, score_text
 from smollm2.model.moe import Routing
-from smollm2.runs.conditions import FINAL_TEST, Conditions
 from smollm2.runs.manifest import RunState, now
 from smollm2.runs.manifest_types import LONGEST
 from smollm2.runs.run import STEP_TABLES, Run
-from smollm2.runs.step_rows import missing_rows, start_step
+from smollm2.runs.step_rows import missing_rows
 from smollm2.training.active_clock import ActiveClock
+from smollm2.training.final_scores import final_text, floors_of, record_final, windows_of
 from smollm2.training.memory import TooLarge
 from smollm2.training.trainer import NotFinite, Trainer
 
@@ -83,8 +81,8 @@ def train(
 ) -> None:
     """Train `run` from its newest checkpoint, or its first step, to its end.
 
-    Afterwards the run is finished: final weights, test scores in eval.csv, and no step checkpoints
-    but those in `keep_steps`.
+    Afterwards the run is finished: final weights, its scores (see `final_text`) in eval.csv and
+    documents.csv, and no step checkpoints but those in `keep_steps`.
 
     Args:
         checkpoint_every: steps between checkpoints; None saves every five minutes. The two newest
@@ -330,7 +328,7 @@ class Loop:
     def validate(self) -> None:
         """Score the validation split and write a row of val.csv."""
         protocol, step = self.protocol, self.trainer.step
-        scores = self.evaluate("validation", protocol.validation_tokens)
+        scores = held_out(self.evaluate("validation", protocol.validation_tokens))
         row = {
             "step": step,
             "tokens": step * protocol.tokens_per_step,
@@ -344,50 +342,48 @@ class Loop:
         self.run.append("val", row)
         self.observer.on_validation(row)
 
-    def evaluate(self, split: str, n_tokens: int) -> HeldOut:
+    def evaluate(self, split: str, n_tokens: int) -> list[TextScore]:
+        """Score `n_tokens` of a split, or all of it if it has fewer.
+
+        Raises:
+            Stopped: the observer asked for it.
+            NotFinite: their loss is not.
+        """
         protocol, trainer = self.protocol, self.trainer
+        numbers = windows_of(protocol, getattr(trainer.data, split), n_tokens)
+        total = len(numbers) * protocol.seq_len
         scores: list[TextScore] = []
+        done = 0
         for found in score_text(
             trainer.model,
             trainer.data,
             split,
             protocol.seq_len,
             protocol.micro_batch_size,
-            range(window_count(getattr(trainer.data, split), protocol.seq_len, n_tokens)),
+            numbers,
         ):
             scores += found
-            self.observer.on_evaluation(split, sum(s.n_tokens for s in scores), n_tokens)
+            done += sum(score.n_tokens for score in found)
+            self.observer.on_evaluation(split, done, total)
             if self.observer.should_stop():
                 raise Stopped
-        whole = held_out(scores)
-        if not math.isfinite(whole.loss.value):
-            raise NotFinite(f"After step {trainer.step} the {split} loss is {whole.loss.value}.")
-        return whole
+        loss = held_out(scores).loss.value
+        if not math.isfinite(loss):
+            raise NotFinite(f"After step {trainer.step} the {split} loss is {loss}.")
+        return scores
 
     def finish(self) -> None:
-        """Save the final weights and test scores, mark the run finished, then drop checkpoints."""
-        run, trainer, protocol = self.run, self.trainer, self.protocol
+        """Save the final weights and scores, mark the run finished, then drop checkpoints."""
+        run, trainer, text = self.run, self.trainer, final_text(self.run)
         self.check_weights()
         if what := missing_rows(run, trainer.step, ended=True):
             raise RunError(f"{what}: it was changed during the training. Resume to train it again.")
         weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
         run.checkpoints.save(weights, trainer.step, trainer.seconds, is_final=True)
-        scores = self.evaluate("test", protocol.test_tokens)
-        conditions = Conditions(
-            FINAL_TEST, None, "test", protocol.seq_len, protocol.dtype, protocol.device
-        )
-        run.replace("eval", held_out_rows(scores, trainer.data, conditions))
-        run.update(state=RunState.FINISHED, finished_at=now(), floors=self.floors())
+        record_final(run, trainer.data, self.evaluate(text.split, text.n_tokens))
+        floors = floors_of(run, trainer.data)
+        run.update(state=RunState.FINISHED, finished_at=now(), floors=floors)
         run.checkpoints.drop(self.keep_steps)
-
-    def floors(self) -> dict[str, Any] | None:
-        """What the model must beat: the losses of n-gram models of as many training tokens. None
-        if it is unknown how many it has seen, as it started with the weights of another run."""
-        if self.run.manifest["started_from"] and not start_step(self.run):
-            return None
-        n_tokens = self.protocol.steps * self.protocol.tokens_per_step
-        floors = self.trainer.data.floors_at(n_tokens)
-        return dataclasses.asdict(floors) if floors else None
 
 
 def expert_loads(routing: Routing) -> Iterator[tuple[int, int, float]]:

@@ -11,6 +11,7 @@ from support.command import run_main
 from support.evaluated import evaluated, values
 from support.questions import ROWS, write
 
+from smolctl.cli.eval_command import show_scores
 from smollm2.data import find_prepared
 from smollm2.errors import UserError
 from smollm2.evaluation.records import recorded_items
@@ -50,7 +51,14 @@ def test_few_documents_are_reported(capsys, finished):
     code, out, err = run_main(capsys, "eval", "first")
     assert code == 0
     assert "Held-out text" in out
-    assert "with only 3 it is rough" in err
+    assert "Fewer than 5 documents give no standard error." in err
+    assert "\u00b1" not in out
+    rows = evaluated(capsys, "--tasks", "test")
+    assert {(row["clusters"], row["stderr"]) for row in rows} == {(3, None)}
+    show_scores([row | {"clusters": 7, "stderr": 0.05} for row in rows])
+    shown = capsys.readouterr()
+    assert "\u00b1 0.050" in shown.out
+    assert "with only 7 it is rough" in shown.err
 
 
 # Tasks and their records

@@ -8,11 +8,12 @@ import pytest
 from support.command import run_main
 from support.tinies import runs_of
 
-from smolctl.analysis.run_metrics import FINAL_VALIDATION, tuning_loss
+from smolctl.analysis.run_metrics import tuning_loss
 from smolctl.studies.rate_search import MOST_EXTENSIONS, chosen_rates, search
 from smolctl.studies.runner import Session
 from smolctl.studies.study_file import read_study, study_of
 from smollm2.errors import RunError
+from smollm2.runs.conditions import FINAL_VALIDATION
 
 SEEDS = (100, 101, 102)
 

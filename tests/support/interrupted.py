@@ -13,8 +13,9 @@ from smollm2.training.loop import Observer, train
 counter = itertools.count()
 
 
-def new_run(asked, data, folder: Path) -> Run:
-    return create_run(folder, "runs", f"run{next(counter)}", asked, resolve(asked).on(data))
+def new_run(asked, data, folder: Path, **options) -> Run:
+    name, protocol = f"run{next(counter)}", resolve(asked).on(data)
+    return create_run(folder, "runs", name, asked, protocol, **options)
 
 
 class StopAt(Observer):

@@ -15,7 +15,7 @@ def outcome(path: Path) -> dict[str, object]:
     """What must not depend on interruptions: rows without clocks, test scores, weights."""
     weights = (path / "checkpoints/final.safetensors").read_bytes()
     found: dict[str, object] = {"weights": hashlib.sha256(weights).hexdigest()}
-    for table in (*STEP_TABLES, "eval"):
+    for table in (*STEP_TABLES, "eval", "documents"):
         file = path / f"{table}.csv"
         if file.exists():
             with file.open(newline="") as rows:

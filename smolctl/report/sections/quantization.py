@@ -26,7 +26,7 @@ from smolctl.report.sections.quantization_tables import (
 )
 from smolctl.report.wording import by_value, grouped, interval_words, listed, once, runs_text, span
 from smollm2.quantize.dimensions import weights
-from smollm2.runs.conditions import FEW_DOCUMENTS
+from smollm2.runs.conditions import FEW_DOCUMENTS, FEWEST_DOCUMENTS
 
 # Tokens per parameter up to which more tokens pay as much as more parameters (Hoffmann et al. 2022,
 # arXiv:2203.15556). What quantizing changes grows with them (Kumar et al. 2024, arXiv:2411.04330),
@@ -105,8 +105,8 @@ def few_documents(found: Quantized) -> list[str]:
     fewest = min(counts, default=FEW_DOCUMENTS)
     if fewest >= FEW_DOCUMENTS:
         return []
-    if fewest == 1:
-        return ["One document has no standard error."]
+    if fewest < FEWEST_DOCUMENTS:
+        return [f"Fewer than {FEWEST_DOCUMENTS} documents give no error over documents."]
     return [f"Errors over documents are rough: there are only {fewest:.0f} documents."]
 
 

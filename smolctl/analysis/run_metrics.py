@@ -107,8 +107,18 @@ class FinishedRun:
     @property
     def test_documents(self) -> int:
         """The number of documents behind the final test loss."""
+        return int(self._final_test["clusters"])
+
+    @property
+    def is_tested_whole(self) -> bool:
+        """Whether the final test covers the test split."""
+        return bool(self._final_test["n"] == self._final_test["total"])
+
+    @property
+    def _final_test(self) -> "pd.Series[Any]":
+        """A row of eval.csv about the final test."""
         table = self.run.table("eval")
-        return int(table[table["suite"] == FINAL_TEST]["clusters"].iloc[0])
+        return table[table["suite"] == FINAL_TEST].iloc[0]
 
     @cached_property
     def tasks_by_key(self) -> dict[tuple[Any, ...], dict[Any, Any]]:

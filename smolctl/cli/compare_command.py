@@ -101,11 +101,17 @@ def say_if_few_documents(found: "Comparison") -> None:
     """Say how runs are scored on more documents, if the test loss stands on few."""
     from smolctl.cli.console import say
 
-    documents, tokens = found.base.runs[0].test_documents, found.base.protocol.test_tokens
-    if documents < FEW_DOCUMENTS:
-        more = math.ceil(tokens * FEW_DOCUMENTS / documents)
-        say(
-            f"Few held-out documents: {documents}. For about {FEW_DOCUMENTS}, if the text has so "
-            f"many, give new runs test_tokens = {more} below [train] of the study file, or "
-            f"--test-tokens {more}."
+    base = found.base.runs[0]
+    if base.test_documents >= FEW_DOCUMENTS:
+        return
+    advice = (
+        "They are all of the test split. For more, hold out a larger share of the text: held_out "
+        "below [train] of the study file, or --held-out."
+    )
+    if not base.is_tested_whole:
+        more = math.ceil(base.protocol.test_tokens * FEW_DOCUMENTS / base.test_documents)
+        advice = (
+            f"For about {FEW_DOCUMENTS}, if the text has so many, give new runs test_tokens = "
+            f"{more} below [train] of the study file, or --test-tokens {more}."
         )
+    say(f"Few held-out documents: {base.test_documents}. {advice}")

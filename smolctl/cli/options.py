@@ -70,6 +70,18 @@ Tokenizer = Annotated[
     ),
 ]
 
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        "--held-out",
+        metavar="SHARE",
+        help="Share of the documents for validation, and again for test, at most 0.4 (default: "
+        "0.05).",
+        rich_help_panel="Data",
+        show_default=False,
+    ),
+]
+
 
 def known_tracker(name: str | None) -> str | None:
     """`name`; `UserError` if there is no such tracker."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from smolctl.cli.console import print_facts, print_json, say
-from smolctl.cli.options import Data, Json, Tokenizer
+from smolctl.cli.options import Data, HeldOut, Json, Tokenizer
 from smolctl.command_line import command
 from smollm2.errors import UserError
 
@@ -38,6 +38,7 @@ def prepare(
             "Validation and test are not limited."
         ),
     ] = None,
+    held_out: HeldOut = None,
     as_json: Json = False,
 ) -> None:
     """Tokenize a corpus once, into a folder that any machine can train from."""
@@ -55,7 +56,14 @@ def prepare(
         raise UserError(f"--max-tokens must be at most {MOST_TOKENS:,}, not {max_tokens:g}.")
     limit = None if max_tokens is None else int(max_tokens)
     try:
-        made = prepared(data or "builtin", tokenizer, tokenizer, out=out, max_tokens=limit)
+        made = prepared(
+            data or "builtin",
+            tokenizer,
+            tokenizer,
+            out=out,
+            max_tokens=limit,
+            held_out=held_out,
+        )
     except KeyboardInterrupt:
         say("Stopped. Nothing was saved.")
         raise typer.Exit(130) from None

@@ -10,6 +10,7 @@ import typer
 from smolctl.cli.console import print_facts, print_json, say, warn
 from smolctl.cli.options import (
     Data,
+    HeldOut,
     Json,
     Results,
     Study,
@@ -178,6 +179,7 @@ def train(
         typer.Option(help="Training FLOPs, instead of --steps.", rich_help_panel=RECIPE),
     ] = None,
     tokenizer: Tokenizer = None,
+    held_out: HeldOut = None,
     data_seed: Annotated[
         int | None,
         typer.Option(

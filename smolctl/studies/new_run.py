@@ -103,8 +103,10 @@ def plan_run(
             name = new(default_run_name(config, draft))
     else:
         parent, step = start_of(from_, results, study)
-        if step is not None and "data" not in asked:
-            trunk, asked = parent, asked | {"data": parent.manifest["request"]["data"]}
+        if step is not None and asked.keys().isdisjoint(("data", "held_out")):
+            made = parent.manifest["request"]
+            kept = {name: made[name] for name in ("data", "held_out") if name in made}
+            trunk, asked = parent, asked | kept
         config, draft = resolve_from(parent, asked)
         start = starting_point(parent, step, draft)
     if not may_exist:
@@ -119,7 +121,13 @@ def plan_run(
     elif is_gone(config.data) and (run := alike(config, start, vocab_size, results, study)):
         data = tokens_again(run, None)
     else:
-        data = prepared(config.data, config.tokenizer, default_tokenizer, max_vocab=vocab_size)
+        data = prepared(
+            config.data,
+            config.tokenizer,
+            default_tokenizer,
+            max_vocab=vocab_size,
+            held_out=config.held_out,
+        )
     if start is not None:
         start.require_same_tokens(data)
     resolved = draft.on(data)

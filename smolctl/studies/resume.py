@@ -31,13 +31,14 @@ def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> tuple
             f"--from {name}."
         )
     data = tokens_of(run, asked.pop("data", None), asked.pop("tokenizer", None))
-    if asked:
-        other = with_changes(run, asked).on(data)
-        if fields := differing(protocol.to_dict(), other.to_dict()):
-            raise UserError(
-                f"A resumed run keeps its configuration, but this differs: {fields}. Omit these "
-                "options, or start a new run with another --name."
-            )
+    share = asked.pop("held_out", data.held_out)
+    now, wanted = protocol.to_dict() | {"held_out": data.held_out}, {"held_out": share}
+    wanted |= with_changes(run, asked).on(data).to_dict() if asked else protocol.to_dict()
+    if fields := differing(now, wanted):
+        raise UserError(
+            f"A resumed run keeps its configuration, but this differs: {fields}. Omit these "
+            "options, or start a new run with another --name."
+        )
     return run, data
 
 

@@ -28,6 +28,7 @@ def prepared(
     out: Path | None = None,
     max_tokens: int | None = None,
     max_vocab: int | None = None,
+    held_out: float | None = None,
 ) -> TokenData:
     """The tokens of `source`, from the cache or made now, with progress, a message before and
     after, and a warning if a part of the text is not in them.
@@ -53,6 +54,7 @@ def prepared(
             out=out,
             max_tokens=max_tokens,
             max_vocab=max_vocab,
+            held_out=held_out,
             progress=on_progress,
         )
     if started is not None:
@@ -84,7 +86,8 @@ def tokens_of(run: Run, source: str | None, tokenizer: str | None) -> TokenData:
                 "from it will do)."
             )
         source = "builtin"
-    data = prepared(source, tokenizer, str(run.path / "tokenizer.json"))
+    held_out = run.manifest["request"].get("held_out")  # older requests have none
+    data = prepared(source, tokenizer, str(run.path / "tokenizer.json"), held_out=held_out)
     if data.fingerprint != wanted.fingerprint:
         raise UserError(
             f"--data {Path(source).name} is not what run {run.name!r} was trained on: its "
@@ -94,12 +97,13 @@ def tokens_of(run: Run, source: str | None, tokenizer: str | None) -> TokenData:
 
 
 def trained_on(config: RunConfig, runs: Iterable[Run]) -> Run | None:
-    """The first run that was requested with the data and tokenizer of `config`, by the names that a
-    manifest keeps."""
+    """The first run that was requested with the data, tokenizer and held-out share of `config`, by
+    the names that a manifest keeps."""
     asked = config.without_paths()
+    wanted = (asked.data, asked.tokenizer, asked.held_out)
     for run in runs:
         made = run.manifest["request"]
-        if made and (made["data"], made["tokenizer"]) == (asked.data, asked.tokenizer):
+        if made and (made["data"], made["tokenizer"], made.get("held_out")) == wanted:
             return run
     return None
 
@@ -153,4 +157,7 @@ def tokens_of_study(study: "Study", before: Run | None, source: str | None) -> T
     if is_gone(first.data):
         raise UserError(f"There is no file or folder {first.data!r}; give --data PATH.")
     sizes = [resolve(arm.config).model.vocab_size for arm in study.arms]
-    return prepared(first.data, first.tokenizer, f"train:{sizes[0]}", max_vocab=min(sizes))
+    default = f"train:{sizes[0]}"
+    return prepared(
+        first.data, first.tokenizer, default, max_vocab=min(sizes), held_out=first.held_out
+    )

@@ -20,7 +20,14 @@ from smollm2.data.byte_account import ByteAccount, token_bytes
 from smollm2.data.corpora import corpus_kind, not_read, source_identity, source_name
 from smollm2.data.encode import SplitFile, cut, encode, has_enough, skip_surplus
 from smollm2.data.ngram import count_floors
-from smollm2.data.splits import SPLITS, scan, splitter
+from smollm2.data.splits import (
+    HELD_OUT,
+    SPLITS,
+    require_held_out,
+    require_share,
+    scan,
+    splitter,
+)
 from smollm2.data.token_data import (
     FORMAT,
     TokenData,
@@ -53,6 +60,7 @@ def prepare(
     out: Path | None = None,
     max_tokens: int | None = None,
     max_vocab: int | None = None,
+    held_out: float | None = None,
     progress: Progress | None = None,
 ) -> TokenData:
     """Token files of `source`, written to `out` or, by default, kept in the cache.
@@ -66,16 +74,21 @@ def prepare(
         max_vocab: the model's vocabulary; a larger tokenizer is refused before the source is
             read. A folder prepared before has its tokenizer; `ResolvedConfig.on` checks
             that.
+        held_out: the share of the documents for validation, and again for test, at most 0.4; None
+            is 0.05. A folder prepared before has its own, and another is refused.
         progress: called with what is being done, how much of it is done and the total if known:
             `"scan"` (documents), then `"train tokenizer"`, `"tokenize"` (tokens for training) and
             `"count n-grams"` (tokens for the floors).
 
     Raises:
-        UserError: the source, the tokenizer or `out` cannot be used.
+        UserError: the source, the tokenizer or `out` cannot be used; or a share that was asked for
+            leaves fewer than two documents to a split.
         RunError: the disk is full.
     """
+    if held_out is not None:
+        require_share(held_out)
     if is_prepared(source):
-        return _open_as_asked(Path(source), tokenizer)
+        return _open_as_asked(Path(source), tokenizer, held_out)
     if tokenizer is None:
         raise UserError(
             f"{source_name(source)!r} is not a prepared folder: name a tokenizer for it."
@@ -94,16 +107,20 @@ def prepare(
         n_tokens = made_with if isinstance(made_with, int) else len(token_bytes(made_with))
         require_vocab(n_tokens, max_vocab)
     notes = [skipped] if skipped else []
-    write = partial(_write, source, made_with, max_tokens, notes, progress or _silent)
+    write = partial(_write, source, made_with, max_tokens, held_out, notes, progress or _silent)
     try:
         if out is not None:
             return _written_to(out, write)
         tokenizer_key = (
             made_with if isinstance(made_with, int) else tokenizer_fingerprint(made_with)
         )
-        key = json.dumps([FORMAT, identity, tokenizer_key, max_tokens, *notes])
+        shares = [] if held_out in (None, HELD_OUT) else [{"held_out": held_out}]
+        key = json.dumps([FORMAT, identity, tokenizer_key, max_tokens, *notes, *shares])
         name = f"{_file_name(source)}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        return _cached(name, write)
+        data = _cached(name, write)
+        if held_out is not None:  # the usual share may be in the cache without having been asked
+            require_held_out(data.documents, held_out)
+        return data
     except OSError as error:
         if error.errno in FULL:
             raise RunError("The disk is full: free some space or name another `out`.") from error
@@ -116,9 +133,16 @@ def prepare(
 # Folders: complete or absent
 
 
-def _open_as_asked(path: Path, tokenizer: str | None) -> TokenData:
+def _open_as_asked(path: Path, tokenizer: str | None, held_out: float | None) -> TokenData:
     """Open a folder outside the cache and remember its path."""
     data = open_prepared(path)
+    if held_out not in (None, data.held_out):
+        raise UserError(
+            f"{path.resolve().name!r} was prepared with the share {data.held_out:g} of its "
+            f"documents held out, not {held_out:g}: omit `held_out`, or name the source that the "
+            "folder was prepared from.",
+            field="held_out",
+        )
     if tokenizer is not None:
         _require_tokenizer(data, tokenizer)
     pointer = pointer_to(data.fingerprint, data.tokenizer_fingerprint)
@@ -192,6 +216,7 @@ def _write(
     source: str,
     tokenizer: Tokenizer | int,
     max_tokens: int | None,
+    held_out: float | None,
     notes: list[str],
     progress: Progress,
     path: Path,
@@ -201,7 +226,8 @@ def _write(
     `tokenizer` may be a vocabulary size: then one is trained on the training documents.
     """
     hashes, texts = scan(source, progress)
-    rule, split = splitter(hashes)
+    share = HELD_OUT if held_out is None else held_out
+    rule, split = splitter(hashes, share)
     if isinstance(tokenizer, int):
         progress("train tokenizer", 0, None)
         parts = (part for text in texts() for part in split(text))
@@ -229,6 +255,8 @@ def _write(
             f"{source_name(source)!r} is too small: nothing is left for {' and '.join(empty)}. "
             "Expected at least a few sentences; give more text."
         )
+    if held_out is not None:
+        require_held_out({name: file.documents for name, file in files.items()}, held_out)
     if note := account.note():
         notes = [*notes, note]
     train, test = (np.memmap(path / f"{name}.bin", dtype, mode="r") for name in ("train", "test"))
@@ -246,6 +274,7 @@ def _write(
         "dtype": dtype.name,
         "max_tokens": max_tokens,
         "split_rule": rule,
+        "held_out": share,
         "notes": notes,
         "splits": {
             name: {"tokens": file.tokens, "documents": file.documents, "bytes": file.bytes}

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from smollm2.data.byte_account import token_bytes
 from smollm2.data.corpora import is_path
 from smollm2.data.ngram import Floors, count_floors, floors_between
-from smollm2.data.splits import SPLITS
+from smollm2.data.splits import HELD_OUT, MOST_HELD_OUT, SPLITS
 from smollm2.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from smollm2.errors import UserError, reason
 from smollm2.files import cache_dir
@@ -35,7 +35,7 @@ class TokenData:
     per split. `fingerprint` is of the tokens and `tokenizer_fingerprint` of the tokenizer, 16 hex
     digits each; `token_bytes` is as that function. `notes` are sentences for the user: what of the
     source is not in the tokens. `recorded_floors` are those of `count_floors`; None in a folder of
-    an older version.
+    an older version. `held_out` is the share of the documents for validation, and again for test.
     """
 
     path: Path
@@ -53,6 +53,7 @@ class TokenData:
     token_bytes: np.ndarray
     notes: tuple[str, ...]
     recorded_floors: tuple[Floors, ...] | None
+    held_out: float
 
     @cached_property
     def floors(self) -> tuple[Floors, ...]:
@@ -99,6 +100,7 @@ def open_prepared(path: Path) -> TokenData:
             token_bytes=sizes,
             notes=tuple(info.get("notes", ())),
             recorded_floors=_recorded_floors(info),
+            held_out=info.get("held_out", HELD_OUT),
         )
     except Unreadable as error:
         raise _damaged(path, f"data.json: {error.reason}") from error
@@ -180,6 +182,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         ),
         "notes": isinstance(notes, list) and all(isinstance(note, str) for note in notes),
         "floors": _are_floors(info.get("floors", [])),
+        "held_out": _is_share(info.get("held_out", HELD_OUT)),
     }
     if wrong := [field for field, is_right in right.items() if not is_right]:
         raise ValueError(f"data.json: {wrong[0]} is missing or not what `prepare` writes")
@@ -208,6 +211,10 @@ def _are_floors(value: object) -> bool:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float) and 0 < value <= MOST_HELD_OUT
 
 
 def _is_fingerprint(value: object) -> bool:

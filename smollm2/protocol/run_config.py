@@ -36,6 +36,7 @@ class RunConfig:
     scale: str = "full"
     data: str = "builtin"
     tokenizer: str | None = None
+    held_out: float | None = None
     recipe: str = "smollm2"
     steps: int | None = None
     tokens: float | None = None

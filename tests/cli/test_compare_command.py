@@ -21,6 +21,12 @@ def test_few_documents_are_said_with_the_option_for_more(capsys, workdir, templa
     said = " ".join(err.split())
     assert f"Few held-out documents: {documents}. " in said
     assert f"test_tokens = {more} below [train] of the study file, or --test-tokens {more}." in said
+    for path in Path("results/s").glob("*/run.json"):
+        rows = [row | {"total": row["n"]} for row in Run(path.parent).rows("eval")]
+        Run(path.parent).replace("eval", rows)
+    said = " ".join(run_main(capsys, "compare", "a", "b", "--study", "s")[2].split())
+    assert "They are all of the test split. For more, hold out a larger share of the text:" in said
+    assert "--held-out." in said
     for path in Path("results/s").iterdir():
         if path.name != "figures":
             rows = [row | {"clusters": 30} for row in Run(path).rows("eval")]

@@ -56,7 +56,7 @@ def test_few_documents_are_held_out_in_stretches(tmp_path, tokenizer):
 
 @given(text=st.text(min_size=1))
 def test_stretches_are_the_text_in_order(text):
-    parts = splits._stretches(text)
+    parts = splits._stretches(0.05, text)
     assert "".join(part for _, part in parts) == text
     assert [split for split, _ in parts] == sorted(
         (split for split, _ in parts), key=splits.SPLITS.index

@@ -55,6 +55,10 @@ COMMANDS = {
         "study_command:study",
         "Run a study: train every arm with every seed, interleaved, then evaluate.",
     ),
+    "plan": Entry(
+        "plan_command:plan_study",
+        "Say how many seeds, runs and hours a study takes to find a difference.",
+    ),
     "eval": Entry(
         "eval_command:evaluate", "Score finished runs on held-out text and multiple-choice tasks."
     ),

@@ -24,6 +24,8 @@ EXAMPLES = """
 - `smolctl compare orig pow2 moe-160m --study demo --json`
 
 - `smolctl compare orig pow2 --section speed`
+
+- `smolctl compare orig pow2 --detect 0.02`
 """
 
 
@@ -45,6 +47,13 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    detect: Annotated[
+        float | None,
+        typer.Option(
+            help="Also say how many seeds it would take to find this difference, in nats/token.",
+            show_default=False,
+        ),
+    ] = None,
     section: Section = None,
     study: Study = STUDY,
     results: Results = RESULTS,
@@ -56,6 +65,7 @@ def compare(
     named and excluded. A verdict needs at least two runs of each arm.
     """
     from smolctl.analysis.comparison import to_dict
+    from smolctl.analysis.planning import require_difference, seeds_to_find
     from smolctl.analysis.selection import compare_arms
     from smolctl.cli.console import print_json, say, warn
     from smolctl.cli.terminal import say_what_is_missing, show_sections
@@ -69,6 +79,8 @@ def compare(
     from smollm2.runs.links import require_own
     from smollm2.runs.names import LONGEST_NAME
 
+    if detect is not None:
+        require_difference(detect)
     if len(set(arms)) < 2:
         raise UserError("Name at least two different arms: smolctl compare orig pow2.")
     names = section or [*names_in(COMPARE), *(["runs"] if verbose else [])]
@@ -79,10 +91,17 @@ def compare(
     shown = sections(Evidence(found), names)
     if as_json:
         conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
+        if detect is not None:
+            conclusion["detect"] = {"difference": detect, "seeds": seeds_to_find(found, detect)}
         print_json(to_dict(found) | conclusion)
         return
     show_sections(shown)
     say_what_is_missing(section or [], shown)
+    if detect is not None:
+        say(
+            f"To find a true difference of {detect:g} nats/token four times in five: "
+            f"{seeds_to_find(found, detect):,} seeds an arm."
+        )
     if "quality" in names:
         say_if_few_documents(found)
     has_weights = not any(one.run.packed_in for one in found.runs)

@@ -32,7 +32,7 @@ SHARED: dict[str, tuple[str, ...]] = {
     "results": (),
     "study": (),
     "device": (),
-    "data": ("eval", "quantize", "study"),
+    "data": ("eval", "plan", "quantize", "study"),
     "tokenizer": (),
 }
 

@@ -126,12 +126,6 @@ def plan_of(
     config, run = planned.resolved, session.existing(planned)
     is_over = session.is_lost(planned, run) or (run is not None and run.is_finished)
     steps_left = 0 if is_over else config.steps - (saved_step(run) if run else 0)
-    # A validation is a forward pass: a third of what training on its tokens costs.
-    tokens_scored = config.validation_tokens / config.validation_every
-    is_tuning = planned.role is Role.SWEEP
-    final = len(session.data.validation) if is_tuning else config.test_tokens
-    tokens_scored += final / config.steps
-    scoring = tokens_scored / config.tokens_per_step / 3  # in training steps, per step
     return {
         "run": planned.name,
         "arm": planned.arm,
@@ -142,8 +136,20 @@ def plan_of(
         "parameters": parameters(config.model).total,
         "lr": config.recipe.lr if planned.config.lr or not session.study.tuning else None,
         "state": progress_of(run),
-        "seconds_left": steps_left * step_seconds[planned.arm] * (1 + scoring),
+        "seconds_left": seconds_of(session, planned, step_seconds[planned.arm], steps_left),
     }
+
+
+def seconds_of(session: "Session", planned: "PlannedRun", step_seconds: float, steps: int) -> float:
+    """The time that so many steps of a run take, with its validations and its final scores."""
+    config = planned.resolved
+    # A validation is a forward pass: a third of what training on its tokens costs.
+    tokens_scored = config.validation_tokens / config.validation_every
+    is_tuning = planned.role is Role.SWEEP
+    final = len(session.data.validation) if is_tuning else config.test_tokens
+    tokens_scored += final / config.steps
+    scoring = tokens_scored / config.tokens_per_step / 3  # in training steps, per step
+    return steps * step_seconds * (1 + scoring)
 
 
 def progress_of(run: Run | None) -> str:

@@ -1,0 +1,211 @@
+"""`smolctl plan`: how many seeds, runs and hours a study takes, before its first run."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolctl.cli.options import Json, Results, complete_study
+from smolctl.command_line import RESULTS, command
+from smolctl.units import duration
+
+if TYPE_CHECKING:
+    from smolctl.analysis.arms import Arm
+    from smolctl.analysis.planning import Design, Spread
+    from smolctl.studies.runner import Session
+    from smolctl.studies.study_file import Study
+    from smollm2.runs.run import Run
+    from smollm2.training.loop import Observer
+
+EXAMPLES = """
+**Examples**
+
+- `smolctl plan gqa.toml --detect 0.01`, which trains a short pilot first
+
+- `smolctl plan gqa.toml --detect 0.01 --pilot earlier`, from the spread of a study that has run
+"""
+
+
+def plan_study(
+    file: Annotated[Path, typer.Argument(help="TOML file of the study.")],
+    detect: Annotated[
+        float,
+        typer.Option(
+            help="The true difference of the test loss to find, in nats/token; 0.01 is 1 % of "
+            "perplexity."
+        ),
+    ],
+    pilot: Annotated[
+        str | None,
+        typer.Option(
+            help="A study whose finished runs show how much the loss varies over seeds (default: "
+            "a pilot of its own, STUDY-pilot).",
+            autocompletion=complete_study,
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Where the study's text is, if not where the file says.",
+            rich_help_panel="Where",
+            show_default=False,
+        ),
+    ] = None,
+    results: Results = RESULTS,
+    as_json: Json = False,
+) -> None:
+    """Say how many seeds, runs and hours a study takes to find a difference.
+
+    The number of seeds finds a true difference of that size four times in five. It follows from
+    how much the loss varies over seeds: in the runs of `--pilot`, or in a pilot that is trained
+    first, three seeds of two arms at a quarter of the steps.
+    """
+    from smolctl.analysis.planning import Design, require_difference, spread_for
+    from smolctl.analysis.study_plan import read_ledger
+    from smolctl.cli.console import print_json, say, warn
+    from smolctl.studies.runner import Session
+    from smolctl.studies.study_file import read_study
+
+    require_difference(detect)
+    planned = read_study(file)
+    arms, source = pilot_arms(planned, pilot, results, data)
+    design = Design(planned.is_blocked, len(planned.arms) - 1, len(planned.planned_looks))
+    session = Session(planned, results, source=data)
+    spread = spread_for(design, arms)
+    found = numbers(session, detect, spread, design) | {"pilot": source}
+    if (ledger := read_ledger(session.folder)) and ledger.results:
+        warn(
+            f"study {planned.name!r} has {len(ledger.results)} results: seeds that are added now "
+            "make its verdicts exploratory."
+        )
+    if as_json:
+        print_json(found)
+        return
+    show_numbers(found, spread)
+    if pilot is None:
+        say("The pilot is short and of few runs: take these numbers as rough.")
+    say_next(file, planned, found, results)
+
+
+def pilot_arms(
+    study: "Study", pilot: str | None, results: Path, data: str | None
+) -> "tuple[tuple[Arm, ...], str]":
+    """The arms whose runs show the spread over seeds, and the name of their study.
+
+    Raises:
+        UserError: the named pilot has no finished runs.
+        RunError: a run of the study's own pilot failed.
+    """
+    from smolctl.analysis.selection import study_comparison
+    from smolctl.cli.console import say
+    from smolctl.cli.progress import observed
+    from smolctl.studies.pilot import pilot_of
+    from smolctl.studies.runner import Session
+    from smolctl.studies.targets import finished_runs
+    from smollm2.errors import RunError
+
+    if pilot is None:
+
+        def observe(run: "Run") -> "AbstractContextManager[Observer]":
+            return observed(run, None, "The same command continues the pilot.")
+
+        short = pilot_of(study)
+        session = Session(short, results, observe, data)
+        say(f"The pilot trains {len(session.planned())} short runs in {session.folder}.")
+        session.run()
+        if session.failed:
+            raise RunError(f"The pilot failed: {next(iter(session.failed.values()))}")
+        pilot = short.name
+    return study_comparison(pilot, finished_runs(results, pilot)).arms, pilot
+
+
+def numbers(
+    session: "Session", detect: float, spread: "Spread", design: "Design"
+) -> dict[str, Any]:
+    """Seeds, runs, hours and the minimum detectable effect: of the file as it is, and as it would
+    have to be."""
+    from smolctl.analysis.planning import detectable_with, seeds_needed
+    from smolctl.cli.study_command import seconds_of
+    from smolctl.studies import step_times
+
+    study = session.study
+    step_seconds = session.step_seconds or step_times.measure(study, session.data)
+
+    def seconds(runs: list[Any]) -> float:
+        return sum(
+            seconds_of(session, run, step_seconds[run.arm], run.resolved.steps) for run in runs
+        )
+
+    tuning, one_each = session.tuned().runs, {run.arm: run for run in session.final}.values()
+    seeds = min(len(arm.seeds) for arm in study.arms)
+    needed = seeds_needed(detect, spread.deviation, design)
+
+    def design_with(n: int) -> dict[str, Any]:
+        return {
+            "seeds": n,
+            "final_runs": n * len(study.arms),
+            "tuning_runs": len(tuning),
+            "hours": (n * seconds([*one_each]) + seconds(tuning)) / 3600,
+            "minimum_detectable": detectable_with(n, spread.deviation, design),
+        }
+
+    return {
+        "study": study.name,
+        "detect": detect,
+        "blocked": design.blocked,
+        "looks": design.looks,
+        "spread": spread.deviation,
+        "spread_upper": spread.upper,
+        "spread_degrees_of_freedom": spread.df,
+        "seeds_if_spread_is_upper": seeds_needed(detect, spread.upper, design),
+        "present": design_with(seeds),
+        "needed": design_with(needed),
+    }
+
+
+def show_numbers(found: dict[str, Any], spread: "Spread") -> None:
+    """Print the numbers as a table, and what they rest on."""
+    from smolctl.cli.console import print_table, say
+
+    columns = (found["present"], found["needed"])
+    effects = [each["minimum_detectable"] for each in columns]
+    print_table(
+        f"Plan of study {found['study']}: to find a difference of {found['detect']:g} nats/token",
+        ("", "the file as it is", f"to find {found['detect']:g}"),
+        (
+            ("seeds an arm", *(f"{each['seeds']:,}" for each in columns)),
+            (
+                "minimum detectable effect",
+                *("–" if effect is None else f"{effect:.4f}" for effect in effects),
+            ),
+            ("final runs", *(f"{each['final_runs']:,}" for each in columns)),
+            ("tuning runs, at least", *(f"{each['tuning_runs']:,}" for each in columns)),
+            ("time on this machine", *(duration(each["hours"] * 3600) for each in columns)),
+        ),
+    )
+    what = "difference within a seed" if found["blocked"] else "loss of an arm over seeds"
+    say(
+        f"In {found['pilot']} the standard deviation of the {what} is {spread.deviation:.4f} "
+        f"({spread.df} degrees of freedom). If it is {spread.upper:.4f}, which such runs do not "
+        f"rule out, {found['seeds_if_spread_is_upper']:,} seeds are needed."
+    )
+
+
+def say_next(file: Path, study: "Study", found: dict[str, Any], results: Path) -> None:
+    """Say what to write into the study file and what to type."""
+    from smolctl.cli.console import say
+
+    have, needed = found["present"]["seeds"], found["needed"]["seeds"]
+    run = command("study", str(file), results=results)
+    if needed <= have:
+        say(f"The file has enough seeds. Next: {run}")
+        return
+    first = study.arms[0].seeds
+    more = [max(first) + 1 + number for number in range(needed - len(first))]
+    if all(arm.seeds == first for arm in study.arms):
+        say(f"Next: write seeds = {[*first, *more]} into {file}, then {run}")
+    else:
+        say(f"Next: give every arm {needed} seeds in {file}, then {run}")

@@ -1,6 +1,7 @@
 """A study file: what it says, which runs it plans, and what is refused."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -239,6 +240,15 @@ def test_a_control_may_have_the_data_of_the_arm_it_repeats():
         (1, 1),
         (11, 1),
     ]
+    assert study.is_blocked
+
+
+def test_the_demo_has_a_control_on_the_data_of_its_first_arm():
+    study = read_study(Path(__file__).parents[2] / "results/demo.toml")
+    runs = {run.name: run.resolved for run in final_runs(study, horizons(study, {}))}
+    one, again = runs["orig-s0"], runs["orig-again-s10"]
+    assert (one.model, one.recipe, one.data_seed) == (again.model, again.recipe, again.data_seed)
+    assert one.seed != again.seed
     assert study.is_blocked
 
 

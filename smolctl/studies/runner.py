@@ -88,6 +88,7 @@ class Session:
         # As they are before the tuning.
         self.final = [run.on(self.data) for run in final_runs(study, self.configs)]
         self.failed: dict[str, str] = {}  # errors by run
+        self.losses: dict[str, float] = {}  # of finished runs of the tuning, read once
         # Failed in earlier sessions: tried again, unlike those that another process fails now.
         self.tried_again = self.failed_runs()
         self.spent_seconds = self.spent_flops = 0.0  # by the runs of this process
@@ -125,10 +126,12 @@ class Session:
     def loss_of(self, planned: PlannedRun) -> float | None:
         """The validation loss of a run of the tuning: infinite if it failed for good, None if it
         has not ended."""
-        run = self.existing(planned)
-        if run is not None and run.is_finished:
-            return tuning_loss(run)
-        return math.inf if self.is_lost(planned, run) else None
+        if planned.name not in self.losses:
+            run = self.existing(planned)
+            if run is None or not run.is_finished:
+                return math.inf if self.is_lost(planned, run) else None
+            self.losses[planned.name] = tuning_loss(run)
+        return self.losses[planned.name]
 
     def is_lost(self, planned: PlannedRun, run: Run | None) -> bool:
         """Whether a run of the tuning has failed for good. That is a result: the rate is unusable.

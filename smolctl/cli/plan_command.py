@@ -87,6 +87,8 @@ def plan_study(
     show_numbers(found, spread)
     if pilot is None:
         say("The pilot is short and of few runs: take these numbers as rough.")
+    else:
+        say_if_unlike(arms[0], session)
     say_next(file, planned, found, results)
 
 
@@ -192,6 +194,17 @@ def show_numbers(found: dict[str, Any], spread: "Spread") -> None:
         f"({spread.df} degrees of freedom). If it is {spread.upper:.4f}, which such runs do not "
         f"rule out, {found['seeds_if_spread_is_upper']:,} seeds are needed."
     )
+
+
+def say_if_unlike(arm: "Arm", session: "Session") -> None:
+    """Say in what the runs of a pilot differ from those of the study."""
+    from smolctl.cli.console import say
+    from smollm2.protocol.run_config import differing
+
+    theirs, ours = arm.protocol, session.final[0].resolved
+    one, two = ({"steps": run.steps} | run.controlled() for run in (theirs, ours))
+    if fields := differing(one, two, ("there", "here")):
+        say(f"The runs of the pilot are of another kind, and may vary otherwise: {fields}.")
 
 
 def say_next(file: Path, study: "Study", found: dict[str, Any], results: Path) -> None:

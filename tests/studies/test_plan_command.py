@@ -50,6 +50,7 @@ def test_the_next_step_is_the_study_file_with_more_seeds(capsys, workdir, study_
     assert "30" in out  # 2 arms, 5 rates, 3 seeds
     assert f"write seeds = {list(range(10))} into {study_file}, then smolctl study" in err
     assert "rough" not in err
+    assert "The runs of the pilot are of another kind, and may vary otherwise: steps: 10" in err
     code, _, err = run_main(capsys, *command, "9")
     assert code == 0
     assert "The file has enough seeds. Next: smolctl study" in err

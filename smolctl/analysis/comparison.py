@@ -46,10 +46,10 @@ class View:
     Args:
         axis: `tokens`, `flops` or `seconds`.
         budget: the amount: the smaller of the two arms' means.
-        ended: for each of the two, by name, whether its runs ended their schedule there. If so,
-            the losses are those on the test split. Otherwise they are validation losses read off
-            the curve before the schedule ended, which must not be compared.
-        losses: for each of the two, by name, one loss per run.
+        ended: for each of the two, by name, whether its runs ended their schedule there.
+        losses: for each of the two, by name, one loss per run: on the test split if both ended
+            there. Otherwise validation losses of both, read off their curves, which must not be
+            compared: a schedule had not ended.
     """
 
     arm: str
@@ -62,6 +62,11 @@ class View:
     def is_fair(self) -> bool:
         """Whether both ended there, so the verdict on the primary metric applies."""
         return all(self.ended.values())
+
+    @property
+    def split(self) -> str:
+        """Whose the losses are: `test` or `validation`."""
+        return "test" if self.is_fair else "validation"
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,7 @@ def view_of(base: Arm, arm: Arm, axis: str) -> View:
     ended = {one.name: one.mean_of(axis) <= budget * (1 + SAME_BUDGET[axis]) for one in both}
     losses = {
         one.name: one.values(LOSS)
-        if ended[one.name]
+        if all(ended.values())
         else [read_curve(finished, axis, budget) for finished in one.runs]
         for one in both
     }
@@ -290,7 +295,8 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             for arm, difference in by_arm.items()
         ],
         "views": [
-            dataclasses.asdict(view) | {"is_fair": view.is_fair} for view in comparison.views
+            dataclasses.asdict(view) | {"is_fair": view.is_fair, "split": view.split}
+            for view in comparison.views
         ],
         "tasks": [
             {str(key): none_if_nan(value) for key, value in row.items()}

@@ -74,6 +74,7 @@ def compare(
     from smolctl.report.evidence import Evidence
     from smolctl.report.render.json import as_json as in_json
     from smolctl.report.sections import COMPARE, names_in, sections
+    from smolctl.report.wording import briefly
     from smolctl.studies.targets import runs_of
     from smollm2.protocol.run_config import plain_name
     from smollm2.runs.links import require_own
@@ -86,7 +87,7 @@ def compare(
     names = section or [*names_in(COMPARE), *(["runs"] if verbose else [])]
     runs = {arm: runs_of(arm, results, study, with_imported=False) for arm in arms}
     found = compare_arms(study, runs)
-    for sentence in found.notes:
+    for sentence in briefly(found.notes):
         warn(sentence)
     shown = sections(Evidence(found), names)
     if as_json:

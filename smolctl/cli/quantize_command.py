@@ -339,9 +339,11 @@ def sections_of(evidence: "Evidence") -> "list[Section]":
     """The section on quantization; what it excludes is said on stderr."""
     from smolctl.cli.console import warn
     from smolctl.report.sections import sections
+    from smolctl.report.wording import briefly
 
     found = evidence.quantized
-    for sentence in (*found.comparison.excluded, *found.excluded, *found.task_notes):
+    notes = (*found.comparison.excluded, *found.excluded, *found.task_notes)
+    for sentence in briefly(notes):
         warn(sentence)
     return sections(evidence, ["quantization"])
 

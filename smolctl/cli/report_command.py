@@ -85,6 +85,7 @@ def report(
     from smolctl.cli.console import print_file, print_json, say, warn
     from smolctl.report.card import write_figures
     from smolctl.report.render.json import as_json as in_json
+    from smolctl.report.wording import briefly
     from smollm2.runs.links import require_own
 
     if check is not None:
@@ -100,7 +101,7 @@ def report(
     if as_json:
         refuse_files(context, "--json prints on stdout alone", " and append > FILE, or omit --json")
     card = make_card(study, results, figures, out, also or (), appendix)
-    for sentence in card.evidence.notes:
+    for sentence in briefly(card.evidence.notes):
         warn(sentence)
     if as_json:
         print_json(in_json([*card.sections, *card.details]))

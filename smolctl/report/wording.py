@@ -1,7 +1,7 @@
 """Numbers, names and intervals as text."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from smolctl.analysis.arms import Arm
@@ -9,11 +9,13 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import percent
 from smolctl.analysis.run_metrics import Metric, mean_and_spread
 from smolctl.analysis.stats import Difference
+from smollm2.errors import first_few
 
 T = TypeVar("T")
 
 AXES = {"tokens": "tokens", "flops": "FLOPs", "seconds": "training time"}
-MOST_SEEDS = 10  # that are listed one by one
+MOST_SEEDS = 10  # pieces of a list of seeds
+MOST_NAMES = 3  # of runs that are listed one by one
 NO_INTERVAL = "without an interval"
 
 
@@ -89,14 +91,57 @@ def grouped(texts: Mapping[str, str]) -> dict[str, list[str]]:
     return keys
 
 
-def seeds_text(seeds: Sequence[int]) -> str:
-    """`0, 1, 2`; `0 to 49`, or the first few `and 41 more`, where there are many."""
-    if len(seeds) <= MOST_SEEDS:
-        return ", ".join(map(str, seeds))
-    if list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]} to {seeds[-1]}"
-    first = ", ".join(map(str, seeds[: MOST_SEEDS - 1]))
-    return f"{first} and {len(seeds) - MOST_SEEDS + 1} more"
+def seeds_text(seeds: Iterable[int]) -> str:
+    """`0-2, 5`: in order, three or more in a row as a range; of many pieces the first few `and 41
+    more`."""
+    pieces: list[list[int]] = []
+    for seed in sorted(seeds):
+        if pieces and seed == pieces[-1][-1] + 1:
+            pieces[-1].append(seed)
+        else:
+            pieces.append([seed])
+    texts: list[str] = []
+    for piece in pieces:
+        is_range = len(piece) > 2
+        texts += [f"{piece[0]}-{piece[-1]}"] if is_range else list(map(str, piece))
+    if len(texts) <= MOST_SEEDS:
+        return ", ".join(texts)
+    return f"{', '.join(texts[: MOST_SEEDS - 1])} and {len(texts) - MOST_SEEDS + 1} more"
+
+
+def names_text(names: Collection[str]) -> str:
+    """`pow2-s0, pow2-s1`; many runs of an arm by their seeds, `47 runs of pow2 (seeds 0-46)`."""
+    if len(names) <= MOST_NAMES:
+        return listed(names)
+    seeds: dict[str, list[int]] = {}
+    others = []
+    for name in names:
+        stem, _, seed = name.rpartition("-s")
+        if stem and seed.isdecimal():
+            seeds.setdefault(stem, []).append(int(seed))
+        else:
+            others.append(name)
+    texts = [
+        f"{runs_text(len(own))} of {stem} (seed{'s' * (len(own) > 1)} {seeds_text(own)})"
+        for stem, own in seeds.items()
+    ]
+    return listed([*texts, first_few(others)] if others else texts)
+
+
+def briefly(sentences: Iterable[str]) -> list[str]:
+    """Sentences that each begin with the name of a run: many that say the same of their runs become
+    one, with the others' names after it."""
+    alike: dict[str, list[str]] = {}
+    for sentence in sentences:
+        name = sentence.partition(" ")[0]
+        alike.setdefault(sentence.replace(name, "\0"), []).append(name)
+    texts = []
+    for rest, names in alike.items():
+        if len(names) <= MOST_NAMES:
+            texts += [rest.replace("\0", name) for name in names]
+        else:
+            texts.append(f"{rest.replace(chr(0), names[0])} So with {names_text(names[1:])}.")
+    return texts
 
 
 def once(items: Iterable[T]) -> list[T]:

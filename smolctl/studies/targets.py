@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smolctl.command_line import command, results_of
 from smolctl.talk import warn
-from smollm2.errors import UserError, did_you_mean
+from smollm2.errors import UserError, did_you_mean, first_few
 from smollm2.files import absolute, base_name
 from smollm2.runs.manifest import Role, RunState
 from smollm2.runs.packed import MANIFEST, require_unpacked
@@ -27,6 +27,7 @@ def unpack_command(study: Path) -> str:
     return command("runs", "unpack", study.name, results=study.parent)
 
 
+MOST_NAMED = 20  # of the arms and runs that could have been meant
 # Endings of files of weights, which without a configuration and a tokenizer are no model.
 WEIGHTS = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
@@ -129,7 +130,7 @@ def none_finished(runs: list[Run], results: Path, study: str) -> UserError:
         return UserError(f"{folder} has only runs of a sweep so far; continue its study.")
     if open_runs:
         return UserError(
-            f"{folder} has no finished runs, only {', '.join(run.name for run in open_runs)}. "
+            f"{folder} has no finished runs, only {first_few([run.name for run in open_runs])}. "
             f"Continue one: {resume_command(open_runs[0])}"
         )
     words = ("train", "--variant", "pow2", "--scale", "nano", "--steps", "300")
@@ -172,7 +173,7 @@ def runs_of(target: str, results: Path, study: str, *, with_imported: bool = Tru
     known += [run.name for run in finished]
     raise UserError(
         f"{target!r} is not a run or variant in {results / study}."
-        f"{did_you_mean(target, known)} Available: {', '.join(known)}."
+        f"{did_you_mean(target, known)} Available: {first_few(known, MOST_NAMED)}."
     )
 
 

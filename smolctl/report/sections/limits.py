@@ -5,6 +5,7 @@ from smolctl.report.document import Section, bullets, section
 from smolctl.report.evidence import Evidence
 from smolctl.report.sections.quality import on_text
 from smolctl.report.sections.tuning import tuning_limit
+from smolctl.report.wording import briefly
 
 
 def limits_section(evidence: Evidence) -> Section | None:
@@ -62,7 +63,7 @@ def not_measured(evidence: Evidence) -> list[str]:
 
 def notes(evidence: Evidence) -> list[str]:
     """Excluded runs, and tasks that cannot be shown."""
-    return [*evidence.notes, *evidence.quantized.task_notes]
+    return briefly([*evidence.notes, *evidence.quantized.task_notes])
 
 
 def production(evidence: Evidence) -> str:

@@ -18,6 +18,7 @@ from smolctl.report.wording import (
     interval_words,
     listed,
     mean_text,
+    names_text,
     number,
     rates_text,
     runs_text,
@@ -169,13 +170,14 @@ def views_table(comparison: Comparison) -> Table:
     base = comparison.base.name
 
     def cell(view: View, name: str) -> str:
-        early = "" if view.ended[name] else " (validation, before its end)"
+        early = "" if view.ended[name] else " (before its end)"
         return mean_text(view.losses[name], LOSS) + early
 
     rows = [
         (
             view.arm,
             f"{view.axis} ({view.budget:.3g})",
+            view.split,
             cell(view, base),
             cell(view, view.arm),
             comparison.primary[view.arm].verdict if view.is_fair else "not compared",
@@ -183,11 +185,11 @@ def views_table(comparison: Comparison) -> Table:
         for view in comparison.views
     ]
     return Table(
-        "At equal tokens, FLOPs and seconds: test losses, and validation losses where a schedule "
-        "had not ended; the latter are not compared",
-        ("arm", "equal", f"loss of {base}", "loss of the arm", "verdict"),
+        "At equal tokens, FLOPs and seconds: test losses, or validation losses of both where a "
+        "schedule had not ended; the latter are not compared",
+        ("arm", "equal", "split", f"loss of {base}", "loss of the arm", "verdict"),
         rows,
-        n_words=2,
+        n_words=3,
     )
 
 
@@ -212,8 +214,8 @@ def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = 
     for arm in study.arms:
         if arm.failed:
             sentences.append(
-                f"{listed(arm.failed)} of {arm.name} failed and is in no number here: the numbers "
-                f"of {arm.name} are those of the runs that finished, and may flatter it."
+                f"{names_text(arm.failed)} of {arm.name} failed and is in no number here: the "
+                f"numbers of {arm.name} are those of the runs that finished, and may flatter it."
             )
     if len(study.others) > 1:
         sentences.append(

@@ -30,3 +30,8 @@ def duration(seconds: float) -> str:
 def of_total(n: int, total: int) -> str:
     """`500 of 10,042`; `10,042` for all."""
     return f"{n:,}" if n == total else f"{n:,} of {total:,}"
+
+
+def counted(n: int, word: str) -> str:
+    """`1 figure`, `5 figures`."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"

@@ -5,6 +5,7 @@ Text may come from files of others: whatever a terminal would obey is printed as
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from smolctl.units import count, duration
 SECONDS_BETWEEN_LINES = 30.0
 # How far back a bar's speed and ETA look (at most 1000 updates): a step may take minutes.
 SPEED_SECONDS = 3600.0
+PIPED_WIDTH = 120  # characters
 LEAST_WORDS = 16  # width of a column of words that must shrink, in characters
 
 
@@ -104,7 +106,7 @@ def print_table(
         raise ValueError(f"A row of {title!r} does not have the {len(header)} cells of its header.")
     console = plain_console()
     if not console.is_terminal:
-        console.width = 120  # for a file or a pipe rich assumes 80
+        console.width = piped_width()
     for part in parts(header, rows, n_words, console.width):
         view = rich.table.Table(title=printable(title), title_justify="left", title_style="bold")
         for index, width in part.items():
@@ -114,6 +116,13 @@ def print_table(
             view.add_row(*(row[index] for index in part))
         console.print(view)
         title = ""
+
+
+def piped_width() -> int:
+    """The width of tables in a file or a pipe: `COLUMNS`, or 120, where rich assumes 80."""
+    columns = os.environ.get("COLUMNS", "")
+    is_width = columns.isascii() and columns.isdecimal() and len(columns) <= 4
+    return (int(columns) if is_width else 0) or PIPED_WIDTH
 
 
 def printed(cells: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 from smolctl.cli.console import print_facts, print_json, say
 from smolctl.cli.options import Json, Results, Study
 from smolctl.command_line import RESULTS, STUDY
+from smolctl.units import counted
 from smollm2.errors import RunError, UserError, did_you_mean
 from smollm2.files import FULL, absolute, replacing
 from smollm2.runs.load_run import load_run_tokenizer, text_bounds
@@ -34,6 +36,7 @@ EXAMPLES = """
 
 TARGETS = ("hf", "gguf")
 PROMPT = "Once upon a time"
+LLAMA = "llama-completion"  # the program of llama.cpp that continues a text
 
 
 def export(
@@ -199,10 +202,13 @@ def show_export(model: "Model", path: Path, to: str, record: dict[str, Any]) -> 
         pairs.append(("card", record["card"]))
     pairs += [(name, f"{files[name]:,} bytes") for name in files if "/" not in name]
     if figures:
-        pairs.append(("figures/", f"{sum(figures):,} bytes in {len(figures)} files"))
+        pairs.append(("figures/", f"{sum(figures):,} bytes in {counted(len(figures), 'file')}"))
     print_facts(f"{model.run.name} in {path}", pairs, is_result=False)
     if to == "gguf":
-        words = ["llama-completion", "-m", str(path), "-p", PROMPT, "-n", "64", "-no-cnv"]
+        words = [LLAMA, "-m", str(path), "-p", PROMPT, "-n", "64", "-no-cnv"]
+        if shutil.which(LLAMA) is None:
+            say(f"With llama.cpp, which is not installed here: {shlex.join(words)}")
+            return
     else:
         load = f'pipeline("text-generation", {json.dumps(str(path))})'
         text = f'{load}("{PROMPT}", max_new_tokens=64, do_sample=False)[0]["generated_text"]'

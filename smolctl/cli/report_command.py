@@ -11,6 +11,7 @@ import typer
 
 from smolctl.cli.options import RESULTS, STUDY, Json, Results, Section, Study, is_typed
 from smolctl.cli.report_files import read, read_appendix, require_writable, write
+from smolctl.units import counted
 from smollm2.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def report(
         require_own(results / study, "figures")
     require_writable({k: path for k, path in pages.items() if path}, card.figures, results)
     pictures = write_figures([*card.sections, *card.details], card.figures)
-    say(f"{len(pictures)} figures in {card.figures}.")
+    say(f"{counted(len(pictures), 'figure')} in {card.figures}.")
     if html is not None:
         write(html, card.page(pictures))
         say(f"Page: {html}")

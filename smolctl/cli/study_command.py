@@ -95,28 +95,47 @@ def show_study_plan(session: "Session", as_json: bool) -> None:
     if as_json:
         print_json({"study": session.study.name, "runs": rows, "seconds_left": total})
         return
-    print_table(
-        f"Study {session.study.name}: equal {session.study.equal}",
-        ("run", "arm", "parameters", "steps", "FLOPs", "lr", "state", "time left"),
-        (
-            (
-                row["run"],
-                row["arm"],
-                f"{row['parameters']:,}",
-                f"{row['steps']:,}",
-                f"{row['flops']:.2e}",
-                f"{row['lr']:g}" if row["lr"] else "from tuning",
-                row["state"],
-                duration(row["seconds_left"]) if row["seconds_left"] else "–",
-            )
-            for row in rows
-        ),
-    )
+    show_rows(session, rows)
     rest = ["the evaluation"] * bool(session.questions)
     rest += ["quantizing"] * (session.study.quantization is not None)
     rest += ["measuring the speed"] * (session.study.speed is not None)
     more = f" and, not counted here, {', '.join(rest)}" if rest else ""
     say(f"About {duration(total)} of training and validation on this machine{more}.")
+
+
+def show_rows(session: "Session", rows: list[dict[str, Any]]) -> None:
+    """Print the planned runs: a row for those that differ in their seeds alone."""
+    from smolctl.report.wording import seeds_text
+
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells = (
+            row["arm"],
+            f"{row['parameters']:,}",
+            f"{row['steps']:,}",
+            f"{row['flops']:.2e}",
+            f"{row['lr']:g}" if row["lr"] else "from tuning",
+            row["state"],
+        )
+        alike.setdefault((row["role"], *cells), []).append(row)
+    has_begun = any(row["state"] != "to do" for row in rows)
+    print_table(
+        f"Study {session.study.name}: equal {session.study.equal}",
+        (
+            *("arm", "seeds", "parameters", "steps", "FLOPs a run", "lr", "state"),
+            "time left" if has_begun else "time",
+        ),
+        (
+            (
+                cells[0],
+                seeds_text(row["seed"] for row in found),
+                *cells[1:],
+                duration(left) if (left := sum(row["seconds_left"] for row in found)) else "–",
+            )
+            for (_, *cells), found in alike.items()
+        ),
+        n_words=2,
+    )
 
 
 def plan_of(
@@ -130,6 +149,7 @@ def plan_of(
         "run": planned.name,
         "arm": planned.arm,
         "role": planned.role,
+        "seed": config.seed,
         "steps": config.steps,
         "tokens": config.steps * config.tokens_per_step,
         "flops": config.steps * config.flops_per_step,

@@ -23,7 +23,7 @@ from smolctl.cli.options import (
     take_older,
 )
 from smolctl.command_line import RESULTS, STUDY, command, results_of
-from smolctl.studies.targets import resume_command
+from smolctl.studies.targets import comparison_command, resume_command
 from smolctl.units import count, duration
 from smollm2.errors import UserError
 from smollm2.model.config import split_setting
@@ -376,7 +376,7 @@ def show_result(run: Run, as_json: bool) -> None:
     )
     score = command("eval", run.name, study=run.study, results=results_of(run))
     say(f"Next: {score}")
-    say("      or train another variant, then smolctl compare")
+    say(f"      {comparison_command(run) or 'or train another variant, to compare the two'}")
 
 
 def doubts(run: Run) -> list[str]:

@@ -21,6 +21,17 @@ def resume_command(run: Run) -> str:
     return command("train", "--resume", run.name, study=run.study, results=results_of(run))
 
 
+def comparison_command(run: Run) -> str:
+    """The command that compares another arm of the run's study with its own; empty without one."""
+    results = results_of(run)
+    runs, _ = list_runs(results, run.study)
+    arms = (one.arm for one in runs if one.is_finished and one.role is Role.FINAL)
+    other = next((arm for arm in arms if arm != run.arm), None)
+    if other is None or run.role is not Role.FINAL:
+        return ""
+    return command("compare", other, run.arm, study=run.study, results=results)
+
+
 def unpack_command(study: Path) -> str:
     """The command that unpacks the study in that folder."""
     study = absolute(study)

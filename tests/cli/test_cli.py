@@ -23,7 +23,10 @@ NANO = ["train", "--variant", "pow2", "--scale", "nano", "--steps", "2"]
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 def test_the_five_commands_run_in_a_row(capsys, workdir, tiny, variants, corpus):
     for name, *more in (("a0",), ("a1", "--seed", "1"), ("b0", "--set", "n_layers=3")):
-        assert run_main(capsys, *tiny, "--steps", "6", "--name", name, *more)[0] == 0
+        code, _, err = run_main(capsys, *tiny, "--steps", "6", "--name", name, *more)
+        assert code == 0
+        assert ("or train another variant" in err) == (name != "b0")
+    assert "\n      smolctl compare tiny tiny:n_layers=3\n" in err
     code, out, _ = run_main(capsys, "eval", "a0", "--json")
     assert code == 0
     assert {row["metric"] for row in json.loads(out)} >= {"loss", "bits_per_byte"}

@@ -32,6 +32,20 @@ def test_no_name_and_no_number_is_broken(capsys, monkeypatch, columns):
     assert sum(ROWS[0][0] in line for line in lines) == n_parts
 
 
+@pytest.mark.parametrize(
+    ("columns", "width"),
+    [("60", 60), ("200", 200), ("", 120), ("0", 120), ("-5", 120), ("wide", 120), ("9" * 30, 120)],
+)
+def test_a_pipe_is_as_wide_as_columns_says(capsys, monkeypatch, columns, width):
+    monkeypatch.setenv("COLUMNS", columns)
+    print_table("Every run", HEADER, [(*row[:4], "x" * 90) for row in ROWS], n_words=2)
+    lines = capsys.readouterr().out.splitlines()
+    tables = [line for line in lines if line.startswith("┏")]
+    assert len(tables) == {60: 3, 120: 2, 200: 1}[width]
+    if width > 60:  # the last column is wider than that
+        assert max(map(len, lines)) <= width
+
+
 CELLS = st.text(st.characters(categories=["L", "N"]), max_size=12)
 
 

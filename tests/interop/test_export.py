@@ -60,7 +60,7 @@ def export(capsys, *arguments) -> str:
     """What a command that works says."""
     code, out, err = run_main(capsys, "export", *map(str, arguments))
     assert code == 0, err
-    assert "Next: " in err
+    assert "Next: " in err or "With llama.cpp, " in err
     return out + err
 
 
@@ -213,7 +213,16 @@ def test_an_empty_folder_is_filled(capsys, trained):
 # For llama.cpp
 
 
-def test_a_gguf_file_holds_the_run(capsys, run):
+def test_what_cannot_be_typed_here_is_said_so(capsys, run, monkeypatch):
+    monkeypatch.setattr("smolctl.cli.export_command.shutil.which", lambda name: None)
+    said = export(capsys, "r", "--to", "gguf", "m.gguf")
+    assert "With llama.cpp, which is not installed here: llama-completion -m m.gguf" in said
+    assert "Next:" not in said
+
+
+def test_a_gguf_file_holds_the_run(capsys, run, monkeypatch):
+    which = {"llama-completion": "/bin/llama-completion"}.get
+    monkeypatch.setattr("smolctl.cli.export_command.shutil.which", which)
     said = export(capsys, "r", "--to", "gguf", "m.gguf")
     assert "dtype       f16\n" in said
     assert f"m.gguf      {Path('m.gguf').stat().st_size:,} bytes" in said

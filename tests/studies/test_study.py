@@ -58,6 +58,20 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(capsys, workdir, study_f
     assert json.loads(out)["seconds_left"] == 0
 
 
+def test_a_dry_run_has_a_row_an_arm_and_calls_its_time_left_once_it_has_begun(
+    capsys, workdir, study_file, monkeypatch
+):
+    monkeypatch.setattr("smolctl.studies.step_times.measure", lambda *_: {"two": 1.0, "three": 2.0})
+    _, out, _ = run_main(capsys, "study", str(study_file), "--dry-run")
+    assert [line.split()[1] for line in out.splitlines() if "to do" in line] == ["two", "three"]
+    assert "time left" not in out
+    assert "│ 0, 1  │" in out
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    _, out, _ = run_main(capsys, "study", str(study_file), "--dry-run")
+    assert out.count("finished") == 2
+    assert "time left" in out
+
+
 def test_the_sweep_chooses_the_best_rate_on_validation(capsys, workdir, study_file):
     with study_file.open("a") as file:
         file.write("[sweep]\nlr = [1e-8, 1e-2]\n")

@@ -6,6 +6,7 @@ block the machine itself is measured, by its rate of multiplying matrices: a blo
 fell is measured again.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,15 +71,15 @@ class Alternation(Generic[T]):
 
     def turn(self, position: int, arm: str) -> Turn[T]:
         """One block, measured again while the machine's rate has fallen, up to `MOST_REPEATS`
-        times."""
-        repeats = 0
+        times. The attempt at the best rate counts, whatever it measured."""
+        attempts: list[Turn[T]] = []
         while True:
             before, found, after = self.rate(), self.measure(arm), self.rate()
             self.best = max(self.best, before, after)
-            lower = min(before, after)
-            if not has_fallen(lower, self.best) or repeats == MOST_REPEATS:
-                return Turn(position, arm, found, lower, repeats)
-            repeats += 1
+            attempts.append(Turn(position, arm, found, min(before, after), len(attempts)))
+            kept = max(attempts, key=lambda one: one.matmul_rate)
+            if not has_fallen(kept.matmul_rate, self.best) or len(attempts) > MOST_REPEATS:
+                return dataclasses.replace(kept, repeats=len(attempts) - 1)
 
 
 def measure_in_turns(

@@ -58,10 +58,11 @@ def test_a_block_on_a_busy_machine_is_measured_again():
     assert (second.found, second.repeats, second.matmul_rate) == (30, 1, 0.92)
 
 
-def test_a_machine_that_stays_busy_ends_the_attempts():
-    turns = Alternation(lambda arm: arm, lambda: 0.5, best=1.0)
-    turn = turns.turn(0, "a")
-    assert (turn.repeats, turn.matmul_rate) == (MOST_REPEATS, 0.5)
+def test_a_machine_that_stays_busy_ends_the_attempts_and_the_best_one_counts():
+    rates = iter([0.5, 0.6, 0.7, 0.8, 0.6, 0.6, 0.5, 0.5])
+    blocks = iter(range(9))
+    turn = Alternation(lambda arm: next(blocks), lambda: next(rates), best=1.0).turn(0, "a")
+    assert (turn.found, turn.repeats, turn.matmul_rate) == (1, MOST_REPEATS, 0.7)
 
 
 def test_a_study_measures_its_arms_in_turns_and_once(capsys, workdir, with_speed, timed):

@@ -191,9 +191,9 @@ def how_measured(study: Comparison, speeds: Speeds) -> list[str]:
     ]
     if speeds.repeats or speeds.slowed:
         sentences.append(
-            f"Of {speeds.blocks} blocks, {speeds.repeats} were measured again because the machine "
-            f"itself had become slower by more than {100 * MOST_FALL:.0f} %, and {speeds.slowed} "
-            "stayed so."
+            f"Blocks were measured again {speeds.repeats} times because the machine itself had "
+            f"become slower by more than {100 * MOST_FALL:.0f} %; {speeds.slowed} of "
+            f"{speeds.blocks} blocks stayed so."
         )
     if study.scale != "full":
         sentences.append(

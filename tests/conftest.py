@@ -30,6 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["SMOLCTL_CACHE"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.pop("SMOLCTL_RESULTS", None)
+    os.environ.pop("COLUMNS", None)  # tables are as wide as without a terminal
     return folder
 
 

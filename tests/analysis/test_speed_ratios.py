@@ -9,8 +9,11 @@ from support.command import run_main
 from support.compared import compared
 from support.planted import plant_speed, planted
 
+from smolctl.analysis.selection import study_comparison
 from smolctl.analysis.speed_ratios import alternated_speeds
+from smolctl.report.figures.forest import speeds_of
 from smolctl.report.sections.speed import speed_answer
+from smollm2.runs.run import list_runs
 from smollm2.runs.speed_table import SpeedBlock
 
 COSTS = {"a": 1e9, "b": 0.8e9, "c": 1.2e9, "d": 1e9, "e": 1e9}
@@ -192,3 +195,13 @@ def test_a_file_of_other_models_or_a_damaged_one_is_a_sentence(capsys, pair, wor
     code, _, err = run_main(capsys, "compare", "orig", "pow2", "--study", "s")
     assert (code, err.count("\n")) == (2, 1)
     assert "s/speed.csv has the tokens 'some'; remove it" in err
+
+
+def test_a_figure_of_rounds_says_so(pair, workdir):
+    plant_speed(workdir / "results", "s", {"orig": 100.0, "pow2": 110.0}, rounds=4)
+    study = study_comparison("s", list_runs(workdir / "results", "s")[0])
+    figure = speeds_of(study)
+    assert figure.legends[0].get_texts()[0].get_text() == "one round"
+    (axes,) = figure.axes
+    assert [len(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) > 2] == [4, 4]
+    assert "at nano scale, a CPU with 2 threads" in figure.get_suptitle()

@@ -28,6 +28,7 @@ from smolctl.report.style import (
 from smolctl.report.wording import AXES, listed, machine, runs_text, size_words
 
 BAND = "#e8e8e8"
+ONE_RUN = "one run"
 
 
 @styled
@@ -44,7 +45,7 @@ def speeds_of(comparison: Comparison) -> Figure:
     """A row per arm: tokens per second of its runs, as multiples of the base's mean."""
     figure = titled(speed_headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
     draw_speed(figure.subplots(), comparison, looks_of(comparison.arms))
-    rows_key(figure)
+    rows_key(figure, mark="one round" if is_in_rounds(comparison) else ONE_RUN)
     return figure
 
 
@@ -76,7 +77,8 @@ def overview_of(
     low, high = zip(*(axes.get_xlim() for axes in panels), strict=True)
     for axes in panels:
         axes.set_xlim(min(low), max(high))
-    rows_key(figure, [*losses, *in_time])
+    also = "; of the speeds, one round" if is_in_rounds(timed) else ""
+    rows_key(figure, [*losses, *in_time], ONE_RUN + also)
     return figure
 
 
@@ -103,9 +105,8 @@ def draw_speed(axes: Axes, comparison: Comparison, own: Looks) -> None:
     runs = speeds.beside_first
     draw_rows(axes, comparison.arms, own, runs, found, notes, ("slower", "faster"), middle=1)
     (confidence,) = {one.confidence for one in speeds.ratios.values()}
-    base, each = comparison.base.name, "a round a mark; " if speeds.is_alternated else ""
-    intervals = f"{each}{100 * confidence:.4g} % intervals"
-    axes.set_xlabel(f"tokens per second, times those of {base} ({intervals})")
+    intervals = f"{100 * confidence:.4g} % intervals"
+    axes.set_xlabel(f"tokens per second, times those of {comparison.base.name} ({intervals})")
 
 
 def draw_rows(
@@ -142,11 +143,16 @@ def draw_rows(
     axes.set_title(f"{sides[1]} →", loc="right")
 
 
-def rows_key(figure: Figure, judged: Sequence[Comparison] = ()) -> None:
-    """What the rows of `draw_rows` are made of."""
+def is_in_rounds(timed: Comparison) -> bool:
+    """Whether a speed is drawn for each round of a measurement in turns, not for each run."""
+    return timed.speeds is not None and timed.speeds.is_alternated
+
+
+def rows_key(figure: Figure, judged: Sequence[Comparison] = (), mark: str = ONE_RUN) -> None:
+    """What the rows of `draw_rows` are made of; a hollow mark is `mark`."""
     mean = "their mean beside the base's, with its interval"
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=GREY, marker="o", label="one run", **HOLLOW),
+        Line2D([], [], color=GREY, marker="o", label=mark, **HOLLOW),
         Line2D([], [], color=GREY, marker="o", linewidth=1.6, label=mean),
     ]
     if any(one.margin is not None for one in judged):

@@ -160,8 +160,10 @@ def answer_table(evidence: Evidence) -> Table:
         rows.append(speed_row(evidence.timed, main))
     if evidence.quantized.is_judged:
         rows += quantization_rows(evidence.quantized, main)
+    is_alternated = evidence.timed and evidence.timed.speeds and evidence.timed.speeds.is_alternated
+    over = "runs, of speeds over rounds" if is_alternated else "runs"
     return Table(
-        f"Every arm against {main.base.name}: mean ± standard deviation over runs; in brackets "
+        f"Every arm against {main.base.name}: mean ± standard deviation over {over}; in brackets "
         f"intervals (of losses with Holm's correction, of speeds {speed_confidence(evidence)})",
         ("", *(arm.name for arm in main.arms)),
         [row for row in rows if any(cell != "–" for cell in row[2:])],

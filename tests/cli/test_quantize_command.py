@@ -310,7 +310,7 @@ def test_a_study_quantizes_its_final_runs_once(capsys, study_file, workdir):
         ({}, "[quantize] needs models"),
         (
             {"models": ["int4"]},
-            "'int4' is not a quantization. Did you mean 'int8'? Available: int8, int4-g32",
+            "'int4' is not a quantization. Did you mean 'int4-g64'? Available: int8, int4-g32",
         ),
         ({"models": "int8"}, 'models takes a list such as ["int8"'),
         ({"models": ["int8"], "tokens": 0}, "tokens of [quantize] must be at least 1"),

@@ -26,13 +26,13 @@ from smolctl.analysis.run_metrics import (
     tuning_loss,
 )
 from smolctl.analysis.speed_ratios import Speeds, measured_speeds, own_speeds
-from smolctl.analysis.stats import Difference, Verdict, differences
 from smolctl.analysis.task_scores import (
     TaskDifference,
     differences_of,
     task_means,
     unequal_questions,
 )
+from smolctl.analysis.verdicts import Difference, Verdict, differences
 from smollm2.runs.manifest import Role, RunState
 
 # Budgets that differ by a smaller share count as equal: steps are whole, and clocks are noisy.
@@ -137,8 +137,8 @@ class Comparison:
 
     @cached_property
     def primary(self) -> dict[str, Difference]:
-        """The verdicts: each arm's final test loss against the first arm's, with Holm's correction
-        over the arms."""
+        """The verdicts: each arm's final test loss against the first arm's, at one
+        confidence."""
         if self.family is not None:
             return {arm.name: self.family.primary[arm.name] for arm in self.others}
         base, *others = self.arms

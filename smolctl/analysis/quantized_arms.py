@@ -17,7 +17,7 @@ import pandas as pd
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantization_rows import read_rows
 from smolctl.analysis.quantization_tasks import TaskChange, task_changes
-from smolctl.analysis.stats import Difference, family
+from smolctl.analysis.verdicts import Difference, family
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import BF16
 from smollm2.quantize.registry import backend_order

@@ -8,7 +8,7 @@ from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import percent
 from smolctl.analysis.run_metrics import Metric, mean_and_spread
-from smolctl.analysis.stats import Difference
+from smolctl.analysis.verdicts import Difference
 from smollm2.errors import first_few
 
 T = TypeVar("T")

@@ -23,8 +23,8 @@ def test_a_clear_difference_is_better_and_its_reverse_worse(capsys, workdir, tem
     found = primary(compared(capsys, "b", "a"))["a"]
     assert found["verdict"] == "worse"
     assert found["mean"] == pytest.approx(0.1)
-    # Welch with 3 and 3 runs of standard deviation 0.001: 4 degrees of freedom.
-    half = 2.776 * 0.001 * math.sqrt(2 / 3)
+    # 3 and 3 runs of standard deviation 0.001: 3 degrees of freedom.
+    half = 3.182 * 0.001 * math.sqrt(2 / 3)
     assert found["interval"] == pytest.approx([0.1 - half, 0.1 + half], abs=1e-6)
 
 

@@ -26,7 +26,7 @@ def test_further_studies_answer_what_the_first_cannot(capsys, study, further):
     assert "nats/token" in answer
     assert "trained at 1.10 times" not in quality
     assert (
-        "| training, tokens per second, full scale (`full`) | 101 ± 1 | 1.10 × (1.08 to" in answer
+        "| training, tokens per second, full scale (`full`) | 101 ± 1 | 1.10 × (1.07 to" in answer
     )
     assert "beside orig on " in answer
     assert "### Study `full`: full scale, 12 steps of 64 tokens\n" in speed

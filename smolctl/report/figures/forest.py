@@ -12,7 +12,8 @@ from smolctl.analysis.alike import is_of_controls
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.run_metrics import LOSS
-from smolctl.analysis.stats import Difference, Interval, Verdict
+from smolctl.analysis.stats import Interval
+from smolctl.analysis.verdicts import Difference, Verdict
 from smolctl.report.style import (
     GREY,
     HOLLOW,

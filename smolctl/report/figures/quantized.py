@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from smolctl.analysis.quantized_arms import BF16, LOSS_DELTA, UNTESTED, Configuration, Quantized
 from smolctl.analysis.run_metrics import mean_and_spread
-from smolctl.analysis.stats import Verdict
+from smolctl.analysis.verdicts import Verdict
 from smolctl.report.style import GREY, key, styled, titled
 from smolctl.report.wording import grouped, listed
 

@@ -4,7 +4,8 @@ from smolctl.analysis.alike import is_of_controls
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import Quantized
 from smolctl.analysis.run_metrics import LOSS, TOKENS_PER_SECOND
-from smolctl.analysis.stats import Difference, Interval, Verdict
+from smolctl.analysis.stats import Interval
+from smolctl.analysis.verdicts import Difference, Verdict
 from smolctl.report.document import Figure, Section, Table, bullets, section
 from smolctl.report.evidence import Evidence
 from smolctl.report.figures.forest import overview_of
@@ -164,7 +165,8 @@ def answer_table(evidence: Evidence) -> Table:
     over = "runs, of speeds over rounds" if is_alternated else "runs"
     return Table(
         f"Every arm against {main.base.name}: mean ± standard deviation over {over}; in brackets "
-        f"intervals (of losses with Holm's correction, of speeds {speed_confidence(evidence)})",
+        "intervals (of losses corrected for the number of arms, of speeds "
+        f"{speed_confidence(evidence)})",
         ("", *(arm.name for arm in main.arms)),
         [row for row in rows if any(cell != "–" for cell in row[2:])],
     )

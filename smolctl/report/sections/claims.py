@@ -8,8 +8,8 @@ from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import Pair, Quantized
 from smolctl.analysis.run_metrics import ACCURACY, LOSS, SECONDS, Metric
-from smolctl.analysis.stats import Difference
 from smolctl.analysis.study_notes import POW2
+from smolctl.analysis.verdicts import Difference
 from smolctl.command_line import command, results_of
 from smolctl.report.document import Section, Table, bullets, paragraph, section
 from smolctl.report.evidence import Evidence

@@ -3,7 +3,7 @@
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison, read_curve
 from smolctl.analysis.run_metrics import LOSS
-from smolctl.analysis.stats import Difference, differences
+from smolctl.analysis.verdicts import Difference, differences
 from smolctl.report.document import Figure, Section, Table, paragraph, section
 from smolctl.report.evidence import Evidence
 from smolctl.report.figures.curves import losses_of

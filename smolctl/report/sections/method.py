@@ -9,8 +9,8 @@ from smolctl.report.sections.architecture import what_they_are
 from smolctl.report.wording import described, listed, machine, once
 
 UNIT = (
-    "The unit is the run. Verdicts on the final test loss: Welch's test over seeds, Holm's "
-    "correction over arms."
+    "The unit is the run. Verdicts on the final test loss: Welch's test over seeds, "
+    "corrected for the number of arms (Bonferroni)."
 )
 
 

@@ -6,7 +6,7 @@ from smolctl.analysis.alike import is_alike, is_control, size_changes
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import SAME_BUDGET, Comparison, View
 from smolctl.analysis.run_metrics import ACCURACY, BITS_PER_BYTE, LOSS, Metric
-from smolctl.analysis.stats import Difference, Verdict
+from smolctl.analysis.verdicts import Difference, Verdict
 from smolctl.report.document import Block, Figure, Section, Table, bullets, paragraph
 from smolctl.report.evidence import Evidence
 from smolctl.report.figures.curves import losses_of, tradeoff_of
@@ -220,8 +220,8 @@ def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = 
     if len(study.others) > 1:
         sentences.append(
             f"The {len(study.others)} verdicts of the study hold together, and their intervals are "
-            f"wider for it (Holm's correction): if no arm differed from {study.base.name}, the "
-            "chance of any false verdict would be at most 5 %."
+            f"wider for it (Bonferroni's correction): if no arm differed from {study.base.name}, "
+            "the chance of any false verdict would be at most 5 %."
         )
     return [*sentences, on_text(study)]
 

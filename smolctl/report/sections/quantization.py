@@ -12,7 +12,7 @@ from smolctl.analysis.quantized_arms import (
     Quantized,
     percent,
 )
-from smolctl.analysis.stats import Verdict
+from smolctl.analysis.verdicts import Verdict
 from smolctl.command_line import command, results_of
 from smolctl.report.document import Figure, Section, bullets, paragraph, section
 from smolctl.report.evidence import Evidence
@@ -90,9 +90,9 @@ def conclusion(found: Quantized) -> list[str]:
     tested = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
     if len(tested) > 1:
         sentences.append(
-            f"The {len(tested)} verdicts on quantization hold together (Holm over every "
-            "configuration of every arm): if quantizing harmed all arms alike, the chance of any "
-            "false verdict would be at most 5 %."
+            f"The {len(tested)} verdicts on quantization hold together (Bonferroni over "
+            "every configuration of every arm): if quantizing harmed all arms alike, the chance of "
+            "any false verdict would be at most 5 %."
         )
     return sentences
 

@@ -1,0 +1,184 @@
+"""How much lower an arm's loss could be at a better learning rate than its own.
+
+An arm is tried at a grid of rates, every rate with the same seeds. The *tuning gap* is the expected
+loss at the rate of the final runs, minus the least expected loss at any rate within the grid.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smolctl.analysis.blocks import Numbers
+from smolctl.analysis.stats import SMALLEST_SPREAD
+
+# Of the upper bound, one-sided. With it, the intervals that the bounds widen cover the difference
+# at the best rates in at least 95 %, also where the noise at high rates is three times that at low
+# ones; 0.9 would not do there (docs/statistics.md).
+LEVEL = 0.95
+DRAWS = 4000
+STEPS = 6  # parts of an interval between two rates, at whose ends it is looked at
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The outcome of a grid.
+
+    Attributes:
+        rate: of the smallest mean loss; the smaller of equals. None if every rate failed.
+        gap: upper bound of the tuning gap at the rate of the final runs, in nats/token; infinite
+            if the grid does not show where the loss is least.
+    """
+
+    rate: float | None
+    gap: float
+
+
+def tuning_gap(
+    losses: Mapping[float, Mapping[int, float]], rate: float | None = None, *, level: float = LEVEL
+) -> Tuning:
+    """The best rate of a grid, and the upper bound of the tuning gap.
+
+    The bound is infinite if the best rate is at an edge of the grid, if the final runs have a rate
+    that is not in the grid or failed, with fewer than three rates or two common seeds.
+
+    Args:
+        losses: by rate and seed, in nats/token; not finite for a run that failed. A rate is
+            unusable if one of its runs failed. Seeds that a rate lacks are left aside.
+        rate: of the final runs; default: the best one.
+        level: the share of grids whose gap is below the bound.
+    """
+    rates = sorted(losses)
+    seeds = sorted(set.intersection(*(set(one) for one in losses.values()))) if losses else []
+    grid = np.array([[losses[one][seed] for seed in seeds] for one in rates])
+    grid = grid.reshape(len(rates), len(seeds))
+    usable = np.isfinite(grid).all(axis=1) & bool(seeds)
+    if not usable.any():
+        return Tuning(None, math.inf)
+    means = np.where(usable, np.where(usable[:, None], grid, 0).mean(axis=1), math.inf)
+    best = int(means.argmin())
+    chosen = best if rate is None else index_of(rates, rate)
+    is_bounded = len(rates) >= 3 and len(seeds) >= 2 and usable.sum() > 1
+    if not is_bounded or chosen is None or not usable[chosen] or best in (0, len(rates) - 1):
+        return Tuning(rates[best], math.inf)
+    rows = np.flatnonzero(usable)
+    x = np.log(rates)
+    at = np.flatnonzero(rows == chosen)
+    bound = gap_bounds(
+        x[rows],
+        grid[None, rows],
+        at,
+        failed=failed_beside(x, int(rows[0]), int(rows[-1])),
+        level=level,
+    )
+    return Tuning(rates[best], float(bound[0]))
+
+
+def index_of(rates: Sequence[float], rate: float) -> int | None:
+    """The index of a rate, equal to six digits; None if it is not among them."""
+    return next((i for i, one in enumerate(rates) if math.isclose(one, rate, rel_tol=1e-6)), None)
+
+
+def failed_beside(x: Numbers, first: int, last: int) -> tuple[float, float]:
+    """How far from the first and last usable rates the next ones are, which failed; 0 without."""
+    below = x[first] - x[first - 1] if first > 0 else 0.0
+    above = x[last + 1] - x[last] if last + 1 < len(x) else 0.0
+    return float(below), float(above)
+
+
+def gap_bounds(
+    x: Numbers,
+    losses: Numbers,
+    chosen: NDArray[np.intp],
+    *,
+    failed: tuple[float, float] = (0.0, 0.0),
+    level: Any = LEVEL,
+    draws: int = DRAWS,
+) -> Any:
+    """The upper bounds of the gaps of many grids at once, (grids,).
+
+    A seed is a block: what it adds to all rates cancels. The noise of a mean is the residual
+    variance of rates and seeds, pooled over the grid. The means are drawn again, the measured ones
+    plus noise whose scale is t-like, as the variance is itself estimated. In each draw the gap is
+    the loss at the chosen rate less the least one, and the bound is its quantile. The random state
+    is fixed, so the bound is a pure function of the losses.
+
+    Args:
+        x: logarithms of the rates, ascending, (rates,).
+        losses: (grids, rates, seeds), finite.
+        chosen: index of the final runs' rate, (grids,).
+        failed: see `failed_beside`.
+        level: of the quantile; several give (levels, grids).
+    """
+    _, rates, seeds = losses.shape
+    means = losses.mean(axis=2)
+    residuals = losses - means[:, :, None] - losses.mean(axis=1, keepdims=True)
+    residuals += means.mean(axis=1)[:, None, None]
+    df = (rates - 1) * (seeds - 1)
+    variance = np.maximum((residuals**2).sum(axis=(1, 2)) / df, SMALLEST_SPREAD**2)
+    random = np.random.default_rng(0)
+    noise = random.normal(size=(draws, rates)) / np.sqrt(random.chisquare(df, (draws, 1)) / df)
+    drawn = means[:, None] + np.sqrt(variance / seeds)[:, None, None] * noise
+    own = np.take_along_axis(drawn, chosen[:, None, None], axis=2)[..., 0]
+    return np.quantile(own - least(x, drawn, failed), level, axis=1)
+
+
+def least(x: Numbers, y: Numbers, failed: tuple[float, float]) -> Numbers:
+    """The least of each curve through the points (x, y), y of (..., rates), beside its lowest
+    point: see `looked_at`."""
+    curves = y.reshape(-1, len(x))
+    lowest = curves.argmin(axis=1)
+    found = np.empty(len(curves))
+    for index in range(len(x)):
+        here = lowest == index
+        found[here] = (curves[here] @ looked_at(x, index, failed).T).min(axis=1)
+    return found.reshape(y.shape[:-1])
+
+
+def looked_at(x: Numbers, lowest: int, failed: tuple[float, float]) -> Numbers:
+    """What a curve may be beside its lowest point, as weights of its points: (values, rates).
+
+    Between two rates of the grid it is looked at on every parabola through three neighbours. If the
+    third derivative keeps its sign, one of the two parabolas lies above the curve and one below. At
+    the end of the grid there is one, so the cubic through four points is looked at too, and so is
+    the straight line from the inner neighbour, half-way to the last rate: nothing there shows how
+    fast the curve bends. Towards a rate that failed, the line is followed as far as that rate; no
+    convex curve falls below it.
+    """
+    points, n = np.eye(len(x)), len(x)
+    rows = [points[lowest]]
+    for start in (lowest - 1, lowest):
+        if 0 <= start < n - 1:
+            between = np.linspace(x[start], x[start + 1], STEPS + 1)[1:-1]
+            for stencil in stencils(start, n):
+                rows += list(lagrange(x, stencil, between))
+    for side, beyond in zip((-1, 1), failed, strict=True):
+        inner, outer = lowest - side, lowest + side
+        if not 0 <= inner < n or 0 < outer < n - 1:
+            continue
+        reach = abs(x[outer] - x[lowest]) / 2 if outer in (0, n - 1) else beyond
+        ratio = reach / abs(x[inner] - x[lowest])
+        rows.append((1 + ratio) * points[lowest] - ratio * points[inner])
+    return np.array(rows)
+
+
+def stencils(start: int, n: int) -> list[range]:
+    """The neighbouring points, by index of `n`, whose polynomial stands for the curve between the
+    points `start` and `start` + 1."""
+    threes = [range(i, i + 3) for i in (start - 1, start) if i >= 0 and i + 3 <= n]
+    if len(threes) == 1 and n > 3:
+        return [*threes, range(4) if start == 0 else range(n - 4, n)]
+    return threes
+
+
+def lagrange(x: Numbers, stencil: range, at: Numbers) -> Numbers:
+    """The weights, (at, x), that give the values at `at` of the polynomial through the points of
+    `stencil`."""
+    weights = np.zeros((len(at), len(x)))
+    for i in stencil:
+        factors = [(at - x[k]) / (x[i] - x[k]) for k in stencil if k != i]
+        weights[:, i] = np.prod(factors, axis=0)
+    return weights

@@ -1,0 +1,317 @@
+"""The verdicts of a study: which arms differ from the first, and what is missing to tell.
+
+One rule holds for every family of verdicts. With m arms, k looks and alpha = 0.05 every interval
+has the confidence 1 - alpha / (m k): Bonferroni, valid for any dependence of the arms and looks. So
+the chance of any false verdict in a family is at most alpha.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from smolctl.analysis.blocks import by_seed, gain_of_pairing, within_blocks
+from smolctl.analysis.power import detectable_by_t, minimum_detectable_effect
+from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, sample, welch
+
+K = TypeVar("K", bound=Hashable)
+ALPHA = 0.05
+FEWEST_DOCUMENTS = 5
+
+
+class Verdict(StrEnum):
+    """The verdict of a study on an arm against the first one."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"  # the difference is within the study's margin
+    INCONCLUSIVE = "inconclusive"
+    WITHDRAWN = "withdrawn"  # the study is superseded
+
+
+class Missing(StrEnum):
+    """Why a verdict is inconclusive."""
+
+    SEEDS = "seeds"  # too few, or some diverged
+    TUNING = "tuning"  # a better learning rate could turn the verdict
+    DOCUMENTS = "documents"  # of the test set
+    REGIME = "regime"  # a trigram model is better, or unknown
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What an arm brings to its verdict.
+
+    Args:
+        losses: final test loss by seed, in nats/token, of the runs that finished.
+        model: equal for arms of the same model and recipe but for the rate.
+        rate: the learning rates of the recipe.
+        diverged: seeds whose loss did not stay finite. They count as finished.
+        planned: the seeds that the study's ledger planned before the first result; None: no plan.
+        tuning_gap: see `tuning_gap`; None if the arm was not tuned.
+        documents: of the test set.
+        trigram: loss of a trigram model counted on as many tokens as a run has seen, on the same
+            test text; None if unknown.
+    """
+
+    losses: Mapping[int, float]
+    model: Hashable
+    rate: tuple[float, ...]
+    diverged: frozenset[int] = frozenset()
+    planned: frozenset[int] | None = None
+    tuning_gap: float | None = None
+    documents: int = 0
+    trigram: float | None = None
+
+    @property
+    def finished(self) -> frozenset[int]:
+        return frozenset(self.losses) | self.diverged
+
+    @property
+    def mean(self) -> float:
+        return float(sample(list(self.losses.values())).mean)
+
+
+@dataclass(frozen=True)
+class Design:
+    """How a study's arms are compared, fixed before the first result.
+
+    Args:
+        blocked: whether arms are compared within seeds.
+        margin: a difference within it does not matter, in nats/token; None: no arm is equivalent.
+        looks: numbers of seeds of an arm at which the study is judged; the planned number always
+            is one.
+    """
+
+    blocked: bool
+    margin: float | None = None
+    looks: tuple[int, ...] = ()
+    alpha: float = ALPHA
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus the base, in the unit of the runs' number.
+
+    Attributes:
+        mean: of the arm's runs against the base's, at the rates they had.
+        interval: over seeds, at `confidence`; None if an arm has one run or there is no spread.
+        confidence: 1 - alpha / (arms * looks), the same for all arms of a family.
+        p: two-sided, of no difference, before correction; None without an interval.
+        minimum_detectable_effect: the true difference, at the rates the runs had, whose interval
+            excludes 0 in 80 % of studies. Rough with few runs, as it uses the estimated spread.
+        widened: `interval` with what better tuning of either arm could still gain: the difference
+            at each arm's own best rate. It makes the verdict. None if it has no bound.
+        tuning_gap: of the arm; None if unknown or without bound.
+        paired: whether the arms are compared within seeds.
+        gain_of_pairing: see `gain_of_pairing`.
+        missing: why the verdict is inconclusive; empty for any other verdict.
+        exploratory: whether there is no plan of the seeds from before the first result, or there
+            are seeds beyond it.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    confidence: float
+    p: float | None
+    minimum_detectable_effect: float | None
+    verdict: Verdict
+    widened: tuple[float, float] | None = None
+    tuning_gap: float | None = None
+    paired: bool = False
+    gain_of_pairing: float | None = None
+    missing: tuple[Missing, ...] = ()
+    exploratory: bool = False
+
+
+def differences(
+    base: Sequence[float], arms: Mapping[K, Sequence[float]], *, floor: float = 0
+) -> dict[K, Difference]:
+    """Every arm against the base: see `family`."""
+    return family({arm: (base, values) for arm, values in arms.items()}, floor=floor)
+
+
+def family(
+    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]], *, floor: float = 0
+) -> dict[K, Difference]:
+    """The second of each pair against its first, one number per run, with independent seeds; the
+    smaller number is better. See `degrees_of_freedom` for the test.
+
+    Every interval has the confidence 1 - 0.05 / (number of pairs), and an arm is better or worse
+    where it excludes 0. The pairs may depend on each other in any way. An arm with one run has no
+    interval and is inconclusive.
+
+    Args:
+        floor: a smaller spread between runs is raised to it.
+
+    Raises:
+        ValueError: an arm has no run, or one that is not finite.
+    """
+    level = ALPHA / max(1, len(pairs))
+    found: dict[K, Difference] = {}
+    for name, values in pairs.items():
+        first, second = (sample(one, floor=floor) for one in values)
+        estimate = welch(first, second)
+        if estimate is None:
+            mean = float(second.mean - first.mean)
+            found[name] = Difference(mean, None, 1 - level, None, None, Verdict.INCONCLUSIVE)
+            continue
+        interval = bounds(estimate, level)
+        effect = minimum_detectable_effect(first, second, level)
+        found[name] = Difference(
+            mean=float(estimate.mean),
+            interval=interval,
+            confidence=1 - level,
+            p=float(estimate.p),
+            minimum_detectable_effect=effect,
+            verdict=verdict_on(interval, None),
+        )
+    return found
+
+
+def judge(arms: Mapping[K, ArmResult], design: Design) -> dict[K, Difference]:
+    """The verdict on every arm against the first one.
+
+    The estimand is the difference of the expected test losses, each arm at its own best learning
+    rate. The interval over seeds is widened by the upper bounds of the two tuning gaps, unless both
+    arms are one model at one rate. Within the margin it says *equivalent*, without zero *better*
+    or *worse*. Otherwise, and where seeds, documents or the regime do not allow a verdict, it is
+    inconclusive, and `missing` says why.
+
+    Raises:
+        ValueError: an arm has no finished run, or a loss that is not finite.
+    """
+    base, *others = arms.values()
+    looks = all_looks([base, *others], design)
+    level = design.alpha / max(1, len(others)) / len(looks)
+    found = [judged(base, arm, design, level, looks) for arm in others]
+    return dict(zip(list(arms)[1:], found, strict=True))
+
+
+def judged(
+    base: ArmResult, arm: ArmResult, design: Design, level: float, looks: Sequence[int]
+) -> Difference:
+    """See `judge`."""
+    losses = by_seed(base.losses, arm.losses)
+    paired = design.blocked and len(base.losses.keys() & arm.losses.keys()) > 1
+    first, second = (
+        sample(list(one.losses.values()), floor=SMALLEST_SPREAD) for one in (base, arm)
+    )
+    estimate = within_blocks(*losses, floor=SMALLEST_SPREAD) if paired else welch(first, second)
+    exploratory = any(one.planned is None or not one.finished <= one.planned for one in (base, arm))
+    missing = [*missing_parts(base, arm, looks)]
+    gap = None if arm.tuning_gap is None or math.isinf(arm.tuning_gap) else arm.tuning_gap
+    if estimate is None:
+        mean = float(second.mean - first.mean)
+        return Difference(
+            *(mean, None, 1 - level, None, None, Verdict.INCONCLUSIVE),
+            tuning_gap=gap,
+            missing=missing_in_order([*missing, Missing.SEEDS]),
+            exploratory=exploratory,
+        )
+    interval = bounds(estimate, level)
+    widened = widen(interval, gaps(base, arm))
+    verdict = verdict_on(widened, design.margin)
+    if verdict is Verdict.INCONCLUSIVE:
+        is_tuning = verdict_on(interval, design.margin) is not Verdict.INCONCLUSIVE
+        missing.append(Missing.TUNING if is_tuning or is_mistuned(base, arm) else Missing.SEEDS)
+    elif not stands(verdict, base, arm):
+        missing.append(Missing.SEEDS)
+    return Difference(
+        mean=float(estimate.mean),
+        interval=interval,
+        confidence=1 - level,
+        p=float(estimate.p),
+        minimum_detectable_effect=(
+            detectable_by_t(float(estimate.error), float(estimate.df), level)
+            if paired
+            else minimum_detectable_effect(first, second, level)
+        ),
+        verdict=Verdict.INCONCLUSIVE if missing else verdict,
+        widened=widened if all(map(math.isfinite, widened)) else None,
+        tuning_gap=gap,
+        paired=paired,
+        gain_of_pairing=gain_of_pairing(*losses) if paired else None,
+        missing=missing_in_order(missing),
+        exploratory=exploratory,
+    )
+
+
+def missing_parts(base: ArmResult, arm: ArmResult, looks: Sequence[int]) -> list[Missing]:
+    """What forbids a verdict, whatever the interval."""
+    both = (base, arm)
+    found = []
+    if not is_at_a_look(both, looks):
+        found.append(Missing.SEEDS)
+    if is_mistuned(base, arm):
+        found.append(Missing.TUNING)
+    if min(one.documents for one in both) < FEWEST_DOCUMENTS:
+        found.append(Missing.DOCUMENTS)
+    if not all(one.trigram is not None and one.mean < one.trigram for one in both):
+        found.append(Missing.REGIME)
+    return found
+
+
+def all_looks(arms: Sequence[ArmResult], design: Design) -> tuple[int, ...]:
+    """The numbers of seeds at which the study is judged, the planned number last."""
+    most = max((len(arm.planned) for arm in arms if arm.planned is not None), default=0)
+    return (*sorted({look for look in design.looks if look < most}), most)
+
+
+def is_at_a_look(arms: Sequence[ArmResult], looks: Sequence[int]) -> bool:
+    """Whether the arms have as many planned seeds as a look asks for, an arm with fewer planned
+    ones all of them. Without a plan there is nothing to wait for."""
+    counts = [
+        (len(arm.finished & arm.planned), len(arm.planned))
+        for arm in arms
+        if arm.planned is not None
+    ]
+    return any(all(done == min(look, planned) for done, planned in counts) for look in looks)
+
+
+def is_mistuned(base: ArmResult, arm: ArmResult) -> bool:
+    """Whether one model has two rates: its difference at the best rate is zero."""
+    return base.model == arm.model and base.rate != arm.rate
+
+
+def gaps(base: ArmResult, arm: ArmResult) -> tuple[float, float]:
+    """What tuning could still gain in either arm: infinite where it is unknown, nothing where both
+    are one model at one rate."""
+    if base.model == arm.model and base.rate == arm.rate:
+        return 0.0, 0.0
+    first, second = (math.inf if one.tuning_gap is None else one.tuning_gap for one in (base, arm))
+    return first, second
+
+
+def stands(verdict: Verdict, base: ArmResult, arm: ArmResult) -> bool:
+    """Whether seeds that diverged allow the verdict: an arm of which one did is at most worse than
+    a base of which none did."""
+    if arm.diverged:
+        return verdict is Verdict.WORSE and not base.diverged
+    return verdict is Verdict.BETTER or not base.diverged
+
+
+def bounds(estimate: Estimate, level: float) -> tuple[float, float]:
+    low, high = estimate.interval(1 - level)
+    return float(low), float(high)
+
+
+def widen(interval: tuple[float, float], gaps: tuple[float, float]) -> tuple[float, float]:
+    """The difference at the best rates: the base could gain the first gap, the arm the second."""
+    return interval[0] - gaps[1], interval[1] + gaps[0]
+
+
+def verdict_on(interval: tuple[float, float], margin: float | None) -> Verdict:
+    """What an interval of the difference of losses says."""
+    low, high = interval
+    if margin is not None and -margin < low and high < margin:
+        return Verdict.EQUIVALENT
+    if low > 0:
+        return Verdict.WORSE
+    return Verdict.BETTER if high < 0 else Verdict.INCONCLUSIVE
+
+
+def missing_in_order(missing: Sequence[Missing]) -> tuple[Missing, ...]:
+    """Each once, in the order of the class."""
+    return tuple(one for one in Missing if one in missing)

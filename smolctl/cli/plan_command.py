@@ -137,9 +137,7 @@ def numbers(
     step_seconds = session.step_seconds or step_times.measure(study, session.data)
 
     def seconds(runs: list[Any]) -> float:
-        return sum(
-            seconds_of(session, run, step_seconds[run.arm], run.resolved.steps) for run in runs
-        )
+        return sum(seconds_of(run, step_seconds[run.arm], run.resolved.steps) for run in runs)
 
     tuning, one_each = session.tuned().runs, {run.arm: run for run in session.final}.values()
     seeds = min(len(arm.seeds) for arm in study.arms)

@@ -12,7 +12,7 @@ from smolctl.command_line import RESULTS, command
 from smolctl.studies.targets import saved_step
 from smolctl.units import duration
 from smollm2.model.cost import parameters
-from smollm2.runs.manifest import Role, RunState
+from smollm2.runs.manifest import RunState
 from smollm2.runs.run import Run
 
 if TYPE_CHECKING:
@@ -156,18 +156,16 @@ def plan_of(
         "parameters": parameters(config.model).total,
         "lr": config.recipe.lr if planned.config.lr or not session.study.tuning else None,
         "state": progress_of(run),
-        "seconds_left": seconds_of(session, planned, step_seconds[planned.arm], steps_left),
+        "seconds_left": seconds_of(planned, step_seconds[planned.arm], steps_left),
     }
 
 
-def seconds_of(session: "Session", planned: "PlannedRun", step_seconds: float, steps: int) -> float:
+def seconds_of(planned: "PlannedRun", step_seconds: float, steps: int) -> float:
     """The time that so many steps of a run take, with its validations and its final scores."""
     config = planned.resolved
     # A validation is a forward pass: a third of what training on its tokens costs.
     tokens_scored = config.validation_tokens / config.validation_every
-    is_tuning = planned.role is Role.SWEEP
-    final = len(session.data.validation) if is_tuning else config.test_tokens
-    tokens_scored += final / config.steps
+    tokens_scored += config.test_tokens / config.steps  # of a tuning run on validation
     scoring = tokens_scored / config.tokens_per_step / 3  # in training steps, per step
     return steps * step_seconds * (1 + scoring)
 

@@ -4,7 +4,6 @@ import dataclasses
 
 from smolctl.studies.study_file import Study
 from smollm2.protocol.resolve import resolve
-from smollm2.protocol.run_config import ALL_TOKENS
 from smollm2.runs.names import LONGEST_NAME
 
 PILOT_ARMS = 2
@@ -30,7 +29,7 @@ def pilot_of(study: Study) -> Study:
                 tokens=None,
                 flops=None,
                 val_tokens=base.validation_tokens,
-                test_tokens=None if base.test_tokens == ALL_TOKENS else base.test_tokens,
+                test_tokens=base.test_tokens,
             ),
         )
         for number, arm in enumerate(study.arms[:PILOT_ARMS])

@@ -14,7 +14,6 @@ from smollm2.data import TokenData
 from smollm2.errors import UserError
 from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import (
-    ALL_TOKENS,
     ResolvedConfig,
     RunConfig,
     differing,
@@ -81,7 +80,7 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunCo
             flops=None,
             compile=base.compile,  # all arms or none, or some could not be compared
             val_tokens=base.validation_tokens,
-            test_tokens=None if base.test_tokens == ALL_TOKENS else base.test_tokens,
+            test_tokens=base.test_tokens,
         )
         controlled = resolve(configs[arm.name]).controlled()
         if fields := differing(base.controlled(), controlled):

@@ -16,7 +16,6 @@ from smollm2.model.config import (
 from smollm2.model.cost import training_flops_per_token
 from smollm2.protocol.recipe import NANO_LR, RECIPES, Recipe
 from smollm2.protocol.run_config import (
-    ALL_TOKENS,
     SPREAD,
     WORDS,
     ResolvedConfig,
@@ -80,14 +79,14 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
             f"`held_out_windows` takes {' or '.join(WORDS['held_out_windows'])}, not "
             f"{held_out_windows!r:.60}."
         )
-    # Short runs get short evaluations, which then never cost more than the training; but the last
-    # one of a small model scores all of the test, as its cost is small beside what it decides.
+    # Evaluations never cost more than the training: short runs get short ones. The last one of a
+    # small model scores all of the test, or as much as the run is trained on, over all documents.
     val_tokens = tokens_per_step * clamp(steps // 40, 1, 8)
     val_tokens = scored_tokens("val_tokens", request.val_tokens, seq_len, val_tokens)
     test_tokens = tokens_per_step * clamp(steps // 5, 1, 64)
     test_tokens = scored_tokens("test_tokens", request.test_tokens, seq_len, test_tokens)
     if request.test_tokens is None and request.scale != "full" and held_out_windows == SPREAD:
-        test_tokens = ALL_TOKENS
+        test_tokens = tokens_per_step * steps
     # Twenty validations in a long run, fewer in a run of less than 200 steps.
     validation_every = min(steps, max(10, steps // 20))
     validation_every = positive("val_every", request.val_every, validation_every)

@@ -234,7 +234,6 @@ class ResolvedConfig:
 
 
 MOST = 2**53  # of a size: more than any machine does, and exact as a float
-ALL_TOKENS = MOST  # of a split, until the tokens are known
 WORDS = {  # what a resolved run may hold
     "scale": ("full", "nano", "small"),
     "device": ("cpu", "cuda", "mps"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smollm2.data import spread_windows, window_count
 from smollm2.evaluation.text import TextScore, document_rows, held_out, held_out_rows
-from smollm2.protocol.run_config import ALL_TOKENS, SPREAD, ResolvedConfig
+from smollm2.protocol.run_config import SPREAD, ResolvedConfig
 from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION, Conditions
 from smollm2.runs.manifest import Role
 from smollm2.runs.run import Run
@@ -27,11 +27,12 @@ class FinalText(NamedTuple):
 
 
 def final_text(run: Run) -> FinalText:
-    """The test split; for a run that tunes the learning rate all of the validation split, as a
+    """The test split; for a run that tunes the learning rate as much of the validation split, as a
     choice must not see the test."""
+    n_tokens = run.protocol.test_tokens
     if run.role is Role.SWEEP:
-        return FinalText(FINAL_VALIDATION, "validation", ALL_TOKENS)
-    return FinalText(FINAL_TEST, "test", run.protocol.test_tokens)
+        return FinalText(FINAL_VALIDATION, "validation", n_tokens)
+    return FinalText(FINAL_TEST, "test", n_tokens)
 
 
 def windows_of(protocol: ResolvedConfig, tokens: "np.ndarray", n_tokens: int) -> Sequence[int]:

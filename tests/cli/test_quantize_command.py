@@ -81,7 +81,7 @@ def test_a_run_is_quantized_measured_and_saved(capsys, run):
     assert row["disk_bytes"] == (run.path / "quantized/int4-g32/model.safetensors").stat().st_size
     assert row["disk_bytes"] < 0.6 * original["disk_bytes"]
     assert row["loss_delta"] == pytest.approx(row["loss"] - original["loss"])
-    assert 0 < row["loss_delta_stderr"] < 0.1
+    assert row["loss_delta_stderr"] is None  # over fewer than five documents
     assert row["n"] == 256
     assert row["decode_ratio"] > 0
     assert "compiled_decode_ratio" not in row  # was not asked for

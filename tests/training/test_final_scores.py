@@ -15,7 +15,7 @@ from smollm2.errors import UserError
 from smollm2.evaluation.text import held_out, score_text
 from smollm2.files import write_json
 from smollm2.protocol.resolve import resolve
-from smollm2.protocol.run_config import ALL_TOKENS, RunConfig
+from smollm2.protocol.run_config import RunConfig
 from smollm2.runs.create import create_run
 from smollm2.runs.document_sums import read_documents
 from smollm2.runs.load_run import load_model
@@ -33,10 +33,10 @@ def finished(asked, data, folder, **options) -> Run:
     return run
 
 
-@pytest.mark.parametrize(("scale", "is_all"), [("nano", True), ("full", False)])
-def test_by_default_a_small_model_is_tested_on_all_tokens(scale, is_all):
+@pytest.mark.parametrize(("scale", "steps_of_test"), [("nano", 300), ("full", 60)])
+def test_by_default_the_test_of_a_small_model_is_as_long_as_its_training(scale, steps_of_test):
     by_default = resolve(RunConfig("pow2", scale, steps=300, **CPU))
-    assert (by_default.test_tokens == ALL_TOKENS) == is_all
+    assert by_default.test_tokens == by_default.tokens_per_step * steps_of_test
     assert by_default.held_out_windows == "spread"
     asked = resolve(RunConfig("pow2", scale, steps=300, test_tokens=4096, **CPU))
     assert asked.test_tokens == 4096
@@ -47,7 +47,7 @@ def test_by_default_a_small_model_is_tested_on_all_tokens(scale, is_all):
 
 
 def test_all_tokens_are_those_of_the_test_split(asked, data, tmp_path):
-    asked = dataclasses.replace(asked, scale="nano", test_tokens=None, steps=2)
+    asked = dataclasses.replace(asked, scale="nano", test_tokens=None, steps=50)
     protocol = resolve(asked, resolve(dataclasses.replace(asked, scale="full")).model).on(data)
     assert protocol.test_tokens == (len(data.test) - 1) // 32 * 32
     run = create_run(tmp_path, "runs", "all", asked, protocol)
@@ -95,7 +95,10 @@ def test_an_older_run_goes_on_with_its_windows(asked, data, tmp_path):
     assert outcome(older.path) == outcome(expected.path)
 
 
-def test_a_tuning_run_scores_all_of_validation_and_no_test(asked, data, tmp_path, monkeypatch):
+def test_a_tuning_run_scores_every_validation_document_and_no_test(
+    asked, data, tmp_path, monkeypatch
+):
+    asked = dataclasses.replace(asked, test_tokens=4096)
     run = finished(asked, data, tmp_path, role=Role.SWEEP)
     rows = run.table("eval")
     assert set(rows["suite"]) == {"final-validation"}

@@ -109,6 +109,8 @@ class Difference:
         missing: why the verdict is inconclusive; empty for any other verdict.
         exploratory: whether there is no plan of the seeds from before the first result, or there
             are seeds beyond it.
+        standard_error: of `mean`, with `degrees_of_freedom` for Student's t; None without an
+            interval.
     """
 
     mean: float
@@ -123,6 +125,8 @@ class Difference:
     gain_of_pairing: float | None = None
     missing: tuple[Missing, ...] = ()
     exploratory: bool = False
+    standard_error: float | None = None
+    degrees_of_freedom: float | None = None
 
 
 def differences(
@@ -166,6 +170,8 @@ def family(
             p=float(estimate.p),
             minimum_detectable_effect=effect,
             verdict=verdict_on(interval, None),
+            standard_error=float(estimate.error),
+            degrees_of_freedom=float(estimate.df),
         )
     return found
 
@@ -235,6 +241,8 @@ def judged(
         gain_of_pairing=gain_of_pairing(*losses) if paired else None,
         missing=missing_in_order(missing),
         exploratory=exploratory,
+        standard_error=float(estimate.error),
+        degrees_of_freedom=float(estimate.df),
     )
 
 

@@ -64,32 +64,46 @@ def plan_study(
     first, three seeds of two arms at a quarter of the steps.
     """
     from smolctl.analysis.planning import Design, require_difference, spread_for
-    from smolctl.analysis.study_plan import read_ledger
-    from smolctl.cli.console import print_json, say, warn
-    from smolctl.studies.runner import Session
+    from smolctl.cli.console import print_json, say
+    from smolctl.studies.ladder import rungs_of, sessions_of
     from smolctl.studies.study_file import read_study
 
     require_difference(detect)
-    planned = read_study(file)
-    arms, source = pilot_arms(planned, pilot, results, data)
-    design = Design(planned.is_blocked, len(planned.arms) - 1, len(planned.planned_looks))
-    session = Session(planned, results, source=data)
+    smallest, *larger = rungs_of(read_study(file))
+    arms, source = pilot_arms(smallest, pilot, results, data)
+    design = Design(smallest.is_blocked, len(smallest.arms) - 1, len(smallest.planned_looks))
     spread = spread_for(design, arms)
-    found = numbers(session, detect, spread, design) | {"pilot": source}
+    sessions = list(sessions_of(file, results, source=data))
+    found = [numbers(one, detect, spread, design) | {"pilot": source} for one in sessions]
+    for session in sessions:
+        warn_of_results(session)
+    if as_json:
+        print_json({"rungs": found} if larger else found[0])
+        return
+    for one in found:
+        show_numbers(one)
+    say_spread(found[0], spread)
+    if pilot is None:
+        of_size = f", of {smallest.name}" if larger else ""
+        say(f"The pilot is short and of few runs{of_size}: take these numbers as rough.")
+    else:
+        say_if_unlike(arms[0], sessions[0])
+    if larger:
+        seconds = 3600 * sum(one["present"]["hours"] for one in found)
+        say(f"All sizes as they are: {duration(seconds)} on this machine.")
+    say_next(file, smallest, found[0], results)
+
+
+def warn_of_results(session: "Session") -> None:
+    """Warn if a study has results: then it is late to plan."""
+    from smolctl.analysis.study_plan import read_ledger
+    from smolctl.cli.console import warn
+
     if (ledger := read_ledger(session.folder)) and ledger.results:
         warn(
-            f"study {planned.name!r} has {len(ledger.results)} results: seeds that are added now "
-            "make its verdicts exploratory."
+            f"study {session.study.name!r} has {len(ledger.results)} results: seeds that are added "
+            "now make its verdicts exploratory."
         )
-    if as_json:
-        print_json(found)
-        return
-    show_numbers(found, spread)
-    if pilot is None:
-        say("The pilot is short and of few runs: take these numbers as rough.")
-    else:
-        say_if_unlike(arms[0], session)
-    say_next(file, planned, found, results)
 
 
 def pilot_arms(
@@ -166,9 +180,9 @@ def numbers(
     }
 
 
-def show_numbers(found: dict[str, Any], spread: "Spread") -> None:
-    """Print the numbers as a table, and what they rest on."""
-    from smolctl.cli.console import print_table, say
+def show_numbers(found: dict[str, Any]) -> None:
+    """Print the numbers as a table."""
+    from smolctl.cli.console import print_table
 
     columns = (found["present"], found["needed"])
     effects = [each["minimum_detectable"] for each in columns]
@@ -186,6 +200,12 @@ def show_numbers(found: dict[str, Any], spread: "Spread") -> None:
             ("time on this machine", *(duration(each["hours"] * 3600) for each in columns)),
         ),
     )
+
+
+def say_spread(found: dict[str, Any], spread: "Spread") -> None:
+    """Say what the numbers rest on."""
+    from smolctl.cli.console import say
+
     what = "difference within a seed" if found["blocked"] else "loss of an arm over seeds"
     say(
         f"In {found['pilot']} the standard deviation of the {what} is {spread.deviation:.4f} "

@@ -66,35 +66,45 @@ def study(
     """Run a study: train every arm with every seed, interleaved, then evaluate.
 
     Stop it at any time; the same command continues with what is missing. Two processes that run
-    the same study share its runs. A failed run is reported and does not stop the others. Next:
-    `smolctl compare` and `smolctl report`.
+    the same study share its runs. A failed run is reported and does not stop the others. A file
+    with [ladder] is run at each of its sizes. Next: `smolctl compare` and `smolctl report`.
     """
     from smolctl.cli.progress import observed
-    from smolctl.studies.runner import Session
-    from smolctl.studies.study_file import read_study
+    from smolctl.studies.ladder import sessions_of
 
     def observe(run: Run) -> "AbstractContextManager[Observer]":
         return observed(run, track, "The same command continues the study.")
 
-    session = Session(read_study(file), results, observe, data)
-    if dry_run:
-        show_study_plan(session, as_json)
-        return
-    session.run()
-    show_study_result(session, as_json)
+    sessions = []
+    for session in sessions_of(file, results, observe, data):
+        sessions.append(session)
+        if not dry_run:
+            session.run()
+            say_result(session)
+        elif not as_json:
+            show_study_plan(session)
+    if as_json:
+        found = [study_plan(one) if dry_run else study_result(one) for one in sessions]
+        print_json({"rungs": found} if len(found) > 1 else found[0])
+    if not dry_run:
+        finish(sessions)
 
 
-def show_study_plan(session: "Session", as_json: bool) -> None:
-    """Print the runs, their states, and how long the missing ones take on this machine."""
+def study_plan(session: "Session") -> dict[str, Any]:
+    """The runs, their states, and how long the missing ones take on this machine."""
     from smolctl.studies import step_times
 
     session.refuse_changes()
     step_seconds = session.step_seconds or step_times.measure(session.study, session.data)
     rows = [plan_of(session, planned, step_seconds) for planned in session.planned()]
     total = sum(row["seconds_left"] for row in rows)
-    if as_json:
-        print_json({"study": session.study.name, "runs": rows, "seconds_left": total})
-        return
+    return {"study": session.study.name, "runs": rows, "seconds_left": total}
+
+
+def show_study_plan(session: "Session") -> None:
+    """Print `study_plan`."""
+    plan = study_plan(session)
+    rows, total = plan["runs"], plan["seconds_left"]
     show_rows(session, rows)
     rest = ["the evaluation"] * bool(session.questions)
     rest += ["quantizing"] * (session.study.quantization is not None)
@@ -154,10 +164,18 @@ def plan_of(
         "tokens": config.steps * config.tokens_per_step,
         "flops": config.steps * config.flops_per_step,
         "parameters": parameters(config.model).total,
-        "lr": config.recipe.lr if planned.config.lr or not session.study.tuning else None,
+        "lr": config.recipe.lr if planned.config.lr or not has_rates_to_come(session) else None,
         "state": progress_of(run),
         "seconds_left": seconds_of(planned, step_seconds[planned.arm], steps_left),
     }
+
+
+def has_rates_to_come(session: "Session") -> bool:
+    """Whether the rates of the final runs follow from a tuning: of the study, or of the smallest
+    size of its ladder."""
+    ladder = session.study.ladder
+    is_transferred = ladder is not None and ladder.is_transferred(ladder.rung or "")
+    return session.study.tuning is not None or is_transferred
 
 
 def seconds_of(planned: "PlannedRun", step_seconds: float, steps: int) -> float:
@@ -177,11 +195,12 @@ def progress_of(run: Run | None) -> str:
     return run.state if run.state in (RunState.FINISHED, RunState.FAILED) else "to be continued"
 
 
-def show_study_result(session: "Session", as_json: bool) -> None:
-    """Print what has been run and what to type next; exit code 1 if a final run failed."""
+def study_result(session: "Session") -> dict[str, Any]:
+    """What has been run."""
     runs = [(planned, session.existing(planned)) for planned in session.planned()]
-    if as_json:
-        rows = [
+    return {
+        "study": session.study.name,
+        "runs": [
             {
                 "run": planned.name,
                 "arm": planned.arm,
@@ -190,20 +209,38 @@ def show_study_result(session: "Session", as_json: bool) -> None:
                 "error": session.failed.get(planned.name),
             }
             for planned, run in runs
-        ]
-        print_json({"study": session.study.name, "runs": rows})
-    finished = {planned.name for planned, run in runs if run is not None and run.is_finished}
+        ],
+    }
+
+
+def say_result(session: "Session") -> None:
+    """Say what a study chose, and how much of it is finished."""
     for arm, rate in session.rates().items():
         say(f"Tuning chose a learning rate of {rate:g} for {arm}.")
-    names, name, results = (p.name for p in session.study.arms), session.study.name, session.results
+    runs = session.planned()
+    finished = [run for run in runs if session.is_finished(run)]
     say(f"{len(finished)} of {len(runs)} runs are finished in {session.folder}.")
-    say(f"Next: {command('compare', *names, study=name, results=results)}")
-    card = str(session.folder / "MODEL_CARD.md")
-    say(f"      {command('report', '--out', card, study=name, results=results)}")
-    tried = [planned.name for planned in session.tuned().runs]
-    lost = [name for name in tried if name not in finished]
-    if lost:
+    tried = session.tuned().runs
+    if lost := [run.name for run in tried if not session.is_finished(run)]:
         say(f"Failed while tuning, so not chosen: {', '.join(lost)}.")
-    if failed := [name for name in session.failed if name not in lost]:
+
+
+def finish(sessions: "list[Session]") -> None:
+    """Say what to type next, of a ladder about its largest size; exit code 1 if a final run failed
+    in any."""
+    last = sessions[-1]
+    where: dict[str, Any] = {"study": last.study.name, "results": last.results}
+    arms = [arm.name for arm in last.study.arms]
+    say(f"Next: {command('compare', *arms, **where)}")
+    if last.study.ladder is not None:
+        say(f"      {command('compare', *arms, '--section', 'ladder', **where)}")
+    card = str(last.folder / "MODEL_CARD.md")
+    say(f"      {command('report', '--out', card, **where)}")
+    failed = []
+    for one in sessions:
+        tried = {run.name for run in one.tuned().runs}
+        of_rung = f" of {one.study.name}" if one.study.ladder else ""
+        failed += [f"{name}{of_rung}" for name in one.failed if name not in tried]
+    if failed:
         say(f"Failed: {', '.join(failed)}. The same command tries them again.")
         raise typer.Exit(1)

@@ -43,5 +43,6 @@ def pilot_of(study: Study) -> Study:
         evaluation=None,
         quantization=None,
         speed=None,
+        ladder=None,
         notes=dataclasses.replace(study.notes, superseded=None, claims=None),
     )

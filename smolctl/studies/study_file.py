@@ -29,6 +29,9 @@ models = ["int8", "int4-g64"]
 
 [speed]                             # of training, the arms in turns; after the runs
 rounds = 5
+
+[ladder]                            # the study at several sizes: see `ladder`
+sizes = ["0.5M", "1M", "2M"]
 """
 
 import dataclasses
@@ -37,6 +40,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from smolctl.analysis.ladder_notes import LadderNotes, ladder_notes_of
 from smolctl.analysis.study_notes import StudyNotes, notes_of
 from smolctl.studies.arm_plan import ArmPlan, arm_plans, share_orders
 from smolctl.studies.rate_grid import Tuning, sweep_of, tune_of
@@ -99,6 +103,7 @@ class Study:
     quantization: Quantization | None
     notes: StudyNotes
     speed: SpeedPlan | None = None
+    ladder: LadderNotes | None = None
 
     @property
     def planned_looks(self) -> tuple[int, ...]:
@@ -157,7 +162,7 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
     """See `read_study`; keys may have `-` for `_`."""
     table = with_underscores(table)
     keys = ["arms", "seeds", "equal", "looks", "blocked"]
-    tables = ["train", "tune", "sweep", "eval", "quantize", "speed"]
+    tables = ["train", "tune", "sweep", "eval", "quantize", "speed", "ladder"]
     refuse_unknown_keys(table, [*keys, *fields_of(StudyNotes), *tables], "a study")
     require_plain("study", name)
     equal = table.get("equal", "tokens")
@@ -181,6 +186,7 @@ def study_of(table: Mapping[str, Any], name: str) -> Study:
         quantization=quantization_of(subtable(table, "quantize")) if "quantize" in table else None,
         notes=notes_of(table),
         speed=speed_plan_of(subtable(table, "speed")) if "speed" in table else None,
+        ladder=ladder_notes_of(subtable(table, "ladder")) if "ladder" in table else None,
     )
 
 
@@ -300,4 +306,6 @@ def to_toml(study: Study) -> str:
         lines += ["", "[quantize]", *toml_lines(values)]
     if study.speed:
         lines += ["", "[speed]", *toml_lines(dataclasses.asdict(study.speed))]
+    if study.ladder:
+        lines += ["", "[ladder]", *toml_lines(dataclasses.asdict(study.ladder))]
     return "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ from support.documents import (
     prose,
 )
 
+from smolctl.analysis.ladder_notes import LadderNotes
 from smolctl.cli.root import app
 from smolctl.studies.rate_grid import Tuning
 from smolctl.studies.speed_plan import SpeedPlan
@@ -217,7 +218,7 @@ def study_keys() -> set[str]:
         study_keys(),
         *(
             {field.name for field in dataclasses.fields(kind)}
-            for kind in (Evaluation, Quantization, SpeedPlan)
+            for kind in (Evaluation, Quantization, SpeedPlan, LadderNotes)
         ),
         Tuning((), (), True).keys.keys(),
         *(set(columns) for columns in TABLES.values()),

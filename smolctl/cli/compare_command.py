@@ -66,6 +66,7 @@ def compare(
     """
     from smolctl.analysis.comparison import to_dict
     from smolctl.analysis.planning import require_difference, seeds_to_find
+    from smolctl.analysis.rungs import ladder_dict
     from smolctl.analysis.selection import compare_arms
     from smolctl.cli.console import print_json, say, warn
     from smolctl.cli.terminal import say_what_is_missing, show_sections
@@ -92,6 +93,7 @@ def compare(
     shown = sections(Evidence(found), names)
     if as_json:
         conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
+        conclusion["ladder"] = ladder_dict(found)
         if detect is not None:
             conclusion["detect"] = {"difference": detect, "seeds": seeds_to_find(found, detect)}
         print_json(to_dict(found) | conclusion)

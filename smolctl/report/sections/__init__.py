@@ -13,6 +13,7 @@ from smolctl.report.sections.answer import answer_section
 from smolctl.report.sections.architecture import architecture_section
 from smolctl.report.sections.claims import claims_in_detail_section, claims_section
 from smolctl.report.sections.experts import experts_section
+from smolctl.report.sections.ladder_section import ladder_section
 from smolctl.report.sections.limits import limits_section
 from smolctl.report.sections.method import method_section
 from smolctl.report.sections.quality import quality_section
@@ -49,6 +50,7 @@ SECTIONS = {
     "answer": Entry(answer_section, (CARD, EXPORTED)),
     "claims": Entry(claims_section, (CARD, EXPORTED)),
     "method": Entry(method_section, (CARD, EXPORTED)),
+    "ladder": Entry(ladder_section, (CARD,)),
     "limits": Entry(limits_section, (CARD, EXPORTED)),
     "usage": Entry(usage_section, (CARD,)),
     "transformers-usage": Entry(transformers_usage_section, (EXPORTED,)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smolctl.analysis.ladder_notes import TRANSFER
 from smolctl.cli.console import print_json, print_table, say
 from smolctl.cli.options import Json, Results, Track
 from smolctl.command_line import RESULTS, command
@@ -81,13 +82,13 @@ def study(
         if not dry_run:
             session.run()
             say_result(session)
-        elif not as_json:
-            show_study_plan(session)
+    found = [study_plan(one) if dry_run else study_result(one) for one in sessions]
     if as_json:
-        found = [study_plan(one) if dry_run else study_result(one) for one in sessions]
         print_json({"rungs": found} if len(found) > 1 else found[0])
     if not dry_run:
         finish(sessions)
+    elif not as_json:
+        show_study_plans(sessions, found)
 
 
 def study_plan(session: "Session") -> dict[str, Any]:
@@ -101,16 +102,20 @@ def study_plan(session: "Session") -> dict[str, Any]:
     return {"study": session.study.name, "runs": rows, "seconds_left": total}
 
 
-def show_study_plan(session: "Session") -> None:
-    """Print `study_plan`."""
-    plan = study_plan(session)
-    rows, total = plan["runs"], plan["seconds_left"]
-    show_rows(session, rows)
-    rest = ["the evaluation"] * bool(session.questions)
-    rest += ["quantizing"] * (session.study.quantization is not None)
-    rest += ["measuring the speed"] * (session.study.speed is not None)
+def show_study_plans(sessions: "list[Session]", plans: list[dict[str, Any]]) -> None:
+    """Print `study_plan` of each session, and the time of all."""
+    for session, plan in zip(sessions, plans, strict=True):
+        show_rows(session, plan["runs"])
+    first = sessions[0]
+    rest = ["the evaluation"] * bool(first.questions)
+    rest += ["quantizing"] * (first.study.quantization is not None)
+    rest += ["measuring the speed"] * (first.study.speed is not None)
     more = f" and, not counted here, {', '.join(rest)}" if rest else ""
+    total = sum(plan["seconds_left"] for plan in plans)
     say(f"About {duration(total)} of training and validation on this machine{more}.")
+    ladder = first.study.ladder
+    if len(sessions) > 1 and ladder and ladder.rate == TRANSFER and not first.rates():
+        say(f"The rates of the larger sizes follow from the tuning at {ladder.smallest}.")
 
 
 def show_rows(session: "Session", rows: list[dict[str, Any]]) -> None:

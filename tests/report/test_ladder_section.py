@@ -61,7 +61,8 @@ def ladder(study="x-2m"):
 
 
 def shown(capsys, *options) -> str:
-    command = ("compare", "orig", "pow2", "--study", "x-2m", "--section", "ladder", *options)
+    command = ("compare", "orig", "pow2", "--study", "x-2m", "--section", "ladder")
+    command += ("--section", "ladder-in-detail", *options)
     code, out, err = run_main(capsys, *command)
     assert code == 0, err
     return out
@@ -104,6 +105,9 @@ def test_the_ladder_is_in_the_card_of_a_rung_and_of_no_other_study(capsys, plant
     assert code == 0
     assert "## Size ladder" in out
     assert "*persists*" in out
+    assert "Sizes of the ladder" not in out
+    code, out, _ = run_main(capsys, "report", "--study", "x-1m", "--appendix", "a.md")
+    assert "| 0.5M | pow2 |" in Path("a.md").read_text()
     Path("results/x-1m/study.toml").unlink()
     code, out, _ = run_main(capsys, "report", "--study", "x-1m")
     assert "## Size ladder" not in out

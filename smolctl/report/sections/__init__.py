@@ -13,7 +13,7 @@ from smolctl.report.sections.answer import answer_section
 from smolctl.report.sections.architecture import architecture_section
 from smolctl.report.sections.claims import claims_in_detail_section, claims_section
 from smolctl.report.sections.experts import experts_section
-from smolctl.report.sections.ladder_section import ladder_section
+from smolctl.report.sections.ladder_section import ladder_in_detail_section, ladder_section
 from smolctl.report.sections.limits import limits_section
 from smolctl.report.sections.method import method_section
 from smolctl.report.sections.quality import quality_section
@@ -62,6 +62,7 @@ SECTIONS = {
     "tasks": Entry(tasks_section, (APPENDIX, COMPARE)),
     "tuning": Entry(tuning_section, (APPENDIX, COMPARE)),
     "claims-in-detail": Entry(claims_in_detail_section, (APPENDIX,)),
+    "ladder-in-detail": Entry(ladder_in_detail_section, (APPENDIX,)),
     "architecture": Entry(architecture_section, (APPENDIX,)),
     "training": Entry(training_section, (APPENDIX,)),
     "runs": Entry(runs_section, (APPENDIX,)),

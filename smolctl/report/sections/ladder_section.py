@@ -1,5 +1,7 @@
 """Does the difference hold at other sizes? The size ladder of which a study is a rung."""
 
+import math
+
 from smolctl.analysis.ladder_notes import TRANSFER, size_text
 from smolctl.analysis.rungs import ArmTrend, SizeLadder, ladder_beside
 from smolctl.analysis.size_ladder import Bounded, Lack, Trend
@@ -30,8 +32,8 @@ MEANING = {
 
 
 def ladder_section(evidence: Evidence) -> Section | None:
-    """The ladder of the first study, if it is a rung of one."""
-    ladder = ladder_beside(evidence.main) if evidence.main.others else None
+    """The verdicts of the ladder of the first study, if it is a rung of one."""
+    ladder = ladder_of(evidence)
     if ladder is None:
         return None
     figure: Block | None = None
@@ -41,14 +43,21 @@ def ladder_section(evidence: Evidence) -> Section | None:
     sentences = [trend_sentence(ladder, one) for one in ladder.trends.values()]
     return section(
         "Size ladder",
-        [
-            bullets([*sentences, *how_made(ladder)]),
-            figure,
-            trend_table(ladder),
-            rung_table(ladder),
-            check_table(ladder),
-        ],
+        [bullets([*sentences, *how_made(ladder)]), figure, trend_table(ladder)],
     )
+
+
+def ladder_in_detail_section(evidence: Evidence) -> Section | None:
+    """What was measured at each size of the ladder, and the check of its rates."""
+    ladder = ladder_of(evidence)
+    if ladder is None:
+        return None
+    return section("Sizes of the ladder", [rung_table(ladder), check_table(ladder)])
+
+
+def ladder_of(evidence: Evidence) -> SizeLadder | None:
+    """The ladder of the first study; None if it is no rung or has one arm."""
+    return ladder_beside(evidence.main) if evidence.main.others else None
 
 
 def trend_sentence(ladder: SizeLadder, one: ArmTrend) -> str:
@@ -185,7 +194,7 @@ def check_table(ladder: SizeLadder) -> Table:
                 f"{one.rate:g}",
                 "–" if one.tuned is None else f"{one.tuned:g}",
                 f"{one.best[0]:.3g} to {one.best[1]:.3g}",
-                f"{one.gap:.4f}" if one.gap < float("inf") else "–",
+                f"{one.gap:.4f}" if math.isfinite(one.gap) else "–",
             )
             for arm, one in ladder.checks.items()
         ],

@@ -16,12 +16,14 @@ class Arm:
     """The runs of one arm, in order of their seeds.
 
     Args:
-        failed: names of runs whose loss did not stay finite.
+        failed: names of runs that failed, mostly as their loss did not stay finite.
+        failed_seeds: their seeds.
     """
 
     name: str
     runs: tuple[FinishedRun, ...]
     failed: tuple[str, ...] = ()
+    failed_seeds: tuple[int, ...] = ()
 
     @property
     def protocol(self) -> "ResolvedConfig":
@@ -48,6 +50,17 @@ class Arm:
     def rates(self) -> tuple[float, ...]:
         """The learning rates of the recipe."""
         return tuple(self.protocol.recipe.rates.values())
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Training tokens of a run per parameter, embeddings included."""
+        return self.runs[0].tokens / self.parameters["total"]
+
+    def floor(self, name: str) -> float | None:
+        """The test loss of the `unigram` or `trigram` model counted on as many tokens as the runs
+        have seen; None if it is unknown for one of them."""
+        found = [run.floors[name] for run in self.runs if run.floors]
+        return min(found) if len(found) == len(self.runs) else None
 
     def values(self, metric: Metric) -> list[float]:
         """One value per run."""

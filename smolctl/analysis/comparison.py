@@ -16,6 +16,8 @@ from typing import Any
 import pandas as pd
 
 from smolctl.analysis.arms import Arm
+from smolctl.analysis.document_differences import document_difference
+from smolctl.analysis.document_interval import DocumentIntervals
 from smolctl.analysis.run_metrics import (
     LOSS,
     METRICS,
@@ -26,6 +28,8 @@ from smolctl.analysis.run_metrics import (
     tuning_loss,
 )
 from smolctl.analysis.speed_ratios import Speeds, measured_speeds, own_speeds
+from smolctl.analysis.study_plan import Ledger, read_ledger
+from smolctl.analysis.study_verdicts import family_verdicts
 from smolctl.analysis.task_scores import (
     TaskDifference,
     differences_of,
@@ -136,18 +140,37 @@ class Comparison:
         return sorted({finished.machine for finished in self.runs})
 
     @cached_property
+    def ledger(self) -> Ledger | None:
+        """What the study planned; None for a study without a ledger.
+
+        Raises:
+            UserError: as `read_ledger`.
+        """
+        return read_ledger(self.base.runs[0].run.study_path)
+
+    @cached_property
     def primary(self) -> dict[str, Difference]:
-        """The verdicts: each arm's final test loss against the first arm's, at one
-        confidence."""
+        """The verdicts: each arm's final test loss against the first arm's; see `judge`."""
         if self.family is not None:
             return {arm.name: self.family.primary[arm.name] for arm in self.others}
-        base, *others = self.arms
-        found = differences(base.values(LOSS), {arm.name: arm.values(LOSS) for arm in others})
+        plan = self.ledger.binding if self.ledger else None
+        found = family_verdicts(self.arms, self.grids, plan, self.margin)
         if self.superseded is None:
             return found
         return {
             arm: dataclasses.replace(one, verdict=Verdict.WITHDRAWN) for arm, one in found.items()
         }
+
+    @cached_property
+    def over_documents(self) -> dict[str, DocumentIntervals]:
+        """The differences over documents, of the arms whose runs have sums of each document."""
+        found = {}
+        for arm in self.others:
+            judged = self.primary[arm.name]
+            found[arm.name] = document_difference(
+                self.base, arm, blocked=judged.paired, confidence=judged.confidence
+            )
+        return {arm: one for arm, one in found.items() if one is not None}
 
     def secondary(self, metric: Metric) -> dict[str, Difference]:
         """Each arm against the first, without correction: 95 % intervals that carry no verdict.
@@ -191,10 +214,18 @@ class Comparison:
         return [*self.excluded, *self.task_notes]
 
     @cached_property
+    def grids(self) -> dict[str, dict[float, dict[int, float]]]:
+        """The validation losses of the study's tuning, by arm, learning rate and seed; infinite
+        for a run that failed."""
+        return tuning_losses(self)
+
+    @property
     def sweep(self) -> dict[str, dict[float, list[float]]]:
-        """The validation losses of the study's sweep, by arm and learning rate; infinite for a
-        run that failed."""
-        return sweep_losses(self)
+        """`grids` without the seeds."""
+        return {
+            arm: {rate: list(by_seed.values()) for rate, by_seed in by_rate.items()}
+            for arm, by_rate in self.grids.items()
+        }
 
     @property
     def is_swept(self) -> bool:
@@ -235,10 +266,10 @@ def read_curve(finished: FinishedRun, axis: str, budget: float) -> float:
     return float(np.interp(budget, finished.curve[axis], finished.curve["loss"]))
 
 
-def sweep_losses(comparison: Comparison) -> dict[str, dict[float, list[float]]]:
-    """See `Comparison.sweep`. Runs of another length, or with a seed of the final runs, do not
+def tuning_losses(comparison: Comparison) -> dict[str, dict[float, dict[int, float]]]:
+    """See `Comparison.grids`. Runs of another length, or with a seed of the final runs, do not
     count."""
-    losses: dict[str, dict[float, list[float]]] = {}
+    losses: dict[str, dict[float, dict[int, float]]] = {}
     arms = {arm.name: arm for arm in comparison.arms}
     for run in siblings(comparison.base.runs[0].run):
         arm = arms.get(run.arm)
@@ -253,7 +284,7 @@ def sweep_losses(comparison: Comparison) -> dict[str, dict[float, list[float]]]:
             loss = math.inf
         else:
             continue
-        losses.setdefault(arm.name, {}).setdefault(protocol.recipe.lr, []).append(loss)
+        losses.setdefault(arm.name, {}).setdefault(protocol.recipe.lr, {})[protocol.seed] = loss
     return losses
 
 
@@ -294,6 +325,7 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             for metric, by_arm in found
             for arm, difference in by_arm.items()
         ],
+        "verdicts": [verdict_to_dict(comparison, arm) for arm in comparison.others],
         "views": [
             dataclasses.asdict(view) | {"is_fair": view.is_fair, "split": view.split}
             for view in comparison.views
@@ -308,6 +340,32 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "speed": comparison.speeds and dataclasses.asdict(comparison.speeds),
         "task_notes": comparison.task_notes,
         "excluded": list(comparison.excluded),
+    }
+
+
+def verdict_to_dict(comparison: Comparison, arm: Arm) -> dict[str, Any]:
+    """The verdict on an arm for JSON, with all that it stands on."""
+    found, documents = comparison.primary[arm.name], comparison.over_documents.get(arm.name)
+    return {
+        "arm": arm.name,
+        "verdict": found.verdict,
+        "missing": list(found.missing),
+        "exploratory": found.exploratory,
+        "difference": found.mean,
+        "interval": found.interval,
+        "interval_at_best_rates": found.widened,
+        "interval_over_documents": documents and documents.like_these,
+        "confidence": found.confidence,
+        "minimum_detectable": found.minimum_detectable_effect,
+        "tuning_gap": found.tuning_gap,
+        "paired": found.paired,
+        "gain_of_pairing": found.gain_of_pairing,
+        "seeds": arm.seeds,
+        "margin": comparison.margin,
+        "documents": min(run.test_documents for run in arm.runs),
+        "tokens_per_parameter": arm.tokens_per_parameter,
+        "unigram_loss": arm.floor("unigram"),
+        "trigram_loss": arm.floor("trigram"),
     }
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from smolctl.analysis.task_rows import task_key, task_scores
 from smollm2.errors import UserError
 from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION
+from smollm2.runs.document_sums import read_documents
 
 if TYPE_CHECKING:
     from smollm2.protocol.run_config import ResolvedConfig
@@ -83,6 +84,7 @@ class FinishedRun:
         curve: val.csv: step, tokens, flops, seconds, loss.
         train: train.csv.
         tasks: see `task_scores`.
+        documents: see `read_documents`.
     """
 
     run: "Run"
@@ -91,6 +93,7 @@ class FinishedRun:
     curve: pd.DataFrame
     train: pd.DataFrame
     tasks: pd.DataFrame
+    documents: pd.DataFrame | None
 
     @property
     def name(self) -> str:
@@ -108,6 +111,13 @@ class FinishedRun:
     def test_documents(self) -> int:
         """The number of documents behind the final test loss."""
         return int(self._final_test["clusters"])
+
+    @property
+    def floors(self) -> dict[str, float] | None:
+        """The test losses of n-gram models counted on as many tokens as the run has seen, in
+        nats/token: `unigram`, `trigram`; None if they were not counted."""
+        found: dict[str, float] | None = self.run.manifest.get("floors")
+        return found
 
     @property
     def is_tested_whole(self) -> bool:
@@ -169,7 +179,8 @@ def read_checked(run: "Run") -> FinishedRun:
     if values[TOKENS_PER_SECOND.name] <= 0:
         raise UserError(f"{run.name}/train.csv has a tokens_per_second that is not positive.")
     str(run.manifest["finished_at"])  # raises KeyError; it decides which run is newest
-    return FinishedRun(run, protocol, values, curve, train, task_scores(run))
+    documents = read_documents(run)
+    return FinishedRun(run, protocol, values, curve, train, task_scores(run), documents)
 
 
 def read_imported(run: "Run") -> FinishedRun:
@@ -179,7 +190,7 @@ def read_imported(run: "Run") -> FinishedRun:
         UserError: eval.csv is missing or damaged.
     """
     none = pd.DataFrame()
-    return FinishedRun(run, run.protocol, {}, none, none, task_scores(run))
+    return FinishedRun(run, run.protocol, {}, none, none, task_scores(run), None)
 
 
 def tuning_loss(run: "Run") -> float:

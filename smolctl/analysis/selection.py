@@ -8,6 +8,7 @@ from smolctl.analysis.comparison import SAME_BUDGET, Arm, Comparison
 from smolctl.analysis.quantized_arms import quantized
 from smolctl.analysis.run_metrics import FinishedRun, read_finished, read_imported, siblings
 from smolctl.analysis.study_notes import read_notes
+from smolctl.analysis.study_plan import ledger_problems, read_ledger
 from smolctl.command_line import command, results_of
 from smollm2.errors import UserError
 from smollm2.runs.manifest import Role, RunState
@@ -53,8 +54,17 @@ def compare_finished(
             )
         runs = one_of_each_seed(common, reasons)
         failed = unfinished_of(found, arm, reasons)
-        kept.append(Arm(arm, tuple(sorted(runs, key=seeds_of)), tuple(failed)))
-    notes = read_notes(base.run.study_path)
+        kept.append(
+            Arm(
+                arm,
+                tuple(sorted(runs, key=seeds_of)),
+                tuple(run.name for run in failed),
+                tuple(run.protocol.seed for run in failed),
+            )
+        )
+    notes, ledger = read_notes(base.run.study_path), read_ledger(base.run.study_path)
+    if ledger is not None:
+        reasons += ledger_problems(ledger, siblings(base.run))
     return Comparison(
         study,
         tuple(kept),
@@ -113,11 +123,11 @@ def noted(reason: str, finished: FinishedRun, excluded: list[str]) -> bool:
 
 
 def one_of_each_seed(found: list[FinishedRun], excluded: list[str]) -> list[FinishedRun]:
-    """The runs of an arm that are like its newest one; per seed only the newest, as a repeated
-    seed is not a second sample."""
+    """The runs of an arm that are like its newest one; per seed only the first, as a repeated seed
+    is not a second sample, and a result that was seen must not be replaced by another."""
     newest = max(found, key=finished_at)
     kept: dict[tuple[int, int], FinishedRun] = {}
-    for run in sorted(found, key=finished_at, reverse=True):
+    for run in sorted(found, key=finished_at):
         twin = kept.get(seeds_of(run))
         reason = unlike(newest, run)
         if not reason and twin is not None:
@@ -141,16 +151,16 @@ def unlike(newest: FinishedRun, other: FinishedRun) -> str:
     return ""
 
 
-def unfinished_of(found: list[FinishedRun], arm: str, excluded: list[str]) -> list[str]:
-    """Adds a sentence per run of an arm that has not ended to `excluded`; returns the names of
-    those that failed."""
+def unfinished_of(found: list[FinishedRun], arm: str, excluded: list[str]) -> "list[Run]":
+    """Adds a sentence per run of an arm that has not ended to `excluded`; returns those that
+    failed."""
     arms = {finished.run.arm for finished in found}
     failed = []
     for run in siblings(found[0].run):
         if run.is_finished or run.role is not Role.FINAL or run.arm not in arms:
             continue
         if run.state is RunState.FAILED:
-            failed.append(run.name)
+            failed.append(run)
             excluded.append(f"{run.name} is excluded: it failed. {run.manifest['error']}")
         else:
             words = ("train", "--resume", run.name)

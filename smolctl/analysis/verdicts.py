@@ -52,7 +52,7 @@ class ArmResult:
         tuning_gap: see `tuning_gap`; None if the arm was not tuned.
         documents: of the test set.
         trigram: loss of a trigram model counted on as many tokens as a run has seen, on the same
-            test text; None if unknown.
+            test text; None if unknown. Two arms of one model need not be below it.
     """
 
     losses: Mapping[int, float]
@@ -82,12 +82,14 @@ class Design:
         margin: a difference within it does not matter, in nats/token; None: no arm is equivalent.
         looks: numbers of seeds of an arm at which the study is judged; the planned number always
             is one.
+        comparisons: planned with the base, if they are more than those that are judged now.
     """
 
     blocked: bool
     margin: float | None = None
     looks: tuple[int, ...] = ()
     alpha: float = ALPHA
+    comparisons: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def judge(arms: Mapping[K, ArmResult], design: Design) -> dict[K, Difference]:
     """
     base, *others = arms.values()
     looks = all_looks([base, *others], design)
-    level = design.alpha / max(1, len(others)) / len(looks)
+    level = design.alpha / max(1, design.comparisons, len(others)) / len(looks)
     found = [judged(base, arm, design, level, looks) for arm in others]
     return dict(zip(list(arms)[1:], found, strict=True))
 
@@ -217,15 +219,15 @@ def judged(
             exploratory=exploratory,
         )
     interval = bounds(estimate, level)
+    mean = float(estimate.mean)
     widened = widen(interval, gaps(base, arm))
     verdict = verdict_on(widened, design.margin)
     if verdict is Verdict.INCONCLUSIVE:
-        is_tuning = verdict_on(interval, design.margin) is not Verdict.INCONCLUSIVE
-        missing.append(Missing.TUNING if is_tuning or is_mistuned(base, arm) else Missing.SEEDS)
+        missing += missing_precision(mean, interval, gaps(base, arm), design.margin)
     elif not stands(verdict, base, arm):
         missing.append(Missing.SEEDS)
     return Difference(
-        mean=float(estimate.mean),
+        mean=mean,
         interval=interval,
         confidence=1 - level,
         p=float(estimate.p),
@@ -256,8 +258,26 @@ def missing_parts(base: ArmResult, arm: ArmResult, looks: Sequence[int]) -> list
         found.append(Missing.TUNING)
     if min(one.documents for one in both) < FEWEST_DOCUMENTS:
         found.append(Missing.DOCUMENTS)
-    if not all(one.trigram is not None and one.mean < one.trigram for one in both):
+    is_learned = all(one.trigram is not None and one.mean < one.trigram for one in both)
+    if base.model != arm.model and not is_learned:
         found.append(Missing.REGIME)
+    return found
+
+
+def missing_precision(
+    mean: float,
+    interval: tuple[float, float],
+    gaps: tuple[float, float],
+    margin: float | None,
+) -> list[Missing]:
+    """What keeps the widened interval from a verdict: seeds where better tuning alone would not do,
+    tuning where more seeds alone would not."""
+    found = []
+    if verdict_on(interval, margin) is Verdict.INCONCLUSIVE:
+        found.append(Missing.SEEDS)
+    with_any_seeds = verdict_on(widen((mean, mean), gaps), margin)
+    if not found or (any(gaps) and with_any_seeds is Verdict.INCONCLUSIVE):
+        found.append(Missing.TUNING)
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.command import run_main
 from support.compared import compared
-from support.planted import planted, task_conditions
+from support.planted import plan, plant_tuning, planted, task_conditions
 
 from smollm2.runs.run import Run
 
@@ -19,6 +19,8 @@ def test_a_clear_difference_is_better_and_its_reverse_worse(capsys, workdir, tem
     for seed in range(3):
         planted(template, "a", seed, 5.0 + 0.001 * seed)
         planted(template, "b", seed, 4.9 + 0.001 * seed, model={"n_layers": 3})
+    plant_tuning(template, "a")
+    plant_tuning(template, "b", model={"n_layers": 3})
     assert primary(compared(capsys, "a", "b"))["b"]["verdict"] == "better"
     found = primary(compared(capsys, "b", "a"))["a"]
     assert found["verdict"] == "worse"
@@ -71,6 +73,8 @@ def test_equal_flops_lets_steps_differ_but_not_flops(capsys, workdir, template):
         planted(template, "a", seed, 5.0 + 0.01 * seed, **equal)
         planted(template, "b", seed, 4.0 + 0.01 * seed, steps=10, **equal, model={"d_ff": 72})
         planted(template, "c", seed, 4.0 + 0.01 * seed, steps=30, **equal)
+    plant_tuning(template, "a")
+    plant_tuning(template, "b", model={"d_ff": 72})
     found = compared(capsys, "a", "b")
     assert primary(found)["b"]["verdict"] == "better"
     code, _, err = run_main(capsys, "compare", "a", "c", "--study", "s")
@@ -168,9 +172,11 @@ def test_every_verdict_that_is_printed_is_one_of_the_family(capsys, workdir, tem
     for number, (arm, loss) in enumerate(losses.items()):
         for seed in range(3):
             planted(template, arm, seed, loss + 0.04 * seed + 0.001 * number)
-    alone = primary(compared(capsys, "a", "b"))["b"]
-    together = compared(capsys, *losses)
-    assert alone["verdict"] == "better"
+    alone, together = compared(capsys, "a", "b"), compared(capsys, *losses)
+    # The plan of the study counts, however few arms are shown.
+    assert primary(alone)["b"] == primary(together)["b"]
+    plan(Path("results/s"), seeds={"a": (0, 1, 2), "b": (0, 1, 2)})
+    assert primary(compared(capsys, "a", "b"))["b"]["verdict"] == "better"
     assert primary(together)["b"]["verdict"] == "inconclusive"
     words = " ".join(together["conclusion"])
     assert "is better" not in words
@@ -206,7 +212,7 @@ def test_identical_losses_are_inconclusive_in_words_that_are_true(capsys, workdi
         planted(template, "a", seed, 5.0)
         planted(template, "b", seed, 5.0)
     text = compared(capsys, "a", "b")["conclusion"][0]
-    assert "every run alike: inconclusive" in text
+    assert "b against a is inconclusive: seeds: its test loss" in text
     assert "within 0.0001" in text
 
 
@@ -305,6 +311,8 @@ def test_the_tables_and_figures_are_made(capsys, workdir, template):
     for seed in range(2):
         planted(template, "a", seed, 5.0 + 0.01 * seed)
         planted(template, "b", seed, 4.0 + 0.01 * seed, model={"n_layers": 3})
+    plant_tuning(template, "a")
+    plant_tuning(template, "b", model={"n_layers": 3})
     code, out, err = run_main(capsys, "compare", "a", "b", "--study", "s", "--verbose")
     assert code == 0
     assert "5.0050 ± 0.0071" in out

@@ -105,8 +105,10 @@ def test_the_tuning_gaps_widen_the_interval(ours, theirs, expected):
         assert found.widened == pytest.approx((low - ours, high + theirs))
 
 
-def test_tuning_is_not_what_is_missing_where_seeds_are():
-    assert verdict(arm(0.002, tuning_gap=None), margin=0.004).missing == (Missing.SEEDS,)
+def test_tuning_and_seeds_are_missing_where_the_other_alone_would_not_do():
+    assert verdict(arm(0.002, tuning_gap=0.0), margin=0.004).missing == (Missing.SEEDS,)
+    both = (Missing.SEEDS, Missing.TUNING)
+    assert verdict(arm(0.002, tuning_gap=None), margin=0.004).missing == both
     assert verdict(arm(0.001, tuning_gap=0.02), margin=0.004).missing == (Missing.TUNING,)
 
 

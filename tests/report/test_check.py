@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.carded import card_alone
 from support.command import run_main
+from support.planted import rescore
 
 from smollm2.runs.run import Run
 
@@ -34,11 +35,7 @@ def test_check_tells_whether_a_card_is_still_true(capsys, study):
     write_card(capsys)
     assert run_main(capsys, "report", "--check", "MODEL_CARD.md")[0] == 0
     run = Run(study / "pow2-s0")
-    rows = run.rows("eval")
-    for row in rows:
-        if row["metric"] == "loss":
-            row["value"] = "4.0"
-    run.replace("eval", rows)
+    rescore(run, 4.0)
     code, out, err = run_main(capsys, "report", "--check", "MODEL_CARD.md")
     assert code == 1
     assert "-| pow2-s0 | pow2 | 0 | 5.1000" in out

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from support.carded import become, card, say
+from support.carded import ARMS, become, card, say
 from support.command import run_main
-from support.planted import plant_speed, planted
+from support.planted import plan, plant_speed, plant_tuning, planted, rescore
 
 from smolctl.analysis.study_notes import CLAIMS
 from smolctl.report.sections.claims import comparable
@@ -64,7 +64,10 @@ def test_claims_are_judged_against_both_originals(capsys, study, template):
                 if row["metric"] == "accuracy":
                     row["value"] = accuracy + 0.001 * seed
             run.replace("eval", scores)
+    for arm in ("orig", "pow2"):
+        plant_tuning(template, arm, model=ARMS[arm])
     become(study)
+    plan(study, margin=0.5)
     say(study, claims="pow2", margin=0.5)
     rows = card(capsys).splitlines()
     (loss,) = (row for row in rows if row.startswith("| validation loss 3.626"))
@@ -127,11 +130,8 @@ def test_a_start_is_judged_by_the_start(capsys, study):
         for number, row in enumerate(rows):
             row["loss"] = (6.0 if is_dense else 6.5) + 0.01 * run.protocol.seed - 0.1 * number
         run.replace("val", rows)
-        scores = run.rows("eval")
-        for row in scores:
-            if row["metric"] == "loss" and not is_dense:
-                row["value"] = 4.0 + 0.01 * run.protocol.seed
-        run.replace("eval", scores)
+        if not is_dense:
+            rescore(run, 4.0 + 0.01 * run.protocol.seed)
     say(study, claims="pow2")
     rows = [line for line in card(capsys).splitlines() if line.startswith("| the dense model")]
     (line,) = rows

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support.carded import ARMS, become, card, card_alone, say, section_of
 from support.command import run_main
-from support.planted import delta, plant_quantized, planted
+from support.planted import delta, plant_quantized, plant_tuning, planted
 
 from smollm2.files import write_json
 from smollm2.runs.run import Run
@@ -82,6 +82,9 @@ def test_a_study_at_equal_flops_answers_what_the_first_cannot(capsys, study, tem
             template, arm, seed, loss, study="flops", manifest={"equal": "flops"}, model=model
         )
         run.update(created_at=f"2026-01-0{seed + 1}T00:00:0{len(arm)}")
+    for arm in ("orig", "pow2"):
+        equal = {"equal": "flops"}
+        plant_tuning(template, arm, study="flops", manifest=equal, model=ARMS[arm])
     become(Path("results/flops"), scale="nano")
     text = card(capsys, "--also", "flops")
     assert open_question.format("moe-160m and pow2-135m") in text
@@ -141,7 +144,7 @@ def test_equal_time_is_told_of_by_a_study_of_equal_seconds(capsys, study, furthe
 
 
 def test_runs_too_short_to_be_timed_make_a_card(capsys, study, further):
-    for path in Path("results/full").glob("*"):
+    for path in Path("results/full").glob("*-s*"):
         run = Run(path)
         run.replace("train", [row | {"tokens_per_second": ""} for row in run.rows("train")])
     say(study, claims="pow2")

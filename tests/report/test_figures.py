@@ -60,14 +60,19 @@ def facts_of(
         }
     )
     values = {"loss": loss + rng.gauss(0, noise), "tokens_per_second": math.nan, "seconds": 40}
+    test = pd.DataFrame([{"suite": "final-test", "clusters": 6, "n": 1, "total": 1}])
     run = SimpleNamespace(
-        name=f"run{loss}-s{seed}", arm="", study_path=Path("none"), manifest={"equal": "tokens"}
+        name=f"run{loss}-s{seed}",
+        arm="",
+        study_path=Path("none"),
+        manifest={"equal": "tokens", "floors": {"unigram": 30.0, "trigram": 20.0}},
+        table=lambda name: test,
     )
-    return FinishedRun(run, protocol, values, curve, train, pd.DataFrame())
+    return FinishedRun(run, protocol, values, curve, train, pd.DataFrame(), None)
 
 
 def comparison_of(losses: dict[str, float], runs: int = 3, **options) -> Comparison:
-    """An arm a name, around its loss, each with half the KV heads of the one before."""
+    """An arm a name, around its loss, each with half the KV heads of the one before, all tuned."""
     arms = [
         Arm(
             name,
@@ -75,7 +80,16 @@ def comparison_of(losses: dict[str, float], runs: int = 3, **options) -> Compari
         )
         for n, (name, loss) in enumerate(losses.items())
     ]
-    return Comparison("demo", tuple(arms), ())
+    found = Comparison("demo", tuple(arms), ())
+    worse = {arm.name: {arm.rates[0] * times: 5.1 for times in (0.5, 2)} for arm in arms}
+    found.__dict__["grids"] = {  # without tables on disk
+        arm.name: {
+            rate: dict.fromkeys((100, 101, 102), loss)
+            for rate, loss in (worse[arm.name] | {arm.rates[0]: 5.0}).items()
+        }
+        for arm in arms
+    }
+    return found
 
 
 SIX = {"orig": 4.5, "pow2": 4.1, LONG: 4.52, "moe": 4.505, "wide": 4.9, "narrow": 4.55}
@@ -164,12 +178,13 @@ def test_titles_say_the_verdict() -> None:
     two, one, six = (COMPARISONS[name] for name in ("two arms", "one run", "six arms"))
     found = two.primary["pow2"]
     assert found.verdict == "better"
-    title = f"pow2 ends {-found.mean:.4f} below orig: better (3 and 3 runs)"
+    title = f"pow2 ends {-found.mean:.4f} below orig: better (exploratory) (3 and 3 runs)"
     assert title_of(losses_of(two)) == title_of(forest_of(two)) == title
     assert title_of(tradeoff_of(two)) == f"With 0.5 times the KV cache, {title}"
-    assert title_of(losses_of(one)).endswith("orig: inconclusive (1 and 1 run)")
+    assert title_of(losses_of(one)).endswith("orig: inconclusive: seeds (1 and 1 run)")
     assert title_of(losses_of(six)) == (
-        f"Against orig: pow2 better; wide worse; {LONG}, moe and narrow inconclusive"
+        f"Against orig: pow2 better (exploratory); {LONG}, moe and narrow inconclusive: seeds, "
+        "tuning; wide worse (exploratory)"
     )
 
 

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer
 
 from smolctl.analysis.quantized_arms import Quantized, quantized
 from smolctl.analysis.selection import study_comparison
+from smolctl.analysis.study_plan import Ledger, StudyPlan, read_ledger
+from smolctl.studies.ledger import write_ledger
 from smollm2.data.tokenizer import tokenizer_fingerprint
 from smollm2.files import write_json
 from smollm2.model.transformer import SmolLM2
@@ -17,16 +19,19 @@ from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import DataRef, RunConfig
 from smollm2.quantize.quant_config import QuantConfig
 from smollm2.runs.create import create_run
-from smollm2.runs.manifest import now
+from smollm2.runs.manifest import Role, now
 from smollm2.runs.run import Run, list_runs
 from smollm2.runs.speed_table import SpeedBlock, write_speed
 
 # Parameters of a model that is quantized.
+DOCUMENTS = 6  # of the final test of a planted run
+FLOORS = {"tokens": 1000, "unigram": 30.0, "trigram": 20.0}
 COUNTS = {"total": 1000, "active": 1000, "embedding": 200}
 
 
 def planted(template: Path, name: str, seed: int, loss: float, *, study="s", **changes) -> Run:
-    """A run NAME-sSEED of the arm `name` in ./results whose test loss is `loss`.
+    """A run NAME-sSEED of the arm `name` in ./results whose test loss is `loss`, with all that a
+    verdict needs: it is planned, has documents, and is better than a trigram.
 
     Of `changes`, `arm` is another name of the arm, `manifest` is of the manifest itself and `model`
     of the fields of its model; the others are of its protocol.
@@ -34,7 +39,8 @@ def planted(template: Path, name: str, seed: int, loss: float, *, study="s", **c
     path = Path("results") / study / f"{name}-s{seed}"
     shutil.copytree(template, path)
     manifest = json.loads((path / "run.json").read_text())
-    manifest |= {"name": path.name, "arm": changes.pop("arm", name)} | changes.pop("manifest", {})
+    manifest |= {"name": path.name, "arm": changes.pop("arm", name), "floors": FLOORS}
+    manifest |= changes.pop("manifest", {})
     model = changes.pop("model", {})
     manifest["protocol"] |= {"seed": seed, "data_seed": seed} | changes
     manifest["protocol"]["model"] |= model
@@ -44,12 +50,64 @@ def planted(template: Path, name: str, seed: int, loss: float, *, study="s", **c
         rows = run.rows(table)
         rows[-1]["step"] = manifest["protocol"]["steps"]  # as if it had been so long
         run.replace(table, rows)
+    run.replace("eval", [row | {"clusters": DOCUMENTS} for row in run.rows("eval")])
+    rescore(run, loss)
+    if run.role is Role.FINAL:
+        plan_seed(run)
+    return run
+
+
+def plan(study: Path, **changes: Any) -> None:
+    """Change what the ledger of a study planned."""
+    ledger = read_ledger(study)
+    assert ledger is not None
+    planned_as = dataclasses.replace(ledger.plan, **changes)
+    write_ledger(study, dataclasses.replace(ledger, plan=planned_as))
+
+
+def plant_tuning(template: Path, arm: str, *, study="s", **changes) -> None:
+    """The runs of a tuning of an arm: twice and half its rate are worse by 0.1."""
+    recipe = Run(template).manifest["protocol"]["recipe"]
+    manifest = {"role": "sweep"} | changes.pop("manifest", {})
+    for times in (0.5, 1, 2):
+        of_rate = changes | {"recipe": recipe | {"lr": recipe["lr"] * times}}
+        for seed in (100, 101, 102):
+            name = f"{arm}-tuning{times:g}"
+            run = planted(
+                template, name, seed, 5.0, study=study, arm=arm, manifest=manifest, **of_rate
+            )
+            rows = run.rows("val")
+            rows[-1]["loss"] = 5.0 if times == 1 else 5.1
+            run.replace("val", rows)
+
+
+def rescore(run: Run, loss: float) -> None:
+    """Give a planted run another test loss."""
     rows = run.rows("eval")
     for row in rows:
         if row["metric"] == "loss":
             row["value"] = loss
     run.replace("eval", rows)
-    return run
+    run.replace("documents", document_sums(loss, int(rows[0]["n"])))
+
+
+def document_sums(loss: float, n_tokens: int) -> list[dict[str, Any]]:
+    """documents.csv of `DOCUMENTS` documents of one loss, with `n_tokens` in all."""
+    sizes = [n_tokens // DOCUMENTS + (number < n_tokens % DOCUMENTS) for number in range(DOCUMENTS)]
+    return [
+        {"document": number, "n_tokens": size, "nats": loss * size, "hits": 0}
+        | {"text_nats": loss * size, "n_bytes": size}
+        for number, size in enumerate(sizes)
+    ]
+
+
+def plan_seed(run: Run) -> None:
+    """Add the run to the plan in the ledger of its study, as if it had always been there."""
+    before = read_ledger(run.study_path)
+    seeds = dict(before.plan.seeds) if before else {}
+    seeds[run.arm] = (*seeds.get(run.arm, ()), run.protocol.seed)
+    plan = StudyPlan(seeds, (max(map(len, seeds.values())),), None, blocked=False)
+    write_ledger(run.study_path, Ledger(now(), None, plan, {}, ()))
 
 
 def task_conditions(**changes: Any) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from smolctl.report.style import (
     styled,
     titled,
 )
-from smolctl.report.wording import AXES, listed, machine, runs_text, size_words
+from smolctl.report.verdict_words import verdict_text
+from smolctl.report.wording import AXES, grouped, listed, machine, runs_text, size_words
 
 BAND = "#e8e8e8"
 ONE_RUN = "one run"
@@ -86,12 +87,15 @@ def overview_of(
 def draw_quality(axes: Axes, comparison: Comparison, own: Looks) -> None:
     """The rows of test losses, relative to the mean of the base."""
     found, centre = comparison.primary, fmean(comparison.base.values(LOSS))
-    notes = {arm: f"{verdict_of(one)}\n{interval_of(one)}" for arm, one in found.items()}
+    notes = {arm: note_on(one) for arm, one in found.items()}
     runs = {arm.name: [loss - centre for loss in arm.values(LOSS)] for arm in comparison.arms}
     draw_rows(axes, comparison.arms, own, runs, found, notes, ("better", "worse"))
     if comparison.margin is not None:
         axes.axvspan(-comparison.margin, comparison.margin, color=BAND, zorder=0)
-    axes.set_xlabel(f"test loss minus the mean of {comparison.base.name}, nats/token")
+    intervals = {f" ({100 * one.confidence:.4g} % intervals)" for one in found.values()}
+    axes.set_xlabel(
+        f"test loss minus the mean of {comparison.base.name}, nats/token{''.join(intervals)}"
+    )
 
 
 def draw_speed(axes: Axes, comparison: Comparison, own: Looks) -> None:
@@ -128,6 +132,9 @@ def draw_rows(
         # Runs stand below the mean that they make.
         axes.plot(values, [row + 0.22 if one else row] * len(values), **look | HOLLOW)
         if one:
+            if isinstance(one, Difference) and one.widened not in (None, one.interval):
+                # With what better learning rates could gain.
+                axes.plot(one.widened, [row] * 2, **look | {"linestyle": ":", "marker": "|"})
             if one.interval:
                 whisker = {"linestyle": "-", "linewidth": 1.6, "marker": "|", "markersize": 9}
                 axes.plot(one.interval, [row] * 2, **look | whisker)
@@ -156,6 +163,9 @@ def rows_key(figure: Figure, judged: Sequence[Comparison] = (), mark: str = ONE_
         Line2D([], [], color=GREY, marker="o", label=mark, **HOLLOW),
         Line2D([], [], color=GREY, marker="o", linewidth=1.6, label=mean),
     ]
+    if any(found.widened for one in judged for found in one.primary.values()):
+        label = "with what better learning rates could gain"
+        handles.append(Line2D([], [], color=GREY, linestyle=":", marker="|", label=label))
     if any(one.margin is not None for one in judged):
         handles.append(Patch(color=BAND, label="within the study's margin"))
     key(figure, *handles)
@@ -173,11 +183,8 @@ def headline(comparison: Comparison) -> str:
         return f"{base.name}: the loss of every run"
     if len(others) == 1:
         return against(comparison, others[0])
-    verdicts = {arm: found.verdict for arm, found in comparison.primary.items()}
-    parts = []
-    for verdict in (Verdict.BETTER, Verdict.WORSE, Verdict.INCONCLUSIVE):
-        if names := [arm for arm, one in verdicts.items() if one is verdict]:
-            parts.append(f"{listed(names)} {verdict}")
+    texts = {arm: verdict_text(found) for arm, found in comparison.primary.items()}
+    parts = [f"{listed(names)} {text}" for text, names in grouped(texts).items()]
     return f"Against {base.name}: {'; '.join(parts)}"
 
 
@@ -186,7 +193,7 @@ def against(comparison: Comparison, arm: Arm) -> str:
     found = comparison.primary[arm.name]
     amount = f"{abs(found.mean):.{LOSS.digits}f} {'below' if found.mean < 0 else 'above'}"
     runs = f"{len(arm.runs)} and {runs_text(len(comparison.base.runs))}"
-    return f"{arm.name} ends {amount} {comparison.base.name}: {found.verdict} ({runs})"
+    return f"{arm.name} ends {amount} {comparison.base.name}: {verdict_text(found)} ({runs})"
 
 
 def extent(comparison: Comparison) -> str:
@@ -208,11 +215,12 @@ def speed_headline(comparison: Comparison) -> str:
 
 def verdict_of(found: Difference) -> str:
     """The verdict as a note beside a row."""
-    return f"{found.mean:+.{LOSS.digits}f}: {found.verdict}"
+    return f"{found.mean:+.{LOSS.digits}f}: {verdict_text(found)}"
 
 
-def interval_of(found: Difference) -> str:
-    """The interval as a note beside a row."""
-    if not found.interval:
-        return "no interval"
-    return f"{100 * found.confidence:.4g} % interval"
+def note_on(found: Difference) -> str:
+    """The difference with its verdict and, in a second line, what is missing."""
+    if found.verdict is not Verdict.INCONCLUSIVE:
+        return verdict_of(found)
+    missing = ", ".join(found.missing if found.interval else ["no interval"])
+    return f"{found.mean:+.{LOSS.digits}f}: {found.verdict}\n{missing}"

@@ -15,6 +15,7 @@ from smolctl.report.sections.per_study import row_of, withdrawn
 from smolctl.report.sections.quality import differences_figure, verdict_sentence
 from smolctl.report.sections.quantization import COMPUTE_OPTIMAL, undivided
 from smolctl.report.sections.speed import by_cause
+from smolctl.report.verdict_words import floors_text, verdict_text
 from smolctl.report.wording import (
     AXES,
     bounds_text,
@@ -84,7 +85,7 @@ def verdicts(study: Comparison) -> str:
     if len(study.others) == 1:
         return verdict_sentence(study, study.others[0])
     texts = {
-        f"{arm} ({number(found.mean, LOSS, signed=True)})": found.verdict
+        f"{arm} ({number(found.mean, LOSS, signed=True)})": verdict_text(found)
         for arm, found in study.primary.items()
     }
     parts = [f"{listed(arms)} {verdict}" for verdict, arms in grouped(texts).items()]
@@ -127,11 +128,12 @@ def control_sentences(evidence: Evidence) -> list[str]:
         for arm, found in study.primary.items():
             if found.interval is None:
                 continue
-            is_expected = found.verdict is Verdict.INCONCLUSIVE
+            is_expected = found.verdict in (Verdict.INCONCLUSIVE, Verdict.EQUIVALENT)
             end = "as expected" if is_expected else "a false verdict, as one in twenty may be"
             sentences.append(
                 f"{arm} is a control, {study.base.name} under another name: its difference of "
-                f"{found.mean:+.4f} nats/token ({interval_words(found)}) is {found.verdict}, {end}."
+                f"{found.mean:+.4f} nats/token ({interval_words(found)}) is "
+                f"{verdict_text(found)}, {end}."
             )
     return sentences
 
@@ -143,7 +145,7 @@ def regime(study: Comparison) -> str:
     return (
         f"Regime: {study.scale} scale, {tokens:,} training tokens per run, "
         f"{tokens / parameters:.2g} per parameter of {base.name} (compute-optimal: about "
-        f"{COMPUTE_OPTIMAL})."
+        f"{COMPUTE_OPTIMAL}){floors_text(study)}."
     )
 
 
@@ -192,7 +194,7 @@ def verdict_cell(found: Difference) -> str:
     mean = number(found.mean, LOSS, signed=True)
     if found.verdict is Verdict.WITHDRAWN:
         return f"{found.verdict}: {mean}"
-    return f"{found.verdict}: {mean}{bounds_text(found.interval, '+.4f')}"
+    return f"{verdict_text(found)}: {mean}{bounds_text(found.interval, '+.4f')}"
 
 
 def speed_row(timed: Comparison, main: Comparison) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import Pair, Quantized
 from smolctl.analysis.run_metrics import ACCURACY, LOSS, SECONDS, Metric
 from smolctl.analysis.study_notes import POW2
-from smolctl.analysis.verdicts import Difference
+from smolctl.analysis.verdicts import Difference, Verdict
 from smolctl.command_line import command, results_of
 from smolctl.report.document import Section, Table, bullets, paragraph, section
 from smolctl.report.evidence import Evidence
@@ -20,6 +20,7 @@ from smolctl.report.sections.experts import (
     start_tokens,
 )
 from smolctl.report.sections.speed_claim import SPEED_CLAIM, judged_speeds
+from smolctl.report.verdict_words import verdict_text
 from smolctl.report.wording import NO_INTERVAL, interval_text, listed, mean_text, number, span
 from smollm2.model.config import VARIANTS
 from smollm2.model.cost import parameters
@@ -163,7 +164,10 @@ def loss_claim(pair: Comparison | None) -> Claim:
         return withdrawn_claim(claim)
     difference = pair.primary[pow2.name]
     texts = [both(pair, pow2, LOSS, difference)]
-    verdicts = [f"{comparable(difference.interval, pair.margin)} (against {pair.base.name})"]
+    word = comparable(difference.widened, pair.margin)
+    if difference.missing:
+        word = verdict_text(difference)
+    verdicts = [f"{word} (against {pair.base.name})"]
     for other, found in beside_others(pair, LOSS):
         texts.append(both(other, other.others[0], LOSS, found))
         word = comparable(found.interval, pair.margin)
@@ -218,8 +222,8 @@ def experts_claim(pair: Comparison | None) -> Claim:
         f"{number(early.mean, LOSS, signed=True)}, {interval_or_none(early, LOSS)}; at the end: "
         f"{both(pair, mixture, LOSS, pair.primary[mixture.name])}"
     )
-    verdicts = {"better": "survives", "worse": "falls", "inconclusive": "inconclusive"}
-    return Claim(claim, text, f"{verdicts[early.verdict]} (at the start)")
+    verdicts = {Verdict.BETTER: "survives", Verdict.WORSE: "falls"}
+    return Claim(claim, text, f"{verdicts.get(early.verdict, early.verdict)} (at the start)")
 
 
 def pow2_of(comparison: Comparison) -> Arm | None:

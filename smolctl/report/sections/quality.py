@@ -6,14 +6,16 @@ from smolctl.analysis.alike import is_alike, is_control, size_changes
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import SAME_BUDGET, Comparison, View
 from smolctl.analysis.run_metrics import ACCURACY, BITS_PER_BYTE, LOSS, Metric
-from smolctl.analysis.verdicts import Difference, Verdict
+from smolctl.analysis.verdicts import Difference, Missing, Verdict
 from smolctl.report.document import Block, Figure, Section, Table, bullets, paragraph
 from smolctl.report.evidence import Evidence
 from smolctl.report.figures.curves import losses_of, tradeoff_of
 from smolctl.report.figures.forest import forest_of
 from smolctl.report.sections.per_study import is_among, per_study, withdrawn
+from smolctl.report.verdict_words import verdict_text, what_is_missing
 from smolctl.report.wording import (
     AXES,
+    bounds_text,
     interval_text,
     interval_words,
     listed,
@@ -47,6 +49,7 @@ def quality_section(evidence: Evidence) -> Section | None:
             curves_figure(study) if study is evidence.main else None,
             paragraph(DETECTABLE) if study.others and study is evidence.main else None,
             verdicts_table(study),
+            documents_table(study),
             arms_table(study),
             secondary_table(study, OF_MODEL),
             views_table(study) if study is evidence.main else None,
@@ -112,15 +115,46 @@ def arms_table(comparison: Comparison) -> Table:
         ("training FLOPs per token", *(f"{arm.flops_per_token:.3g}" for arm in arms)),
         ("KV cache bytes per token", *(f"{arm.kv_bytes_per_token:,}" for arm in arms)),
         ("training tokens", *(f"{arm.runs[0].tokens:,}" for arm in arms)),
+        ("training tokens per parameter", *(f"{arm.tokens_per_parameter:.3g}" for arm in arms)),
         ("learning rate", *(rates_text(arm) for arm in arms)),
     ]
     rows += [
         (metric.label, *(mean_text(arm.values(metric), metric) for arm in arms))
         for metric in (LOSS, *OF_MODEL)
     ]
+    rows += [
+        (f"test loss of a {name} of as many tokens", *(floor_text(arm, name) for arm in arms))
+        for name in ("unigram", "trigram")
+        if any(arm.floor(name) is not None for arm in arms)
+    ]
     return Table(
         f"Arms, {comparison.scale} scale, equal {comparison.equal}: mean ± standard deviation",
         ("", *(arm.name for arm in arms)),
+        rows,
+    )
+
+
+def floor_text(arm: Arm, name: str) -> str:
+    """The loss of an n-gram model of the tokens that the arm has seen."""
+    return number(arm.floor(name), LOSS)
+
+
+def documents_table(comparison: Comparison) -> Table:
+    """The differences for the documents of the test, and for documents like these."""
+    rows = [
+        (
+            arm,
+            str(found.documents),
+            number(found.mean, LOSS, signed=True),
+            bounds_text(found.these, "+.4f").strip(" ()") or "–",
+            bounds_text(found.like_these, "+.4f").strip(" ()") or "–",
+        )
+        for arm, found in comparison.over_documents.items()
+    ]
+    return Table(
+        f"Difference to {comparison.base.name} over seeds for the documents of the test, and over "
+        "seeds and documents for documents like these",
+        ("arm", "documents", "difference", "these documents", "documents like these"),
         rows,
     )
 
@@ -130,16 +164,17 @@ def verdicts_table(comparison: Comparison) -> Table:
     rows = [
         (
             arm,
-            difference.verdict,
-            number(difference.mean, LOSS, signed=True),
-            interval_text(difference, LOSS),
-            number(difference.minimum_detectable_effect, LOSS),
+            verdict_text(found),
+            number(found.mean, LOSS, signed=True),
+            interval_text(found, LOSS),
+            number(found.tuning_gap, LOSS),
+            number(found.minimum_detectable_effect, LOSS),
         )
-        for arm, difference in comparison.primary.items()
+        for arm, found in comparison.primary.items()
     ]
     return Table(
         f"Final test loss against {comparison.base.name}, the primary metric",
-        ("arm", "verdict", "difference", "interval", "minimum detectable effect"),
+        ("arm", "verdict", "difference", "interval", "tuning gap", "minimum detectable effect"),
         rows,
         n_words=2,
     )
@@ -180,7 +215,7 @@ def views_table(comparison: Comparison) -> Table:
             view.split,
             cell(view, base),
             cell(view, view.arm),
-            comparison.primary[view.arm].verdict if view.is_fair else "not compared",
+            verdict_text(comparison.primary[view.arm]) if view.is_fair else "not compared",
         )
         for view in comparison.views
     ]
@@ -251,12 +286,15 @@ def verdict_sentence(comparison: Comparison, arm: Arm) -> str:
             f"{start} ended {amount} on the test split ({runs}): inconclusive. The noise between "
             "runs is known only from several runs per arm; add seeds."
         )
-    if difference.interval is None:
-        return f"{start} ended {amount} on the test split ({runs}), every run alike: inconclusive."
     stands_on = f"its test loss is {amount} ({interval_words(difference)}, {runs})"
+    text = verdict_text(difference)
+    if difference.verdict is Verdict.EQUIVALENT:
+        within = f"to {base.name} within {comparison.margin:g} nats/token"
+        return f"{start} is {text} {within}: {stands_on}."
     if difference.verdict is not Verdict.INCONCLUSIVE:
-        return f"{start} is {difference.verdict} than {base.name}: {stands_on}."
-    return f"{start} against {base.name} is inconclusive: {stands_on}."
+        return f"{start} is {text} than {base.name}: {stands_on}."
+    missing = "".join(f"; {clause}" for clause in what_is_missing(comparison, arm))
+    return f"{start} against {base.name} is {text}: {stands_on}{missing}."
 
 
 def horizon(comparison: Comparison, arm: Arm) -> str:
@@ -286,7 +324,7 @@ def control(comparison: Comparison, arm: Arm) -> str:
     difference = comparison.primary[arm.name]
     if difference.interval is None:  # nothing else could have come out
         return text
-    if difference.verdict is Verdict.INCONCLUSIVE:
+    if difference.verdict in (Verdict.INCONCLUSIVE, Verdict.EQUIVALENT):
         return f"{text} No difference is found, as expected."
     return f"{text} The verdict *{difference.verdict}* is false, as one control in twenty may show."
 
@@ -297,7 +335,7 @@ def detectable(comparison: Comparison, arms: Sequence[Arm]) -> list[str]:
     texts = [
         f"{difference.minimum_detectable_effect:.4f} ({name})"
         for name, difference in found
-        if difference.verdict is Verdict.INCONCLUSIVE
+        if Missing.SEEDS in difference.missing
         if difference.minimum_detectable_effect is not None
     ]
     if not texts:

@@ -1,0 +1,80 @@
+"""The verdicts of a comparison: what its runs, its tuning and its ledger bring to `judge`."""
+
+from collections.abc import Mapping, Sequence
+
+from smolctl.analysis.arms import Arm
+from smolctl.analysis.run_metrics import LOSS
+from smolctl.analysis.study_plan import StudyPlan
+from smolctl.analysis.tuning_gap import tuning_gap
+from smolctl.analysis.verdicts import ArmResult, Design, Difference, judge
+
+# Validation losses of a tuning, by rate and seed; infinite for a run that failed.
+Grid = Mapping[float, Mapping[int, float]]
+
+
+def family_verdicts(
+    arms: Sequence[Arm],
+    tuning: Mapping[str, Grid],
+    plan: StudyPlan | None,
+    margin: float | None = None,
+) -> dict[str, Difference]:
+    """The verdict on each arm against the first one.
+
+    Args:
+        tuning: of each arm that was tuned.
+        plan: what the study's ledger planned before the first result; None if it has no ledger.
+            Then arms are compared within seeds where they share data, and verdicts are exploratory.
+        margin: of the study file; that of the plan counts before it.
+    """
+    results = {arm.name: result_of_arm(arm, tuning.get(arm.name), plan) for arm in arms}
+    return judge(results, design_of(arms, plan, margin))
+
+
+def design_of(arms: Sequence[Arm], plan: StudyPlan | None, margin: float | None) -> Design:
+    """The design of the plan; one that follows from the protocol where there is none."""
+    if plan is None:
+        return Design(blocked=share_data(arms), margin=margin)
+    return Design(
+        blocked=plan.blocked,
+        margin=plan.margin,
+        looks=plan.looks,
+        alpha=plan.alpha,
+        comparisons=len(plan.seeds) - 1,
+    )
+
+
+def share_data(arms: Sequence[Arm]) -> bool:
+    """Whether every arm takes equal steps, with the data of at least two of the first one's runs
+    in their order."""
+    base, *others = arms
+    orders = {run.protocol.data_seed for run in base.runs}
+    return all(
+        arm.protocol.steps == base.protocol.steps
+        and len(orders & {run.protocol.data_seed for run in arm.runs}) > 1
+        for arm in others
+    )
+
+
+def result_of_arm(arm: Arm, grid: Grid | None, plan: StudyPlan | None) -> ArmResult:
+    """What an arm brings to its verdict."""
+    block = blocks_by_seed(arm)
+    return ArmResult(
+        losses={block[run.protocol.seed]: run.values[LOSS.name] for run in arm.runs},
+        model=arm.protocol.model,
+        rate=arm.rates,
+        diverged=frozenset(block.get(seed, -1 - seed) for seed in arm.failed_seeds),
+        planned=None
+        if plan is None
+        else frozenset(block.get(seed, -1 - seed) for seed in plan.seeds.get(arm.name, ())),
+        tuning_gap=tuning_gap(grid, arm.rates[0]).gap if grid else None,
+        documents=min(run.test_documents for run in arm.runs),
+        trigram=arm.floor("trigram"),
+    )
+
+
+def blocks_by_seed(arm: Arm) -> dict[int, int]:
+    """The block of each seed of an arm: the seed of its data, which is what the arms of a block
+    share. The seed itself where all runs have one order of the data. Seeds without a run have none,
+    and no block is below zero."""
+    orders = {run.protocol.seed: run.protocol.data_seed for run in arm.runs}
+    return orders if len(set(orders.values())) == len(orders) else {seed: seed for seed in orders}

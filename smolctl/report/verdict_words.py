@@ -1,0 +1,87 @@
+"""A verdict in words, and what is missing for one."""
+
+from statistics import fmean
+
+from smolctl.analysis.arms import Arm
+from smolctl.analysis.comparison import Comparison
+from smolctl.analysis.run_metrics import LOSS
+from smolctl.analysis.verdicts import FEWEST_DOCUMENTS, Difference, Missing, Verdict
+from smolctl.report.wording import listed, runs_text
+
+
+def verdict_text(found: Difference) -> str:
+    """`better`, `inconclusive: tuning, regime`, `equivalent (exploratory)`."""
+    if found.verdict is Verdict.INCONCLUSIVE and found.missing:
+        return f"{found.verdict}: {', '.join(found.missing)}"
+    is_marked = found.exploratory and found.verdict is not Verdict.WITHDRAWN
+    return f"{found.verdict} (exploratory)" if is_marked else str(found.verdict)
+
+
+def what_is_missing(study: Comparison, arm: Arm) -> list[str]:
+    """A clause on each thing that the verdict on an arm lacks."""
+    found = study.primary[arm.name]
+    words = {
+        Missing.SEEDS: missing_seeds,
+        Missing.TUNING: missing_tuning,
+        Missing.DOCUMENTS: missing_documents,
+        Missing.REGIME: missing_regime,
+    }
+    return [words[one](study, arm, found) for one in found.missing]
+
+
+def missing_seeds(study: Comparison, arm: Arm, found: Difference) -> str:
+    """Seeds that failed, that the plan still waits for, or that are too few."""
+    for one in (study.base, arm):
+        if one.failed:
+            return f"{listed(one.failed)} of {one.name} failed"
+    plan = study.ledger.binding if study.ledger else None
+    if plan is not None:
+        done = min(len(set(one.seeds) & set(plan.seeds.get(one.name, ()))) for one in study.arms)
+        look = plan.next_look(done)
+        if done < look:
+            return f"the next look is at {look} seeds, and there are {done}"
+    fewest = min(len(study.base.runs), len(arm.runs))
+    if fewest < 2:
+        return f"{runs_text(fewest)} of an arm shows no noise"
+    return "the interval leaves the sign open"
+
+
+def missing_tuning(study: Comparison, arm: Arm, found: Difference) -> str:
+    """Rates that were not tried, or a gap that could turn the verdict."""
+    if arm.protocol.model == study.base.protocol.model:
+        return "one model at two learning rates differs in tuning only"
+    untried = [one.name for one in (study.base, arm) if one.name not in study.grids]
+    if untried:
+        return f"no study of learning rates for {listed(untried)}"
+    if found.widened is None:
+        return "the tried learning rates do not bound what another could gain"
+    low, high = found.widened
+    return f"with what better rates could gain the interval is {low:+.4f} to {high:+.4f}"
+
+
+def missing_documents(study: Comparison, arm: Arm, found: Difference) -> str:
+    """How many documents there are."""
+    documents = min(run.test_documents for run in study.runs)
+    return f"{documents} of at least {FEWEST_DOCUMENTS} test documents"
+
+
+def missing_regime(study: Comparison, arm: Arm, found: Difference) -> str:
+    """Which arm has not learned what a trigram knows."""
+    for one in (study.base, arm):
+        floor = one.floor("trigram")
+        if floor is None:
+            return "no trigram was counted on the text of these runs"
+        if not fmean(one.values(LOSS)) < floor:
+            return f"{one.name} does not reach the {floor:.4f} of a trigram of as many tokens"
+    raise AssertionError("Both arms are below the trigram.")
+
+
+def floors_text(study: Comparison) -> str:
+    """`; a trigram counted on as many tokens has a test loss of 4.58, a unigram 6.57`."""
+    trigram, unigram = study.base.floor("trigram"), study.base.floor("unigram")
+    if trigram is None or unigram is None:
+        return ""
+    return (
+        f"; counted on as many tokens, a trigram has the test loss {trigram:.3f} and a unigram "
+        f"{unigram:.3f}"
+    )

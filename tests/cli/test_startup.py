@@ -75,8 +75,9 @@ def test_a_deleted_current_folder_is_a_sentence(tmp_path):
 
 # Sends a signal to the process when the command line imports a module.
 INTERRUPTED = """
-import builtins, os
+import builtins, os, signal
 from smolctl.cli.app import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
 load = builtins.__import__
 def interrupted(name, *more):
     if name == "{module}":

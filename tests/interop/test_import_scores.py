@@ -12,7 +12,7 @@ from support.command import run_main
 from support.foreign import KINDS, change, generation, theirs_in
 
 from smolctl.studies.models import load_one
-from smollm2.data import load_tokenizer, prepare
+from smollm2.data import load_tokenizer, prepare, spread_windows, window_count, windows
 from smollm2.evaluation.multiple_choice import ItemScore
 from smollm2.evaluation.records import ScoreFile
 from smollm2.evaluation.tasks import find_task, load_items
@@ -62,10 +62,12 @@ def test_held_out_text_is_scored_as_transformers_scores_it(
     code, out, err = run_main(capsys, "eval", target, *options)
     assert code == 0, err
     rows = {row["metric"]: row["value"] for row in json.loads(out)}
-    tokens = torch.from_numpy(data.test[:129].astype("int64"))
+    spread = spread_windows(window_count(data.test, 64), 2)
+    inputs, targets = map(torch.from_numpy, windows(data.test, 64, spread))
     with torch.no_grad():
-        logits = theirs_in(elsewhere / "untied")(tokens[:-1].view(2, 64)).logits
-    assert rows["loss"] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), tokens[1:]).item())
+        logits = theirs_in(elsewhere / "untied")(inputs).logits
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    assert rows["loss"] == pytest.approx(loss.item())
 
 
 def test_scores_on_two_texts_are_kept_apart(capsys, model, corpus, story_file):

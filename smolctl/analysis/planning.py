@@ -1,11 +1,5 @@
 """How many seeds a study takes to find a difference of the test loss, and what it finds with those
-it has; pure functions of how much the loss varies between seeds.
-
-The test is Student's t, two-sided: on n differences within seeds (blocked), or on two arms of n
-runs each. Its power is the tail of the noncentral t beyond the critical value (Cohen 1988,
-*Statistical Power Analysis*, ch. 2), with noncentrality difference / standard error. Several arms
-or looks share alpha equally (Bonferroni).
-"""
+it has, by how much the loss varied between the seeds of earlier runs; see `power`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,14 +8,12 @@ from statistics import variance
 
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
+from smolctl.analysis.power import MOST_SEEDS, found_by, seeds_for
 from smolctl.analysis.run_metrics import LOSS
-from smolctl.analysis.study_plan import ALPHA, read_ledger
+from smolctl.analysis.stats import SMALLEST_SPREAD
+from smolctl.analysis.study_verdicts import blocks_by_seed, share_data
 from smollm2.errors import UserError
 
-POWER = 0.8
-FLOOR = 1e-4  # nats/token: a tenth of the smallest spread that was ever measured here
-MOST_SEEDS_NEEDED = 10_000
-FAR = 30.0  # noncentrality beyond which the normal part of the t no longer matters
 UNSURE = 0.1  # tail of the spread's distribution at which its upper end is taken
 
 
@@ -41,8 +33,8 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Design:
-    """What is compared.
+class Family:
+    """What is compared with the first arm.
 
     Args:
         blocked: whether arms are compared within seeds.
@@ -53,11 +45,6 @@ class Design:
     blocked: bool
     arms: int
     looks: int = 1
-
-    @property
-    def level(self) -> float:
-        """Of one test of one arm."""
-        return ALPHA / (self.arms * self.looks)
 
 
 def spread_of_differences(losses: Mapping[str, Mapping[int, float]]) -> Spread | None:
@@ -72,22 +59,23 @@ def spread_of_differences(losses: Mapping[str, Mapping[int, float]]) -> Spread |
 
 
 def pooled(samples: list[list[float]]) -> Spread | None:
-    """The pooled standard deviation, at least `FLOOR`; None if no sample has two values."""
+    """The pooled standard deviation, raised to `SMALLEST_SPREAD`; None if no sample has two
+    values."""
     groups = [values for values in samples if len(values) > 1]
     df = sum(len(values) - 1 for values in groups)
     if df == 0:
         return None
     total = sum((len(values) - 1) * variance(values) for values in groups)
-    return Spread(max(FLOOR, math.sqrt(total / df)), df)
+    return Spread(max(SMALLEST_SPREAD, math.sqrt(total / df)), df)
 
 
-def losses_by_order(arms: Sequence[Arm]) -> dict[str, dict[int, float]]:
-    """The final test losses of each arm by the seed of the data; of two runs with one order, the
-    one with the larger seed."""
-    return {
-        arm.name: {run.protocol.data_seed: run.values[LOSS.name] for run in arm.runs}
-        for arm in arms
-    }
+def losses_by_block(arms: Sequence[Arm]) -> dict[str, dict[int, float]]:
+    """The final test losses of each arm by block."""
+    found = {}
+    for arm in arms:
+        blocks = blocks_by_seed(arm)
+        found[arm.name] = {blocks[run.protocol.seed]: run.values[LOSS.name] for run in arm.runs}
+    return found
 
 
 def require_difference(difference: float) -> None:
@@ -100,14 +88,14 @@ def require_difference(difference: float) -> None:
         )
 
 
-def spread_for(design: Design, arms: Sequence[Arm]) -> Spread:
-    """The spread that the test of a design rests on, as the runs of `arms` show it.
+def spread_for(family: Family, arms: Sequence[Arm]) -> Spread:
+    """The spread that the test of a family rests on, as the runs of `arms` show it.
 
     Raises:
         UserError: they do not show it.
     """
-    if design.blocked:
-        found = spread_of_differences(losses_by_order(arms))
+    if family.blocked:
+        found = spread_of_differences(losses_by_block(arms))
         needed = "two arms that share two seeds"
     else:
         found = pooled([arm.values(LOSS) for arm in arms])
@@ -117,70 +105,46 @@ def spread_for(design: Design, arms: Sequence[Arm]) -> Spread:
     return found
 
 
-def power_with(seeds: int, difference: float, deviation: float, design: Design) -> float:
-    """The chance that `seeds` an arm find a true difference of that size, in its direction."""
-    from scipy.stats import chi2, nct, t
-
-    df = seeds - 1 if design.blocked else 2 * (seeds - 1)
-    error = deviation / math.sqrt(seeds) * (1.0 if design.blocked else math.sqrt(2))
-    critical, shift = float(t.isf(design.level / 2, df)), difference / error
-    if shift > FAR:
-        return float(chi2.cdf(df * (shift / critical) ** 2, df))
-    return float(nct.sf(critical, df, shift))
-
-
-def seeds_needed(difference: float, deviation: float, design: Design) -> int:
-    """The smallest number of seeds an arm that finds `difference` with the power `POWER`.
+def seeds_needed(difference: float, deviation: float, family: Family) -> int:
+    """The smallest number of seeds an arm that finds `difference` with 80 % power.
 
     Raises:
-        UserError: it is more than `MOST_SEEDS_NEEDED`.
+        UserError: it is more than `MOST_SEEDS`.
     """
-
-    def finds(seeds: int) -> bool:
-        return power_with(seeds, difference, deviation, design) >= POWER
-
-    high = 2
-    while not finds(high):
-        high *= 2
-        if high > MOST_SEEDS_NEEDED:
-            raise UserError(
-                f"A difference of {difference:g} takes more than {MOST_SEEDS_NEEDED:,} seeds an "
-                f"arm where the loss varies by {deviation:.2g}; ask for a larger one."
-            )
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if finds(middle) else (middle, high)
-    return high
+    try:
+        return seeds_for(
+            *(difference, deviation),
+            blocked=family.blocked,
+            arms=family.arms,
+            looks=family.looks,
+        )
+    except ValueError:
+        raise UserError(
+            f"A difference of {difference:g} takes more than {MOST_SEEDS:,} seeds an arm where the "
+            f"loss varies by {deviation:.2g}; ask for a larger one."
+        ) from None
 
 
-def detectable_with(seeds: int, deviation: float, design: Design) -> float | None:
-    """The true difference that `seeds` an arm find with the power `POWER`; None with one seed."""
-    from scipy.optimize import brentq
-
+def detectable_with(seeds: int, deviation: float, family: Family) -> float | None:
+    """The true difference that `seeds` an arm find with 80 % power; None with one seed."""
     if seeds < 2:
         return None
-    above = deviation
-    while power_with(seeds, above, deviation, design) < POWER:
-        above *= 2
-    return float(brentq(lambda d: power_with(seeds, d, deviation, design) - POWER, 0, above))
+    return found_by(
+        *(seeds, deviation), blocked=family.blocked, arms=family.arms, looks=family.looks
+    )
 
 
 def seeds_to_find(comparison: Comparison, difference: float) -> int:
-    """The number of seeds an arm that would find `difference` between the arms of a comparison.
-
-    Arms are compared within seeds as the study's ledger says; without one, where every arm shares
-    steps and at least two orders of the data with the first.
+    """The number of seeds an arm that would find `difference` between the arms of a comparison,
+    judged as the study's plan says, or as its arms allow if it has none.
 
     Raises:
         UserError: the runs do not show how much the loss varies.
     """
-    ledger = read_ledger(comparison.base.runs[0].run.study_path)
-    base, *others = (losses.keys() for losses in losses_by_order(comparison.arms).values())
-    is_blocked = comparison.equal == "tokens" and all(len(base & arm) > 1 for arm in others)
-    design = Design(
-        ledger.binding.blocked if ledger else is_blocked,
-        len(comparison.others),
-        len(ledger.binding.looks) if ledger else 1,
+    plan = comparison.ledger.binding if comparison.ledger else None
+    family = Family(
+        plan.blocked if plan else share_data(comparison.arms),
+        len(plan.seeds) - 1 if plan else len(comparison.others),
+        len(plan.looks) if plan else 1,
     )
-    return seeds_needed(difference, spread_for(design, comparison.arms).deviation, design)
+    return seeds_needed(difference, spread_for(family, comparison.arms).deviation, family)

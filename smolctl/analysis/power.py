@@ -52,12 +52,9 @@ def seeds_for(detect: float, spread: float, *, blocked: bool, arms: int = 1, loo
     """
     if not (detect > 0 and spread > 0 and math.isfinite(detect) and math.isfinite(spread)):
         raise ValueError(f"needs a positive difference and spread: {detect}, {spread}")
-    level = 0.05 / arms / looks
 
     def found(seeds: int) -> float:
-        if blocked:
-            return spread / math.sqrt(seeds) * noncentrality_of_t(seeds - 1, level)
-        return spread * math.sqrt(2 / seeds) * noncentrality(seeds, seeds, level)
+        return found_by(seeds, spread, blocked=blocked, arms=arms, looks=looks)
 
     few, many = 1, 2
     while found(many) > detect:
@@ -68,6 +65,15 @@ def seeds_for(detect: float, spread: float, *, blocked: bool, arms: int = 1, loo
         middle = (few + many) // 2
         few, many = (middle, many) if found(middle) > detect else (few, middle)
     return many
+
+
+def found_by(seeds: int, spread: float, *, blocked: bool, arms: int = 1, looks: int = 1) -> float:
+    """The true difference that at least two seeds of every arm find with 80 % power, as
+    `seeds_for`."""
+    level = 0.05 / arms / looks
+    if blocked:
+        return spread / math.sqrt(seeds) * noncentrality_of_t(seeds - 1, level)
+    return spread * math.sqrt(2 / seeds) * noncentrality(seeds, seeds, level)
 
 
 def paired_spread(spread: float, correlation: float) -> float:

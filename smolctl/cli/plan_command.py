@@ -12,7 +12,7 @@ from smolctl.units import duration
 
 if TYPE_CHECKING:
     from smolctl.analysis.arms import Arm
-    from smolctl.analysis.planning import Design, Spread
+    from smolctl.analysis.planning import Family, Spread
     from smolctl.studies.runner import Session
     from smolctl.studies.study_file import Study
     from smollm2.runs.run import Run
@@ -63,7 +63,7 @@ def plan_study(
     how much the loss varies over seeds: in the runs of `--pilot`, or in a pilot that is trained
     first, three seeds of two arms at a quarter of the steps.
     """
-    from smolctl.analysis.planning import Design, require_difference, spread_for
+    from smolctl.analysis.planning import Family, require_difference, spread_for
     from smolctl.cli.console import print_json, say
     from smolctl.studies.ladder import rungs_of, sessions_of
     from smolctl.studies.study_file import read_study
@@ -71,10 +71,10 @@ def plan_study(
     require_difference(detect)
     smallest, *larger = rungs_of(read_study(file))
     arms, source = pilot_arms(smallest, pilot, results, data)
-    design = Design(smallest.is_blocked, len(smallest.arms) - 1, len(smallest.planned_looks))
-    spread = spread_for(design, arms)
+    family = Family(smallest.is_blocked, len(smallest.arms) - 1, len(smallest.planned_looks))
+    spread = spread_for(family, arms)
     sessions = list(sessions_of(file, results, source=data))
-    found = [numbers(one, detect, spread, design) | {"pilot": source} for one in sessions]
+    found = [numbers(one, detect, spread, family) | {"pilot": source} for one in sessions]
     for session in sessions:
         warn_of_results(session)
     if as_json:
@@ -139,7 +139,7 @@ def pilot_arms(
 
 
 def numbers(
-    session: "Session", detect: float, spread: "Spread", design: "Design"
+    session: "Session", detect: float, spread: "Spread", family: "Family"
 ) -> dict[str, Any]:
     """Seeds, runs, hours and the minimum detectable effect: of the file as it is, and as it would
     have to be."""
@@ -155,7 +155,7 @@ def numbers(
 
     tuning, one_each = session.tuned().runs, {run.arm: run for run in session.final}.values()
     seeds = min(len(arm.seeds) for arm in study.arms)
-    needed = seeds_needed(detect, spread.deviation, design)
+    needed = seeds_needed(detect, spread.deviation, family)
 
     def design_with(n: int) -> dict[str, Any]:
         return {
@@ -163,18 +163,18 @@ def numbers(
             "final_runs": n * len(study.arms),
             "tuning_runs": len(tuning),
             "hours": (n * seconds([*one_each]) + seconds(tuning)) / 3600,
-            "minimum_detectable": detectable_with(n, spread.deviation, design),
+            "minimum_detectable": detectable_with(n, spread.deviation, family),
         }
 
     return {
         "study": study.name,
         "detect": detect,
-        "blocked": design.blocked,
-        "looks": design.looks,
+        "blocked": family.blocked,
+        "looks": family.looks,
         "spread": spread.deviation,
         "spread_upper": spread.upper,
         "spread_degrees_of_freedom": spread.df,
-        "seeds_if_spread_is_upper": seeds_needed(detect, spread.upper, design),
+        "seeds_if_spread_is_upper": seeds_needed(detect, spread.upper, family),
         "present": design_with(seeds),
         "needed": design_with(needed),
     }

@@ -1,9 +1,10 @@
 """Every command of README.md and docs/ runs: section by section, in order, on small models.
 
 What is shortened: the variants are tiny, `builtin` is a few stories, the hub answers from local
-files, and steps and limits are a hundredth (`--steps 5000` and `pow2-5000-s0` become 50). Commands
-that are not smolctl's (git, make, pip) are those of `.ci/run`. Blocks below a comment `not run`
-need a GPU, the net or hours; `test_docs.py` parses them, and compares shown output with the real.
+files, steps and limits are a hundredth (`--steps 5000` and `pow2-5000-s0` become 50), and a rate
+is tuned on three. Commands that are not smolctl's (git, make, pip) are those of `.ci/run`. Blocks
+below a comment `not run` need a GPU, the net or hours; `test_docs.py` parses them, and compares
+shown output with the real.
 """
 
 import contextlib
@@ -71,6 +72,8 @@ def tiny_world(tmp_path_factory) -> Iterator[pytest.MonkeyPatch]:
             experts = {"n_experts": config.n_experts, "n_active_experts": config.n_active_experts}
             patch.setitem(VARIANTS, name, ModelConfig(**TINY, **heads, **experts))
         patch.setattr("smollm2.data.kinds.stdlib_corpus.stdlib_files", lambda: files)
+        patch.setattr("smolctl.studies.rate_grid.ON_EITHER_SIDE", 1)
+        patch.setattr("smolctl.studies.rate_search.MOST_EXTENSIONS", 0)
         # Read from the environment when datasets was imported, maybe before the tests.
         patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         patch.setattr(

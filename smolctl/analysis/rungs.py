@@ -85,11 +85,10 @@ class SizeLadder:
             return {}
         found = {}
         for one, two in zip(first.arms, second.arms, strict=True):
-            if two.name in second.sweep:
-                # Runs of a rate come in the order of their seeds.
-                grid = {rate: dict(enumerate(x)) for rate, x in second.sweep[two.name].items()}
+            if two.name in second.grids:
                 widths = one.protocol.model.d_model, two.protocol.model.d_model
-                found[two.name] = check_rate(grid, transferred(one.rates[0], *widths))
+                rate = transferred(one.rates[0], *widths)
+                found[two.name] = check_rate(second.grids[two.name], rate)
         return found
 
     @cached_property

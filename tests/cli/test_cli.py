@@ -43,7 +43,7 @@ def test_the_five_commands_run_in_a_row(capsys, workdir, tiny, variants, corpus)
     assert code == 0
     assert "b0" in out
     assert "tiny:n_layers=3" in out
-    arguments = ("quantize", "--bits", "4", "--tokens", "256")
+    arguments = ("quantize", "b0", "--bits", "4", "--tokens", "256")
     code, _, err = run_main(capsys, *arguments)
     assert code == 0, err
     assert "int4-g64" in run_main(capsys, "report", "--section", "quantization")[1]

@@ -116,7 +116,7 @@ def test_the_card_is_that_of_the_study_with_its_figures(capsys, workdir, templat
         planted(template, "orig", seed, 5.0 + 0.01 * seed, model={"d_ff": 72})
         planted(template, "pow2", seed, 5.1, manifest={"created_at": "2027-01-01"})
     other = planted(template, "pow2", 7, 5.1, test_tokens=128)  # newer, of another protocol
-    other.update(finished_at="2999-01-01")
+    other.update(finished_at="2000-01-01")
     out = export(capsys, "pow2-s1", "--study", "s", "--to", "hf", "out")
     assert "of study s" in out
     card = Path("out/README.md").read_text()
@@ -169,9 +169,9 @@ def test_the_usage_of_the_card_runs(capsys, trained, monkeypatch):
     assert capsys.readouterr().out.startswith("Once upon a time")
 
 
-def test_a_run_replaced_by_a_newer_one_of_its_seed_has_a_short_card(capsys, trained):
+def test_a_run_after_an_older_one_of_its_seed_has_a_short_card(capsys, trained):
     shutil.copytree(trained.path, "results/runs/second")
-    Run(Path("results/runs/second")).update(finished_at="2999-01-01")
+    Run(Path("results/runs/second")).update(finished_at="2000-01-01")
     said = export(capsys, "run", "--to", "hf", "out")
     assert "a short one: run is excluded: it has the seed of second" in " ".join(said.split())
     assert not Path("out/figures").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.command import run_main
-from support.planted import planted
+from support.planted import plan, planted
 from support.tinies import runs_of
 
 from smolctl.studies.pilot import pilot_of
@@ -15,10 +15,11 @@ from smollm2.runs.run import list_runs
 
 @pytest.fixture
 def earlier(workdir, template) -> None:
-    """Study `s`: two arms, three seeds, differences within seeds of -0.1, 0 and 0.1."""
+    """Study `s`: two arms, three blocks, differences within seeds of -0.1, 0 and 0.1."""
     for seed, extra in enumerate((-0.1, 0.0, 0.1)):
         planted(template, "a", seed, 5.0 + seed)
         planted(template, "b", seed, 5.0 + seed + extra)
+    plan(workdir / "results/s", blocked=True)
 
 
 def planned(capsys, study_file, *options) -> dict:

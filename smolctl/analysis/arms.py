@@ -16,14 +16,14 @@ class Arm:
     """The runs of one arm, in order of their seeds.
 
     Args:
-        failed: names of runs that failed, mostly as their loss did not stay finite.
-        failed_seeds: their seeds.
+        failed: names of runs that failed.
+        diverged: the seeds of those whose loss did not stay finite, which is a result.
     """
 
     name: str
     runs: tuple[FinishedRun, ...]
     failed: tuple[str, ...] = ()
-    failed_seeds: tuple[int, ...] = ()
+    diverged: tuple[int, ...] = ()
 
     @property
     def protocol(self) -> "ResolvedConfig":

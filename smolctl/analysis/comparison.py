@@ -37,7 +37,7 @@ from smolctl.analysis.task_scores import (
     unequal_questions,
 )
 from smolctl.analysis.verdicts import Difference, Verdict, differences
-from smollm2.runs.manifest import Role, RunState
+from smollm2.runs.manifest import Role
 
 # Budgets that differ by a smaller share count as equal: steps are whole, and clocks are noisy.
 SAME_BUDGET = {"tokens": 0.01, "flops": 0.01, "seconds": 0.05}
@@ -153,8 +153,7 @@ class Comparison:
         """The verdicts: each arm's final test loss against the first arm's; see `judge`."""
         if self.family is not None:
             return {arm.name: self.family.primary[arm.name] for arm in self.others}
-        plan = self.ledger.binding if self.ledger else None
-        found = family_verdicts(self.arms, self.grids, plan, self.margin)
+        found = family_verdicts(self.arms, self.grids, self.ledger, self.margin)
         if self.superseded is None:
             return found
         return {
@@ -276,11 +275,12 @@ def tuning_losses(comparison: Comparison) -> dict[str, dict[float, dict[int, flo
         if run.role is not Role.SWEEP or arm is None:
             continue
         protocol = run.protocol
-        if protocol.steps != arm.protocol.steps or protocol.seed in arm.seeds:
+        is_same = (protocol.steps, protocol.model) == (arm.protocol.steps, arm.protocol.model)
+        if not is_same or protocol.seed in arm.seeds:
             continue
         if run.is_finished:
             loss = tuning_loss(run)
-        elif run.state is RunState.FAILED:
+        elif run.has_diverged:
             loss = math.inf
         else:
             continue

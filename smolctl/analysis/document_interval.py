@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smolctl.analysis.blocks import Numbers, within_blocks
-from smolctl.analysis.stats import Estimate, critical_t, sample, welch
+from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, critical_t, sample, welch
 from smolctl.analysis.verdicts import FEWEST_DOCUMENTS
 
 
@@ -17,7 +17,8 @@ class DocumentIntervals:
         documents: how many.
         these: over seeds, for the documents of the test; None if an arm has one run or there is no
             spread.
-        like_these: over seeds and documents; None without `these` or below five documents.
+        like_these: over seeds and documents; None without `these`, below five documents, or if
+            one of them has most of the text.
     """
 
     documents: int
@@ -48,7 +49,8 @@ def document_intervals(
         return DocumentIntervals(len(tokens), float(difference.sum() / tokens.sum()), None, None)
     mean, seeds = float(estimate.mean), float(estimate.half_width(confidence))
     these = (mean - seeds, mean + seeds)
-    if len(tokens) < FEWEST_DOCUMENTS:
+    shares = tokens / tokens.sum()
+    if len(tokens) < FEWEST_DOCUMENTS or 1 / (shares**2).sum() < 2:  # one has most of the text
         return DocumentIntervals(len(tokens), mean, these, None)
     both = float(np.hypot(seeds, over_documents(base, arm, tokens, confidence)))
     return DocumentIntervals(len(tokens), mean, these, (mean - both, mean + both))
@@ -57,9 +59,10 @@ def document_intervals(
 def over_seeds(base: Numbers, arm: Numbers, *, blocked: bool) -> Estimate | None:
     """The difference of the arms' losses, (..., seeds), NaN for a seed that an arm lacks."""
     if blocked:
-        return within_blocks(base, arm)
+        return within_blocks(base, arm, floor=SMALLEST_SPREAD)
     first, second = (
-        sample(one[..., np.isfinite(one).reshape(-1, one.shape[-1]).all(0)]) for one in (base, arm)
+        sample(one[..., np.isfinite(one).reshape(-1, one.shape[-1]).all(0)], floor=SMALLEST_SPREAD)
+        for one in (base, arm)
     )
     return welch(first, second)
 

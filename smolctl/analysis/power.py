@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -85,7 +86,7 @@ def paired_spread(spread: float, correlation: float) -> float:
 def noncentrality_of_t(df: float, level: float) -> float:
     """`detectable_by_t` in standard errors."""
     critical = float(critical_t(level / 2, df))
-    return solve(lambda effect: float(1 - nctdtr(df, effect, critical)))
+    return solve(lambda effect: float(1 - noncentral_cdf(df, effect, critical)))
 
 
 @lru_cache(maxsize=256)
@@ -103,7 +104,14 @@ def noncentrality(first: int, second: int, level: float) -> float:
     theirs = (1 - share) * df / ((second - 1) * second)
     critical = critical_t(level / 2, degrees_of_freedom(ours / (ours + theirs), first, second))
     critical *= np.sqrt((ours + theirs) / (1 / first + 1 / second))
-    return solve(lambda effect: float(1 - nctdtr(df, effect, critical).mean()))
+    return solve(lambda effect: float(1 - noncentral_cdf(df, effect, critical).mean()))
+
+
+def noncentral_cdf(df: float, effect: float, critical: Any) -> Any:
+    """The noncentral t's distribution function. scipy has NaN for it far from the effect, where it
+    is 0 below and 1 above."""
+    found = nctdtr(df, effect, critical)
+    return np.where(np.isnan(found), critical > effect, found)
 
 
 def solve(power_of: Callable[[float], float]) -> float:

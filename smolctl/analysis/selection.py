@@ -59,7 +59,7 @@ def compare_finished(
                 arm,
                 tuple(sorted(runs, key=seeds_of)),
                 tuple(run.name for run in failed),
-                tuple(run.protocol.seed for run in failed),
+                tuple(run.protocol.seed for run in failed if run.has_diverged),
             )
         )
     notes, ledger = read_notes(base.run.study_path), read_ledger(base.run.study_path)
@@ -70,7 +70,7 @@ def compare_finished(
         tuple(kept),
         tuple(reasons),
         superseded=notes.superseded,
-        margin=notes.margin,
+        margin=ledger.binding.margin if ledger else notes.margin,
     )
 
 
@@ -91,6 +91,12 @@ def study_comparison(study: str, runs: "list[Run]", like: str | None = None) -> 
     for found in sorted(facts, key=lambda found: str(found.run.manifest["created_at"])):
         if not noted(mismatch(base, found), found, excluded):
             by_arm.setdefault(found.run.arm, []).append(found)
+    ledger = read_ledger(facts[0].run.study_path)
+    if ledger is not None:  # the plan's first arm is the first, whichever began first
+        planned = [arm for arm in ledger.binding.seeds if arm in by_arm]
+        by_arm = {arm: by_arm[arm] for arm in (*planned, *by_arm)}
+        for arm in ledger.binding.seeds.keys() - by_arm.keys():
+            excluded.append(f"Arm {arm!r} of the plan has no finished run.")
     comparison = compare_finished(study, by_arm, excluded)
     broken = quantized(comparison).excluded
     return dataclasses.replace(comparison, excluded=(*comparison.excluded, *broken))
@@ -126,14 +132,14 @@ def one_of_each_seed(found: list[FinishedRun], excluded: list[str]) -> list[Fini
     """The runs of an arm that are like its newest one; per seed only the first, as a repeated seed
     is not a second sample, and a result that was seen must not be replaced by another."""
     newest = max(found, key=finished_at)
-    kept: dict[tuple[int, int], FinishedRun] = {}
+    kept: dict[int, FinishedRun] = {}
     for run in sorted(found, key=finished_at):
-        twin = kept.get(seeds_of(run))
+        twin = kept.get(run.protocol.seed)
         reason = unlike(newest, run)
         if not reason and twin is not None:
             reason = f"has the seed of {twin.name}"
         if not noted(reason, run, excluded):
-            kept[seeds_of(run)] = run
+            kept[run.protocol.seed] = run
     return list(kept.values())
 
 

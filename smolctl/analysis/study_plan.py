@@ -111,6 +111,14 @@ class Ledger:
         """The last plan."""
         return [self.plan, *(change.plan for change in self.changes)][-1]
 
+    def is_first(self, arm: str, seed: int, finished_at: str) -> bool:
+        """Whether no other result of this arm and seed was seen before."""
+        return all(
+            result.finished_at == finished_at
+            for result in self.results.values()
+            if (result.arm, result.seed) == (arm, seed)
+        )
+
     def unplanned(self, arm: str, seeds: Iterable[int]) -> list[int]:
         """The seeds of an arm that the binding plan does not have: with them, a verdict is
         exploratory."""

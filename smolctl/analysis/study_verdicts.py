@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.run_metrics import LOSS
-from smolctl.analysis.study_plan import StudyPlan
+from smolctl.analysis.study_plan import Ledger, StudyPlan
 from smolctl.analysis.tuning_gap import tuning_gap
 from smolctl.analysis.verdicts import ArmResult, Design, Difference, judge
 
@@ -15,19 +15,30 @@ Grid = Mapping[float, Mapping[int, float]]
 def family_verdicts(
     arms: Sequence[Arm],
     tuning: Mapping[str, Grid],
-    plan: StudyPlan | None,
+    ledger: Ledger | None,
     margin: float | None = None,
 ) -> dict[str, Difference]:
     """The verdict on each arm against the first one.
 
     Args:
         tuning: of each arm that was tuned.
-        plan: what the study's ledger planned before the first result; None if it has no ledger.
-            Then arms are compared within seeds where they share data, and verdicts are exploratory.
+        ledger: of the study; None if it has none. Then arms are compared within seeds where they
+            share data, and verdicts are exploratory.
         margin: of the study file; that of the plan counts before it.
     """
-    results = {arm.name: result_of_arm(arm, tuning.get(arm.name), plan) for arm in arms}
+    plan = ledger.binding if ledger else None
+    own = plan if ledger and is_as_planned(arms, ledger) else None
+    results = {arm.name: result_of_arm(arm, tuning.get(arm.name), own) for arm in arms}
     return judge(results, design_of(arms, plan, margin))
+
+
+def is_as_planned(arms: Sequence[Arm], ledger: Ledger) -> bool:
+    """Whether the base is the plan's first arm, and every run the first result of its seed."""
+    return next(iter(ledger.binding.seeds), None) == arms[0].name and all(
+        ledger.is_first(arm.name, run.protocol.seed, str(run.run.manifest["finished_at"]))
+        for arm in arms
+        for run in arm.runs
+    )
 
 
 def design_of(arms: Sequence[Arm], plan: StudyPlan | None, margin: float | None) -> Design:
@@ -62,7 +73,7 @@ def result_of_arm(arm: Arm, grid: Grid | None, plan: StudyPlan | None) -> ArmRes
         losses={block[run.protocol.seed]: run.values[LOSS.name] for run in arm.runs},
         model=arm.protocol.model,
         rate=arm.rates,
-        diverged=frozenset(block.get(seed, -1 - seed) for seed in arm.failed_seeds),
+        diverged=frozenset(block.get(seed, -1 - seed) for seed in arm.diverged),
         planned=None
         if plan is None
         else frozenset(block.get(seed, -1 - seed) for seed in plan.seeds.get(arm.name, ())),

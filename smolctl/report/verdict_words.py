@@ -17,6 +17,12 @@ def verdict_text(found: Difference) -> str:
     return f"{found.verdict} (exploratory)" if is_marked else str(found.verdict)
 
 
+def finds_nothing(found: Difference) -> bool:
+    """Whether zero is among the differences that the runs allow, as it has to be in a control."""
+    low, high = found.interval or (0.0, 0.0)
+    return low <= 0 <= high
+
+
 def what_is_missing(study: Comparison, arm: Arm) -> list[str]:
     """A clause on each thing that the verdict on an arm lacks."""
     found = study.primary[arm.name]
@@ -36,10 +42,17 @@ def missing_seeds(study: Comparison, arm: Arm, found: Difference) -> str:
             return f"{listed(one.failed)} of {one.name} failed"
     plan = study.ledger.binding if study.ledger else None
     if plan is not None:
-        done = min(len(set(one.seeds) & set(plan.seeds.get(one.name, ()))) for one in study.arms)
-        look = plan.next_look(done)
-        if done < look:
-            return f"the next look is at {look} seeds, and there are {done}"
+        planned = [set(plan.seeds.get(one.name, ())) for one in (study.base, arm)]
+        done = [
+            len(seeds & {*one.seeds, *one.diverged})
+            for one, seeds in zip((study.base, arm), planned, strict=True)
+        ]
+        if not any(
+            all(n == min(look, len(seeds)) for n, seeds in zip(done, planned, strict=True))
+            for look in plan.looks
+        ):
+            look = plan.next_look(min(done) + 1)
+            return f"the next look is at {look} seeds, and there are {listed(list(map(str, done)))}"
     fewest = min(len(study.base.runs), len(arm.runs))
     if fewest < 2:
         return f"{runs_text(fewest)} of an arm shows no noise"

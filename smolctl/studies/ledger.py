@@ -40,6 +40,7 @@ def begin_ledger(study: Study, folder: Path, runs: list[Run]) -> None:
         UserError: as `read_ledger`.
         RunError: it cannot be written.
     """
+    record_results(folder, runs)  # those that no study saw, such as of a run that was resumed alone
     ledger, plan = read_ledger(folder), planned_by(study)
     results = results_of_runs(runs)
     if ledger is None:

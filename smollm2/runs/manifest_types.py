@@ -53,6 +53,10 @@ def are_floors(value: Any) -> bool:
     )
 
 
+def is_truth(value: Any) -> bool:
+    return type(value) is bool
+
+
 def is_list(value: Any) -> bool:
     return isinstance(value, list)
 
@@ -103,6 +107,7 @@ LATER: dict[str, Check] = {
     "started_from_sha256": optional(is_text),
     "origin": optional(is_text),
     "bounds": is_table,
+    "diverged": is_truth,
     "matmul_flops_per_second": optional(is_positive),
     "floors": optional(are_floors),
 }

@@ -123,6 +123,12 @@ class Run(TableFolder):
         return self.state is RunState.FINISHED
 
     @property
+    def has_diverged(self) -> bool:
+        """Whether it failed as its loss did not stay finite. That is assumed of the failed runs of
+        older versions, which did not record it."""
+        return self.state is RunState.FAILED and self.manifest.get("diverged") is not False
+
+    @property
     def is_being_written(self) -> bool:
         """Whether a process holds the run's lock."""
         if not (self.path / "run.lock").exists():

@@ -126,7 +126,11 @@ def train_alone(
         except Exception as error:
             failure = as_run_error(run, error)
             with contextlib.suppress(OSError):  # the disk may be what failed
-                run.update(state=RunState.FAILED, error=str(failure)[:LONGEST])
+                run.update(
+                    state=RunState.FAILED,
+                    error=str(failure)[:LONGEST],
+                    diverged=isinstance(failure, NotFinite),
+                )
             if failure is error:
                 raise
             raise failure from error

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 from support.command import run_main
-from support.compared import compared
+from support.compared import compared, primary
 from support.planted import plan, plant_tuning, planted, task_conditions
 
 from smollm2.runs.run import Run
-
-
-def primary(found: dict) -> dict[str, dict]:
-    return {row["arm"]: row for row in found["differences"] if row["primary"]}
 
 
 def test_a_clear_difference_is_better_and_its_reverse_worse(capsys, workdir, template):
@@ -239,7 +235,9 @@ def test_different_rates_that_no_sweep_chose_are_reported(capsys, workdir, templ
     assert "were not chosen by a sweep" in text
 
 
-@pytest.mark.parametrize(("loss", "sentence"), [(5.0, "as expected"), (9.0, "worse* is false")])
+@pytest.mark.parametrize(
+    ("loss", "sentence"), [(5.0, "as expected"), (9.0, "that is found is false")]
+)
 def test_an_arm_that_is_the_first_one_again_is_a_control(capsys, workdir, template, loss, sentence):
     for seed in range(3):
         planted(template, "a", seed, 5.0 + 0.01 * seed)

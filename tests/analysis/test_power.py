@@ -9,6 +9,7 @@ from scipy.stats import norm
 from smolctl.analysis.power import (
     detectable_by_t,
     minimum_detectable_effect,
+    noncentrality,
     paired_spread,
     seeds_for,
 )
@@ -58,3 +59,10 @@ def test_smaller_differences_more_arms_looks_and_noise_take_more_seeds():
 def test_what_cannot_be_planned_is_refused(detect, spread):
     with pytest.raises(ValueError, match=r"needs a positive|takes more than 10,000 seeds"):
         seeds_for(detect, spread, blocked=True)
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 21), (2, 69), (4, 60), (21, 2)])
+def test_arms_of_very_unequal_runs_have_an_effect_too(first, second):
+    """scipy has NaN for the noncentral t far from its effect."""
+    effect = noncentrality(first, second, 0.025)
+    assert 1 < effect < 100

@@ -100,8 +100,11 @@ def test_a_run_whose_process_died_before_the_ledger_was_written_is_added(
     assert read_ledger(FOLDER).results == {}
     monkeypatch.undo()
     monkeypatch.chdir(workdir)
+    study_file.write_text("margin = 0.5\n" + study_file.read_text())  # after the results
     done(capsys, study_file)
-    assert len(read_ledger(FOLDER).results) == 4
+    ledger = read_ledger(FOLDER)
+    assert len(ledger.results) == ledger.changes[0].results == 4
+    assert ledger.binding.margin is None
 
 
 def test_a_removed_run_is_not_trained_again(capsys, workdir, study_file):

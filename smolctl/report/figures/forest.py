@@ -163,7 +163,11 @@ def rows_key(figure: Figure, judged: Sequence[Comparison] = (), mark: str = ONE_
         Line2D([], [], color=GREY, marker="o", label=mark, **HOLLOW),
         Line2D([], [], color=GREY, marker="o", linewidth=1.6, label=mean),
     ]
-    if any(found.widened for one in judged for found in one.primary.values()):
+    if any(
+        found.widened not in (None, found.interval)
+        for one in judged
+        for found in one.primary.values()
+    ):
         label = "with what better learning rates could gain"
         handles.append(Line2D([], [], color=GREY, linestyle=":", marker="|", label=label))
     if any(one.margin is not None for one in judged):

@@ -15,7 +15,7 @@ from smolctl.report.sections.per_study import row_of, withdrawn
 from smolctl.report.sections.quality import differences_figure, verdict_sentence
 from smolctl.report.sections.quantization import COMPUTE_OPTIMAL, undivided
 from smolctl.report.sections.speed import by_cause
-from smolctl.report.verdict_words import floors_text, verdict_text
+from smolctl.report.verdict_words import finds_nothing, floors_text, verdict_text
 from smolctl.report.wording import (
     AXES,
     bounds_text,
@@ -128,8 +128,11 @@ def control_sentences(evidence: Evidence) -> list[str]:
         for arm, found in study.primary.items():
             if found.interval is None:
                 continue
-            is_expected = found.verdict in (Verdict.INCONCLUSIVE, Verdict.EQUIVALENT)
-            end = "as expected" if is_expected else "a false verdict, as one in twenty may be"
+            end = (
+                "as expected"
+                if finds_nothing(found)
+                else "a false verdict, as one in twenty may be"
+            )
             sentences.append(
                 f"{arm} is a control, {study.base.name} under another name: its difference of "
                 f"{found.mean:+.4f} nats/token ({interval_words(found)}) is "

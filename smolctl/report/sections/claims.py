@@ -170,8 +170,7 @@ def loss_claim(pair: Comparison | None) -> Claim:
     verdicts = [f"{word} (against {pair.base.name})"]
     for other, found in beside_others(pair, LOSS):
         texts.append(both(other, other.others[0], LOSS, found))
-        word = comparable(found.interval, pair.margin)
-        verdicts.append(f"{word} (against {other.base.name}, by itself)")
+        verdicts.append(f"no verdict (against {other.base.name})")
     return Claim(claim, "; ".join(texts), "; ".join(verdicts))
 
 

@@ -12,7 +12,7 @@ from smolctl.report.evidence import Evidence
 from smolctl.report.figures.curves import losses_of, tradeoff_of
 from smolctl.report.figures.forest import forest_of
 from smolctl.report.sections.per_study import is_among, per_study, withdrawn
-from smolctl.report.verdict_words import verdict_text, what_is_missing
+from smolctl.report.verdict_words import finds_nothing, verdict_text, what_is_missing
 from smolctl.report.wording import (
     AXES,
     bounds_text,
@@ -281,7 +281,7 @@ def verdict_sentence(comparison: Comparison, arm: Arm) -> str:
     start = f"{horizon(comparison, arm)} {arm.name}"
     runs = f"{runs_text(len(arm.runs))} against {runs_text(len(base.runs))}"
     amount = distance(difference, base)
-    if min(len(base.runs), len(arm.runs)) < 2:
+    if difference.interval is None:
         return (
             f"{start} ended {amount} on the test split ({runs}): inconclusive. The noise between "
             "runs is known only from several runs per arm; add seeds."
@@ -324,9 +324,9 @@ def control(comparison: Comparison, arm: Arm) -> str:
     difference = comparison.primary[arm.name]
     if difference.interval is None:  # nothing else could have come out
         return text
-    if difference.verdict in (Verdict.INCONCLUSIVE, Verdict.EQUIVALENT):
+    if finds_nothing(difference):
         return f"{text} No difference is found, as expected."
-    return f"{text} The verdict *{difference.verdict}* is false, as one control in twenty may show."
+    return f"{text} The difference that is found is false, as one control in twenty may show."
 
 
 def detectable(comparison: Comparison, arms: Sequence[Arm]) -> list[str]:

@@ -1,0 +1,66 @@
+"""Verdicts and the plan of their study: what counts is what was written before the first result."""
+
+import dataclasses
+from pathlib import Path
+
+from support.compared import compared, primary
+from support.planted import plan, planted
+
+from smolctl.analysis.study_plan import PlannedResult, read_ledger
+from smolctl.studies.ledger import write_ledger
+from smollm2.runs.run import Run
+
+
+def planted_ab(template, difference: float = -0.1) -> None:
+    """Two arms of one model, three seeds each."""
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.001 * seed)
+        planted(template, "b", seed, 5.0 + difference + 0.002 * seed)
+
+
+def test_a_verdict_against_another_base_than_planned_is_exploratory(capsys, workdir, template):
+    planted_ab(template)
+    assert not primary(compared(capsys, "a", "b"))["b"]["exploratory"]
+    assert primary(compared(capsys, "b", "a"))["a"]["exploratory"]
+
+
+def test_a_run_that_was_trained_again_makes_a_verdict_exploratory(capsys, workdir, template):
+    planted_ab(template)
+    study = Path("results/s")
+    plan(study)  # records nothing
+    ledger = read_ledger(study)
+    first = PlannedResult("b", 0, "2000-01-01T00:00:00+00:00", 5.0)
+    write_ledger(study, dataclasses.replace(ledger, results={"b-s0": first}))
+    found = compared(capsys, "a", "b")
+    assert primary(found)["b"]["exploratory"]
+    assert any("trained again: b-s0" in text for text in found["excluded"])
+
+
+def test_the_margin_is_that_of_the_plan(capsys, workdir, template):
+    planted_ab(template, 0.0)
+    plan(Path("results/s"), margin=0.5)
+    (Path("results/s") / "study.toml").write_text("margin = 0.001\n")
+    found = compared(capsys, "a", "b")
+    assert primary(found)["b"]["verdict"] == "equivalent"
+    assert found["verdicts"][0]["margin"] == 0.5
+    assert "is equivalent to a within 0.5 nats/token" in found["conclusion"][0]
+
+
+def test_a_run_that_failed_otherwise_is_not_an_outcome(capsys, workdir, template):
+    planted_ab(template)
+    for diverged in (False, True):
+        failed = {"state": "failed", "error": "Full.", "diverged": diverged}
+        Run(Path("results/s/a-s2")).update(**failed)
+        found = primary(compared(capsys, "a", "b"))["b"]
+        # Diverged, the base is worse and all are there; else a planned seed is still missing.
+        assert (found["verdict"], found["missing"]) == (
+            ("better", []) if diverged else ("inconclusive", ["seeds"])
+        )
+
+
+def test_what_an_arm_waits_for_is_said_of_its_pair(capsys, workdir, template):
+    planted_ab(template, 0.0)
+    planted(template, "c", 0, 5.0)
+    plan(Path("results/s"), seeds={"a": (0, 1, 2), "b": (0, 1, 2), "c": (0, 1, 2)})
+    text = " ".join(compared(capsys, "a", "b", "c")["conclusion"])
+    assert "the interval leaves the sign open" in text

@@ -236,9 +236,14 @@ def gone_or_replaced(ledger: Ledger, runs: "Iterable[Run]") -> tuple[list[str], 
 
 
 def ledger_problems(ledger: Ledger, runs: "Iterable[Run]") -> list[str]:
-    """A sentence on each way in which the runs are not those of the ledger."""
+    """A sentence on each way in which the study departs from its ledger's plan and results."""
     gone, replaced = gone_or_replaced(ledger, runs)
     found = []
+    if late := [change for change in ledger.changes if change.results]:
+        found.append(
+            f"The study's plan was changed after {late[0].results} results; verdicts go by the one "
+            "before."
+        )
     if gone:
         found.append(f"The ledger has results of runs that were removed: {first_few(gone)}.")
     if replaced:

@@ -25,6 +25,7 @@ FACTOR = math.sqrt(2)
 COARSEST = 1.5  # between neighbours of [tune]: FACTOR, and rates that were rounded by hand
 ON_EITHER_SIDE = 2  # of a single rate
 FEWEST_SEEDS = 3
+LEAST, MOST = 1e-12, 1e3  # of a rate, far beyond any that is used
 DIGITS = 4  # significant, of a computed rate
 
 
@@ -103,8 +104,10 @@ def checked(tuning: Tuning, plans: tuple[ArmPlan, ...]) -> Tuning:
     """
     table = f"[{tuning.table}]"
     rates = tuple(typed("lr", rate, float) for rate in tuning.lr)
-    if not all(0 < rate < math.inf for rate in rates):
-        raise UserError(f"the rates of {table} are positive and finite, not {list(rates)}.")
+    if not all(LEAST < rate < MOST for rate in rates):
+        raise UserError(
+            f"the rates of {table} are between {LEAST:g} and {MOST:g}, not {list(rates)}."
+        )
     if len(rates) < 2:
         raise UserError(f"{table} needs at least two rates: lr = [1e-3, 1.4e-3], for example.")
     if len({f"{rate:g}" for rate in rates}) < len(rates):

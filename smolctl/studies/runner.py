@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from smolctl.analysis.run_metrics import tuning_loss
+from smolctl.analysis.study_plan import LEDGER
 from smolctl.studies import step_times
 from smolctl.studies.alternation import measure_in_turns
 from smolctl.studies.ledger import begin_ledger, record_results, require_same_results
@@ -74,7 +75,7 @@ class Session:
         study = scored_as(runs, study)
         self.study, self.results, self.observe = study, results, observe
         self.folder = results / study.name
-        require_own(self.folder, "study.lock")
+        require_own(self.folder, "study.lock", LEDGER)
         self.lock = FileLock(self.folder / "study.lock")
         self.data: TokenData = tokens_of_study(study, before, source)
         plan = study.evaluation

@@ -43,13 +43,18 @@ def is_positive(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf
 
 
+def is_loss(value: Any) -> bool:
+    """Of an n-gram model in nats/token: at most that of guessing among 2^64 tokens."""
+    return type(value) in (int, float) and 0 <= value <= 64 * math.log(2)
+
+
 def are_floors(value: Any) -> bool:
     """`data.Floors` as a table."""
     return (
         isinstance(value, dict)
         and value.keys() == {"tokens", "unigram", "trigram"}
         and is_size(value["tokens"])
-        and all(value[name] == 0 or is_positive(value[name]) for name in ("unigram", "trigram"))
+        and all(is_loss(value[name]) for name in ("unigram", "trigram"))
     )
 
 

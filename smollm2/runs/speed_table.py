@@ -45,6 +45,9 @@ class SpeedBlock:
     threads: int
 
 
+LEAST, MOST = 1e-30, 1e30  # of any cell: far beyond any machine, and their ratios are finite
+
+
 def read_speed(study: Path) -> list[SpeedBlock]:
     """The blocks of a study in its folder `study`, in order; empty without a file.
 
@@ -80,7 +83,7 @@ def block_of(row: Mapping[str, str], where: str) -> SpeedBlock:
     def number(name: str, kind: type[N]) -> N:
         try:
             value = kind(text(name))
-            if math.isfinite(value) and (value > 0 or (value == 0 and name in FROM_ZERO)):
+            if LEAST < value < MOST or (value == 0 and name in FROM_ZERO):
                 return value
         except (ValueError, OverflowError) as error:
             if isinstance(error, UserError):

@@ -186,6 +186,7 @@ class Loop:
         run.update(
             state=RunState.RUNNING,
             error=None,
+            diverged=False,
             keep_steps=sorted(self.keep_steps),
             matmul_flops_per_second=self.matmul_rate,
         )

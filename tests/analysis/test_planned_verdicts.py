@@ -6,8 +6,9 @@ from pathlib import Path
 from support.compared import compared, primary
 from support.planted import plan, planted
 
-from smolctl.analysis.study_plan import PlannedResult, read_ledger
+from smolctl.analysis.study_plan import PlanChange, PlannedResult, read_ledger
 from smolctl.studies.ledger import write_ledger
+from smollm2.runs.manifest import now
 from smollm2.runs.run import Run
 
 
@@ -21,7 +22,12 @@ def planted_ab(template, difference: float = -0.1) -> None:
 def test_a_verdict_against_another_base_than_planned_is_exploratory(capsys, workdir, template):
     planted_ab(template)
     assert not primary(compared(capsys, "a", "b"))["b"]["exploratory"]
-    assert primary(compared(capsys, "b", "a"))["a"]["exploratory"]
+    found = compared(capsys, "b", "a")
+    assert primary(found)["a"]["exploratory"]
+    assert any("another first arm than planned make" in text for text in found["conclusion"])
+    (Path("results/s") / "ledger.json").unlink()
+    found = compared(capsys, "a", "b")
+    assert "No plan was written before the first result" in " ".join(found["conclusion"])
 
 
 def test_a_run_that_was_trained_again_makes_a_verdict_exploratory(capsys, workdir, template):
@@ -40,7 +46,11 @@ def test_the_margin_is_that_of_the_plan(capsys, workdir, template):
     planted_ab(template, 0.0)
     plan(Path("results/s"), margin=0.5)
     (Path("results/s") / "study.toml").write_text("margin = 0.001\n")
+    ledger = read_ledger(Path("results/s"))
+    later = PlanChange(now(), 6, dataclasses.replace(ledger.plan, margin=0.001))
+    write_ledger(Path("results/s"), dataclasses.replace(ledger, changes=(later,)))
     found = compared(capsys, "a", "b")
+    assert any("plan was changed after 6 results" in text for text in found["excluded"])
     assert primary(found)["b"]["verdict"] == "equivalent"
     assert found["verdicts"][0]["margin"] == 0.5
     assert "is equivalent to a within 0.5 nats/token" in found["conclusion"][0]

@@ -15,7 +15,7 @@ from smolctl.analysis.selection import study_comparison
 from smolctl.analysis.size_ladder import Lack, Trend
 from smolctl.analysis.stats import critical_t
 from smolctl.analysis.verdicts import Difference, Missing, Verdict
-from smollm2.runs.run import list_runs
+from smollm2.runs.run import Run, list_runs
 
 SIZES = {"0.5M": "x-0.5m", "1M": "x-1m", "2M": "x-2m"}
 
@@ -156,14 +156,23 @@ def test_a_superseded_size_makes_the_trend_unknown(plant):
 def plant_tuning(template, study: str, best: float) -> None:
     """Tuning runs of both arms at five rates from a valley, three seeds each."""
     for arm in ("orig", "pow2"):
+        (one, *_) = Path("results", study).glob(f"{arm}-s*")
+        model = Run(one).manifest["protocol"]["model"]
         for power in range(-2, 3):
             rate = float(f"{best * 2 ** (power / 2):.4g}")
             for seed in (100, 101, 102):
                 name = f"{arm}-lr{rate:g}"
-                run = planted(template, name, seed, 5.0, study=study, arm=arm)
+                manifest = {"role": "sweep"}
+                run = planted(
+                    *(template, name, seed, 5.0),
+                    study=study,
+                    arm=arm,
+                    manifest=manifest,
+                    model=model,
+                )
                 fields = run.manifest["protocol"]
                 fields["recipe"]["lr"] = rate
-                run.update(role="sweep", protocol=fields)
+                run.update(protocol=fields)
                 rows = run.rows("val")
                 rows[-1]["loss"] = 5 + 0.1 * seed + 0.02 * power**2 + 0.0001 * seed * power
                 run.replace("val", rows)

@@ -60,7 +60,7 @@ FLOORS = {"tokens": 640, "unigram": 5.8, "trigram": 5.1}
     "floors",
     [3, [], {}, {"tokens": 640}, FLOORS | {"tokens": 0}, FLOORS | {"tokens": 6.5},
      FLOORS | {"unigram": "5"}, FLOORS | {"trigram": -1}, FLOORS | {"trigram": None},
-     FLOORS | {"bigram": 5.2}],
+     FLOORS | {"trigram": 1e308}, FLOORS | {"bigram": 5.2}],
 )  # fmt: skip
 def test_floors_that_no_training_records_are_named(template, workdir, floors):
     run = planted(template, "a", 0, 5.0)

@@ -141,6 +141,7 @@ DAMAGES = {
     "a broken number": (("0.2,128", "fast,128"), "has the seconds 'fast'"),
     "no time": (("0.2,128", "0,128"), "has the seconds '0'"),
     "an endless time": (("0.2,128", "inf,128"), "has the seconds 'inf'"),
+    "a time beyond any": (("0.2,128", "1e308,128"), "has the seconds '1e308'"),
     "a huge count": ((",128,", f",1{'0' * 400},"), "has the tokens '1000"),
     "a half number": ((",128,", ",1.5,"), "has the tokens '1.5'"),
     "no arm": ((",two,", ",,"), "has a row without arm"),

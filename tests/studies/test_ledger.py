@@ -219,3 +219,14 @@ def test_another_file_in_its_place_is_refused(content):
             ledger_of(other)
     with pytest.raises(UserError, match="format 2, and this version reads up to 1"):
         ledger_of(signed(content | {"format": 2}))
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_ledger_that_is_a_link_out_is_refused(capsys, workdir, study_file, tmp_path, is_there):
+    done(capsys, study_file)
+    away = tmp_path / "away.json"
+    (FOLDER / "ledger.json").rename(away)
+    (FOLDER / "ledger.json").symlink_to(away)
+    if not is_there:
+        away.unlink()
+    assert "ledger.json is a link that leads out of tinies" in refused(capsys, study_file)

@@ -135,7 +135,7 @@ BAD_FILES = {
     ),
     "rate twice": (minimal(sweep={"lr": [1e-3, 1e-3]}), "same to six digits"),
     "rates alike": (minimal(sweep={"lr": [1e-3, 1.0000001e-3]}), "same to six digits"),
-    "negative rate": (minimal(sweep={"lr": [1e-3, -1]}), "positive and finite"),
+    "negative rate": (minimal(sweep={"lr": [1e-3, -1]}), "are between 1e-12 and 1000"),
     "seed of sweep and final": (
         minimal(sweep={"lr": [1e-3, 2e-3], "seeds": [7, 2]}),
         "seed 2 is in [sweep] and in arm 'orig'",
@@ -149,7 +149,7 @@ BAD_FILES = {
         "needs at least 3 seeds, not 2",
     ),
     "one rate to tune": (minimal(tune={"lr": [1e-3]}), "[tune] needs at least two rates"),
-    "a rate of zero to tune": (minimal(tune={"lr": 0}), "positive and finite, not [0.0]"),
+    "a rate of zero to tune": (minimal(tune={"lr": 0}), "between 1e-12 and 1000, not [0.0]"),
     "a word to tune": (minimal(tune={"lr": "high"}), "lr takes a number"),
     "rates far apart": (
         minimal(tune={"lr": [1e-3, 2e-3, 4e-3]}),

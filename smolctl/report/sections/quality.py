@@ -242,6 +242,7 @@ def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = 
         return [withdrawn([study]), on_text(study)]
     models = [arm for arm in study.others if not is_control(study.base, arm)]
     sentences = verdict_sentences(study)
+    sentences += why_exploratory(study)
     sentences += [control(study, arm) for arm in study.others if arm not in models]
     sentences += detectable(study, models)
     sentences += size_sentences(study.base, models)
@@ -259,6 +260,18 @@ def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = 
             "the chance of any false verdict would be at most 5 %."
         )
     return [*sentences, on_text(study)]
+
+
+def why_exploratory(study: Comparison) -> list[str]:
+    """Why verdicts are exploratory, if any is."""
+    if not any(found.exploratory for found in study.primary.values()):
+        return []
+    if study.ledger is None:
+        return ["No plan was written before the first result, so every verdict is exploratory."]
+    return [
+        "Seeds beyond the plan, a run that was trained again, or another first arm than planned "
+        "make a verdict exploratory."
+    ]
 
 
 def verdict_sentences(comparison: Comparison) -> list[str]:

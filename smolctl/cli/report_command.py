@@ -152,7 +152,7 @@ def print_sections(evidence: "Evidence", names: Sequence[str], as_json: bool) ->
 def evidence_of(
     study: str, results: Path, also: Sequence[str] = (), command: str = ""
 ) -> "Evidence":
-    """The studies that a report draws on.
+    """The studies that a report uses.
 
     Raises:
         UserError: a study is named twice or has no runs.

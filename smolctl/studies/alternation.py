@@ -109,7 +109,7 @@ def measure_rounds(
 ) -> None:
     """Measure the rounds that speed.csv lacks, and write it after each.
 
-    What another machine measured is kept if it is complete; else the rounds begin anew here.
+    What another machine measured is kept if it is complete; else the rounds start over here.
 
     Args:
         study: the folder of the study.
@@ -123,12 +123,12 @@ def measure_rounds(
     machine = device_name(first.device), torch.get_num_threads()
     blocks = read_speed(study)
     if not is_of_arms(blocks, protocols):
-        say("speed.csv is of other arms or models: it is measured anew.")
+        say("speed.csv is of other arms or models: it is measured again.")
         blocks = []
     if len(by_round(blocks)) >= plan.rounds:
         return
     if any((block.device_name, block.threads) != machine for block in blocks):
-        say("The rounds in speed.csv are of another machine: they are measured anew here.")
+        say("The rounds in speed.csv are of another machine: they are measured again here.")
         blocks = []
     say(f"Measuring the speed of {len(protocols)} arms in turns, in {plan.rounds} rounds ...")
     warn_if_busy()

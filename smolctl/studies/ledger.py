@@ -99,7 +99,7 @@ def require_same_results(study: str, folder: Path, runs: list[Run]) -> None:
             f"Study {study!r} has results in its {LEDGER} of runs whose folders were removed: "
             f"{first_few(gone)}. Trained again, they would replace results that were seen. Put "
             "the folders back, give the study file another name, or remove the whole folder "
-            f"{folder} to begin anew."
+            f"{folder} to start over."
         )
     if replaced:
         raise UserError(

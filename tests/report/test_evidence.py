@@ -1,4 +1,4 @@
-"""Which study answers which question, where a card draws on several."""
+"""Which study answers which question, where a card uses several."""
 
 import json
 import re

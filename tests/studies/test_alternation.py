@@ -96,7 +96,7 @@ def test_more_rounds_are_added_and_another_machine_begins_anew(
     with_speed.write_text(with_speed.read_text().replace("rounds = 4", "rounds = 5"))
     code, _, err = run_main(capsys, "study", str(with_speed))
     assert (code, len(timed)) == (0, 36)
-    assert "of another machine: they are measured anew here" in err
+    assert "of another machine: they are measured again here" in err
     assert {block.device_name for block in read_speed(workdir / FOLDER)} == {"another"}
 
 

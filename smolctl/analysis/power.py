@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import betaincinv, nctdtr
 
 from smolctl.analysis.stats import Sample, critical_t, degrees_of_freedom
+from smolctl.analysis.study_plan import ALPHA
 
 POWER = 0.8
 MOST_SEEDS = 10_000
@@ -71,7 +72,7 @@ def seeds_for(detect: float, spread: float, *, blocked: bool, arms: int = 1, loo
 def found_by(seeds: int, spread: float, *, blocked: bool, arms: int = 1, looks: int = 1) -> float:
     """The true difference that at least two seeds of every arm find with 80 % power, as
     `seeds_for`."""
-    level = 0.05 / arms / looks
+    level = ALPHA / arms / looks
     if blocked:
         return spread / math.sqrt(seeds) * noncentrality_of_t(seeds - 1, level)
     return spread * math.sqrt(2 / seeds) * noncentrality(seeds, seeds, level)

@@ -14,6 +14,7 @@ from statistics import fmean
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.run_metrics import TOKENS_PER_SECOND
 from smolctl.analysis.stats import Interval, critical_t, ratio, sample
+from smolctl.analysis.study_plan import ALPHA
 from smollm2.errors import UserError
 from smollm2.runs.speed_table import (
     REMEDY,
@@ -24,8 +25,6 @@ from smollm2.runs.speed_table import (
     is_same_cost,
     read_speed,
 )
-
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)

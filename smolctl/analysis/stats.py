@@ -100,12 +100,10 @@ def degrees_of_freedom(share: Any, first: int, second: int) -> Any:
 
     `share` is the first arm's part of the squared standard error; `first` and `second` count runs.
 
-    With equal counts this is plain Welch. With unequal counts plain Welch trusts a small arm that
-    happens to look quiet: it calls 6.5 % of equal Gaussian arms different at 2 against 5 runs, 10 %
-    at 2 against 10 and 7.5 % at 3 against 20 (alpha 5 %, 200,000 pairs each). The bound
-    (n - 1) (1 + n/N), with n the smaller and N the larger count, is ours. It falls from 2 (n - 1),
-    Welch's largest value, at N = n to n - 1, which is safe for any ratio of the spreads (Mickey and
-    Brown 1966). It makes the rates 0.4 %, 0.1 % and 2.1 %.
+    With n the smaller and N the larger count, and v the degrees of freedom of Welch and
+    Satterthwaite, it is (n - 1) (1 + g^2/2 n/N) with g = min(1, v/(n - 1) - 1). v itself trusts a
+    noisy arm that happens to look quiet; n - 1 is safe for any ratio of the spreads (Mickey and
+    Brown 1966). The formula between them is ours: docs/statistics.md has its error rates.
     """
     fewer, more = sorted((first, second))
     welch_satterthwaite = 1 / (share**2 / (first - 1) + (1 - share) ** 2 / (second - 1))

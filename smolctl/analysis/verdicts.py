@@ -14,9 +14,9 @@ from typing import TypeVar
 from smolctl.analysis.blocks import by_seed, gain_of_pairing, within_blocks
 from smolctl.analysis.power import detectable_by_t, minimum_detectable_effect
 from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, sample, welch
+from smolctl.analysis.study_plan import ALPHA
 
 K = TypeVar("K", bound=Hashable)
-ALPHA = 0.05
 FEWEST_DOCUMENTS = 5
 
 

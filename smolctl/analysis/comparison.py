@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ import pandas as pd
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.document_differences import document_difference
 from smolctl.analysis.document_interval import DocumentIntervals
+from smolctl.analysis.learning_rates import best_rate
 from smolctl.analysis.run_metrics import (
     LOSS,
     METRICS,
@@ -37,7 +37,7 @@ from smolctl.analysis.task_scores import (
     unequal_questions,
 )
 from smolctl.analysis.verdicts import Difference, Verdict, differences
-from smollm2.runs.manifest import Role
+from smollm2.runs.manifest import Role, RunState
 
 # Budgets that differ by a smaller share count as equal: steps are whole, and clocks are noisy.
 SAME_BUDGET = {"tokens": 0.01, "flops": 0.01, "seconds": 0.05}
@@ -219,19 +219,11 @@ class Comparison:
         return tuning_losses(self)
 
     @property
-    def sweep(self) -> dict[str, dict[float, list[float]]]:
-        """`grids` without the seeds."""
-        return {
-            arm: {rate: list(by_seed.values()) for rate, by_seed in by_rate.items()}
-            for arm, by_rate in self.grids.items()
-        }
-
-    @property
     def is_swept(self) -> bool:
         """Whether every arm was trained at the best rate of a sweep with other seeds."""
         return all(
-            len(self.sweep.get(arm.name, {})) > 1
-            and best_rate(self.sweep[arm.name]) == arm.rates[0]
+            len(self.grids.get(arm.name, {})) > 1
+            and best_rate(self.grids[arm.name]) == arm.rates[0]
             for arm in self.arms
         )
 
@@ -280,17 +272,12 @@ def tuning_losses(comparison: Comparison) -> dict[str, dict[float, dict[int, flo
             continue
         if run.is_finished:
             loss = tuning_loss(run)
-        elif run.has_diverged:
+        elif run.state is RunState.FAILED:
             loss = math.inf
         else:
             continue
         losses.setdefault(arm.name, {}).setdefault(protocol.recipe.lr, {})[protocol.seed] = loss
     return losses
-
-
-def best_rate(by_rate: dict[float, list[float]]) -> float:
-    """The rate with the smallest mean loss; the smaller of equals."""
-    return min(by_rate, key=lambda rate: (fmean(by_rate[rate]), rate))
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:

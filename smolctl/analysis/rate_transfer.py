@@ -7,39 +7,42 @@ number of steps change as well, which the rule ignores: so it is checked at a si
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from smolctl.analysis.learning_rates import (
+    FACTOR,
+    GridLosses,
+    best_rate,
+    stepped,
+    usable_losses,
+)
 from smolctl.analysis.stats import SMALLEST_SPREAD, critical_t
-from smolctl.analysis.tuning_gap import Tuning, tuning_gap
+from smolctl.analysis.tuning_gap import tuning_gap
 
-# Transferred rates are rounded to 1e-3 times a power of it, so that the grid that checks them can
-# hold those of all arms: it is the factor of a grid.
-FACTOR = math.sqrt(2)
+# Transferred rates are rounded to whole steps of a grid from here, so that the grid that checks
+# them can hold those of all arms.
 ANCHOR = 1e-3
-DIGITS = 4  # significant
-LEVEL = 0.05  # two-sided, at which a rate is worse than the best
-
-Grid = Mapping[float, Mapping[int, float]]  # validation losses by rate and seed
+SIGNIFICANT = 0.05  # two-sided, of a rate that is worse than the best
 
 
 def transferred(rate: float, width: int, target_width: int) -> float:
     """The rate at `d_model = target_width` of an arm whose best is `rate` at `width`."""
-    return rate_on_grid(round(math.log(rate * width / target_width / ANCHOR, FACTOR)))
+    return stepped(ANCHOR, steps_from_anchor(rate * width / target_width))
 
 
-def rate_on_grid(power: int) -> float:
-    """The rate of that power of the factor."""
-    return float(f"{ANCHOR * FACTOR**power:.{DIGITS}g}")
+def steps_from_anchor(rate: float) -> int:
+    """How many steps of a grid a rate is away from the anchor, rounded."""
+    return round(math.log(rate / ANCHOR, FACTOR))
 
 
 def rates_around(rates: Sequence[float], margin: int) -> tuple[float, ...]:
     """The rates of the grid from `margin` below the smallest of `rates`, which are on it, to as
     many above the largest."""
-    low, high = (round(math.log(end / ANCHOR, FACTOR)) for end in (min(rates), max(rates)))
-    return tuple(rate_on_grid(power) for power in range(low - margin, high + margin + 1))
+    low, high = steps_from_anchor(min(rates)), steps_from_anchor(max(rates))
+    return tuple(stepped(ANCHOR, steps) for steps in range(low - margin, high + margin + 1))
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,8 @@ class RateCheck:
     """A transferred rate beside the tuning of an arm at the size where it is checked.
 
     Attributes:
-        rate: by the rule; `tuned` the best of the grid, None if every rate failed.
-        best: the range of the grid's best rates: of those not significantly worse than the best,
-            each with half of the way to the next rate, geometrically.
+        rate: by the rule; `tuned` the best of the grid, None if there is none.
+        best: the range of the rates that may be the best; see `range_of_best`.
         gap: upper bound of what a better rate could gain, in nats/token; see `tuning_gap`.
     """
 
@@ -64,31 +66,31 @@ class RateCheck:
         return self.best[0] <= self.rate <= self.best[1]
 
 
-def check_rate(grid: Grid, rate: float) -> RateCheck:
+def check_rate(grid: GridLosses, rate: float) -> RateCheck:
     """The check of a transferred rate by the grid of a tuning."""
-    found: Tuning = tuning_gap(grid, rate)
-    return RateCheck(rate, found.rate, best_rates(grid, found.rate), found.gap)
+    return RateCheck(rate, best_rate(grid), range_of_best(grid), tuning_gap(grid, rate))
 
 
-def best_rates(grid: Grid, best: float | None) -> tuple[float, float]:
-    """See `RateCheck.best`. A rate is worse if the mean difference within seeds is more than t
-    standard errors from zero, the residual variance pooled over the grid; an empty range, (1, 0),
-    without a best rate."""
-    rates = sorted(grid)
-    seeds = sorted(set.intersection(*(set(one) for one in grid.values()))) if grid else []
-    losses = np.array([[grid[rate][seed] for seed in seeds] for rate in rates])
-    if best is None or not seeds:
+def range_of_best(grid: GridLosses) -> tuple[float, float]:
+    """The range of the rates that may be the best: from half-way below the smallest rate that is
+    not significantly worse than the best, geometrically, to half-way above the largest.
+
+    A rate is worse if the mean difference within seeds is more than t standard errors from zero,
+    the residual variance pooled over the grid. The range is empty, (1, 0), without a usable rate.
+    """
+    rates, usable = sorted(grid), usable_losses(grid)
+    if not usable:
         return 1.0, 0.0
-    usable = np.isfinite(losses).all(axis=1)
-    kept = losses[usable]
-    means = kept.mean(axis=1)
+    losses = np.array(list(usable.values()))
+    means = losses.mean(axis=1)
+    count, seeds = losses.shape
     allowed = 0.0
-    if len(seeds) > 1 and len(kept) > 1:
-        residuals = kept - means[:, None] - kept.mean(axis=0) + kept.mean()
-        df = (len(kept) - 1) * (len(seeds) - 1)
+    if seeds > 1 and count > 1:
+        residuals = losses - means[:, None] - losses.mean(axis=0) + losses.mean()
+        df = (count - 1) * (seeds - 1)
         spread = max(math.sqrt((residuals**2).sum() / df), SMALLEST_SPREAD)
-        allowed = float(critical_t(LEVEL / 2, df)) * spread * math.sqrt(2 / len(seeds))
-    good = np.flatnonzero(usable)[means <= means.min() + allowed]
-    low, high = int(good[0]), int(good[-1])
+        allowed = float(critical_t(SIGNIFICANT / 2, df)) * spread * math.sqrt(2 / seeds)
+    good = [rate for rate, mean in zip(usable, means, strict=True) if mean <= min(means) + allowed]
+    low, high = rates.index(good[0]), rates.index(good[-1])
     below, above = rates[max(low - 1, 0)], rates[min(high + 1, len(rates) - 1)]
     return math.sqrt(rates[low] * below), math.sqrt(rates[high] * above)

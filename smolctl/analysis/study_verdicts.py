@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from smolctl.analysis.arms import Arm
+from smolctl.analysis.learning_rates import GridLosses
 from smolctl.analysis.run_metrics import LOSS
 from smolctl.analysis.study_plan import Ledger, StudyPlan
 from smolctl.analysis.tuning_gap import tuning_gap
 from smolctl.analysis.verdicts import ArmResult, Design, Difference, judge
 
-# Validation losses of a tuning, by rate and seed; infinite for a run that failed.
-Grid = Mapping[float, Mapping[int, float]]
-
 
 def family_verdicts(
     arms: Sequence[Arm],
-    tuning: Mapping[str, Grid],
+    tuning: Mapping[str, GridLosses],
     ledger: Ledger | None,
     margin: float | None = None,
 ) -> dict[str, Difference]:
@@ -66,7 +64,7 @@ def share_data(arms: Sequence[Arm]) -> bool:
     )
 
 
-def result_of_arm(arm: Arm, grid: Grid | None, plan: StudyPlan | None) -> ArmResult:
+def result_of_arm(arm: Arm, grid: GridLosses | None, plan: StudyPlan | None) -> ArmResult:
     """What an arm brings to its verdict."""
     block = blocks_by_seed(arm)
     return ArmResult(
@@ -77,7 +75,7 @@ def result_of_arm(arm: Arm, grid: Grid | None, plan: StudyPlan | None) -> ArmRes
         planned=None
         if plan is None
         else frozenset(block.get(seed, -1 - seed) for seed in plan.seeds.get(arm.name, ())),
-        tuning_gap=tuning_gap(grid, arm.rates[0]).gap if grid else None,
+        tuning_gap=tuning_gap(grid, arm.rates[0]) if grid else None,
         documents=min(run.test_documents for run in arm.runs),
         trigram=arm.floor("trigram"),
     )

@@ -5,14 +5,13 @@ loss at the rate of the final runs, minus the least expected loss at any rate wi
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolctl.analysis.blocks import Numbers
+from smolctl.analysis.learning_rates import GridLosses, best_rate, usable_losses
 from smolctl.analysis.stats import SMALLEST_SPREAD
 
 # Of the upper bound, one-sided. With it, the intervals that the bounds widen cover the difference
@@ -23,63 +22,34 @@ DRAWS = 4000
 STEPS = 6  # parts of an interval between two rates, at whose ends it is looked at
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """The outcome of a grid.
+def tuning_gap(grid: GridLosses, rate: float | None = None, *, level: float = LEVEL) -> float:
+    """The upper bound of the tuning gap at the rate of the final runs, in nats/token.
 
-    Attributes:
-        rate: of the smallest mean loss; the smaller of equals. None if every rate failed.
-        gap: upper bound of the tuning gap at the rate of the final runs, in nats/token; infinite
-            if the grid does not show where the loss is least.
-    """
-
-    rate: float | None
-    gap: float
-
-
-def tuning_gap(
-    losses: Mapping[float, Mapping[int, float]], rate: float | None = None, *, level: float = LEVEL
-) -> Tuning:
-    """The best rate of a grid, and the upper bound of the tuning gap.
-
-    The bound is infinite if the best rate is at an edge of the grid, if the final runs have a rate
-    that is not in the grid or failed, with fewer than three rates or two common seeds.
+    It is infinite where the grid does not show how low the loss can be: the best rate is at an edge
+    of the grid, the final runs have a rate that is not in the grid or is unusable, or there are
+    fewer than two usable rates or two common seeds.
 
     Args:
-        losses: by rate and seed, in nats/token; not finite for a run that failed. A rate is
-            unusable if one of its runs failed. Seeds that a rate lacks are left aside.
-        rate: of the final runs; default: the best one.
+        grid: a rate with a failed run is unusable. Seeds that a rate lacks are left aside.
+        rate: of the final runs, equal to one of the grid to six digits; default: the best one.
         level: the share of grids whose gap is below the bound.
     """
-    rates = sorted(losses)
-    seeds = sorted(set.intersection(*(set(one) for one in losses.values()))) if losses else []
-    grid = np.array([[losses[one][seed] for seed in seeds] for one in rates])
-    grid = grid.reshape(len(rates), len(seeds))
-    usable = np.isfinite(grid).all(axis=1) & bool(seeds)
-    if not usable.any():
-        return Tuning(None, math.inf)
-    means = np.where(usable, np.where(usable[:, None], grid, 0).mean(axis=1), math.inf)
-    best = int(means.argmin())
-    chosen = best if rate is None else index_of(rates, rate)
-    is_bounded = len(rates) >= 3 and len(seeds) >= 2 and usable.sum() > 1
-    if not is_bounded or chosen is None or not usable[chosen] or best in (0, len(rates) - 1):
-        return Tuning(rates[best], math.inf)
-    rows = np.flatnonzero(usable)
-    x = np.log(rates)
-    at = np.flatnonzero(rows == chosen)
+    rates, losses, best = sorted(grid), usable_losses(grid), best_rate(grid)
+    kept = list(losses)
+    wanted = best if rate is None else rate
+    if best is None or wanted is None or best in (rates[0], rates[-1]):
+        return math.inf
+    own = [i for i, one in enumerate(kept) if math.isclose(one, wanted, rel_tol=1e-6)]
+    if not own or len(kept) < 2 or len(losses[best]) < 2:
+        return math.inf
     bound = gap_bounds(
-        x[rows],
-        grid[None, rows],
-        at,
-        failed=failed_beside(x, int(rows[0]), int(rows[-1])),
+        np.log(kept),
+        np.array([list(losses.values())]),
+        np.array(own[:1]),
+        failed=failed_beside(np.log(rates), rates.index(kept[0]), rates.index(kept[-1])),
         level=level,
     )
-    return Tuning(rates[best], float(bound[0]))
-
-
-def index_of(rates: Sequence[float], rate: float) -> int | None:
-    """The index of a rate, equal to six digits; None if it is not among them."""
-    return next((i for i, one in enumerate(rates) if math.isclose(one, rate, rel_tol=1e-6)), None)
+    return float(bound[0])
 
 
 def failed_beside(x: Numbers, first: int, last: int) -> tuple[float, float]:

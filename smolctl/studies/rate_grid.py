@@ -4,7 +4,7 @@
     lr = 2e-3                       # five rates around it, or a list; default: the recipe's rate
     seeds = [100, 101, 102]
 
-The grid widens by itself while an arm's best rate is at its edge (see `rate_search`). [sweep] is
+The grid grows by itself while an arm's best rate is at its edge (see `rate_search`). [sweep] is
 the older table: its rates may be far apart, one seed is enough, and they are all that is tried.
 """
 
@@ -14,19 +14,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from smolctl.analysis.learning_rates import stepped
 from smolctl.studies.arm_plan import ArmPlan
 from smolctl.studies.study_keys import refuse_unknown_keys, whole_numbers
 from smollm2.errors import UserError
 from smollm2.model.config import typed
 from smollm2.protocol.resolve import resolve_recipe
 
-# A loss changes little over a factor of sqrt 2; over 2 it hid 0.029 nats/token of one arm here.
-FACTOR = math.sqrt(2)
-COARSEST = 1.5  # between neighbours of [tune]: FACTOR, and rates that were rounded by hand
+COARSEST = 1.5  # between neighbours of [tune]: sqrt 2, and rates that were rounded by hand
 ON_EITHER_SIDE = 2  # of a single rate
 FEWEST_SEEDS = 3
 LEAST, MOST = 1e-12, 1e3  # of a rate, far beyond any that is used
-DIGITS = 4  # significant, of a computed rate
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Tuning:
     """Learning rates to try, with seeds that no final run has; the best on validation is used.
 
     Args:
-        grows: whether the grid widens at its edges, as that of [tune] does and that of [sweep]
+        grows: whether the grid grows at its edges, as that of [tune] does and that of [sweep]
             does not.
     """
 
@@ -129,8 +127,3 @@ def checked(tuning: Tuning, plans: tuple[ArmPlan, ...]) -> Tuning:
                 f'{", ".join(others)}; tune with optimizer = "adamw", or remove {table}.'
             )
     return Tuning(rates, tuning.seeds, tuning.grows)
-
-
-def stepped(rate: float, steps: int) -> float:
-    """The rate that many factors of the grid away, rounded."""
-    return float(f"{rate * FACTOR**steps:.{DIGITS}g}")

@@ -1,22 +1,21 @@
-"""The search for each arm's learning rate: one grid for all arms, which widens while the best rate
+"""The search for each arm's learning rate: one grid for all arms, which grows while the best rate
 of one of them is at its edge.
 
 It is a pure function of the results so far: a study that is continued, or shared by several
 processes, comes to the same grid.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smolctl.analysis.comparison import best_rate
+from smolctl.analysis.learning_rates import best_rate, stepped
 from smolctl.studies.plan import PlannedRun
-from smolctl.studies.rate_grid import Tuning, stepped
+from smolctl.studies.rate_grid import Tuning
 from smollm2.errors import RunError
 
-MOST_EXTENSIONS = 4  # on either side: with two rates on either side, a factor of 8
+MOST_ADDED = 4  # rates, on either side: beyond two on either side of one, a factor of 8
 
-Losses = dict[str, dict[float, list[float]]]  # by arm and rate, one per seed
+Losses = dict[str, dict[float, dict[int, float]]]  # by arm, rate and seed
 
 
 @dataclass(frozen=True)
@@ -46,53 +45,58 @@ def search(
     grid = tuning.lr
     while True:
         runs = runs_at(grid)
-        losses = losses_by_rate(runs, loss_of)
-        if losses is None or (wider := widened(tuning, grid, losses)) == grid:
+        losses = losses_of_search(runs, loss_of)
+        if losses is None or (larger := grown(tuning, grid, losses)) == grid:
             return Search(runs, losses)
-        grid = wider
+        grid = larger
 
 
-def losses_by_rate(
+def losses_of_search(
     runs: list[PlannedRun], loss_of: Callable[[PlannedRun], float | None]
 ) -> Losses | None:
-    """The losses by arm and rate; None unless every run has ended."""
+    """The losses of all runs; None unless every run has ended."""
     losses: Losses = {}
     for run in runs:
         if (loss := loss_of(run)) is None:
             return None
-        losses.setdefault(run.arm, {}).setdefault(run.resolved.recipe.lr, []).append(loss)
+        recipe, seed = run.resolved.recipe, run.resolved.seed
+        losses.setdefault(run.arm, {}).setdefault(recipe.lr, {})[seed] = loss
     return losses
 
 
-def widened(tuning: Tuning, grid: tuple[float, ...], losses: Losses) -> tuple[float, ...]:
+def grown(tuning: Tuning, grid: tuple[float, ...], losses: Losses) -> tuple[float, ...]:
     """The grid with one more rate at each edge where an arm's best rate is; as it is if there is no
     such edge or the search has gone far enough.
 
     An arm that diverged at the upper edge has its best rate elsewhere, so nothing is tried beyond.
+    One that failed everywhere is tried at smaller rates.
     """
     if not tuning.grows:
         return grid
-    best = {best_rate(by_rate) for by_rate in losses.values()}
+    best = {best_rate(by_rate) or grid[0] for by_rate in losses.values()}
     lowest, highest = tuning.lr[0], tuning.lr[-1]
     below, above = grid.index(lowest), len(grid) - 1 - grid.index(highest)
-    if grid[0] in best and below < MOST_EXTENSIONS:
+    if grid[0] in best and below < MOST_ADDED:
         grid = (stepped(lowest, -below - 1), *grid)
-    if grid[-1] in best and above < MOST_EXTENSIONS:
+    if grid[-1] in best and above < MOST_ADDED:
         grid = (*grid, stepped(highest, above + 1))
     return grid
 
 
 def chosen_rates(losses: Losses) -> dict[str, float]:
-    """The rate with the smallest mean loss of each arm; the smaller of two that tie.
+    """The best rate of each arm.
 
     Raises:
-        RunError: an arm failed at every rate.
+        RunError: every rate of an arm has a run that failed.
     """
+    rates = {}
     for arm, by_rate in losses.items():
-        if all(math.inf in values for values in by_rate.values()):
+        rate = best_rate(by_rate)
+        if rate is None:
             raise RunError(
                 f"Arm {arm!r} failed at every learning rate from {min(by_rate):g} to "
                 f"{max(by_rate):g}, so none can be chosen; try smaller rates in a study file of "
                 "another name."
             )
-    return {arm: best_rate(by_rate) for arm, by_rate in losses.items()}
+        rates[arm] = rate
+    return rates

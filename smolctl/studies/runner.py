@@ -230,13 +230,13 @@ class Session:
                 self.failed["the measurement of speed"] = why
 
     def tune(self) -> None:
-        """Train the runs of the tuning, whose grid may widen with their results."""
+        """Train the runs of the tuning, whose grid may grow with their results."""
         runs = self.tuned().runs
         self.train_all(runs)
-        while len(wider := self.tuned().runs) > len(runs):
-            say("The best rate of an arm is at the edge of the grid, which widens for every arm.")
-            self.train_all(wider)
-            runs = wider
+        while len(more := self.tuned().runs) > len(runs):
+            say("The best rate of an arm is at the edge of the grid, which grows for every arm.")
+            self.train_all(more)
+            runs = more
 
     @contextlib.contextmanager
     def alone(self, why: str | None = None) -> Iterator[None]:

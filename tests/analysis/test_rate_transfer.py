@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from smolctl.analysis.rate_transfer import best_rates, check_rate, rates_around, transferred
+from smolctl.analysis.rate_transfer import check_rate, range_of_best, rates_around, transferred
 
 RATES = (0.001, 0.001414, 0.002, 0.002828, 0.004)
 
@@ -69,13 +69,13 @@ def test_with_noise_no_rate_is_worse_than_the_best():
         rate: {0: 5.0 + extra, 1: 5.0 - extra, 2: 5.0}
         for rate, extra in zip(RATES, noise, strict=True)
     }
-    assert best_rates(grid, 0.001) == (0.001, 0.004)
+    assert range_of_best(grid) == (0.001, 0.004)
 
 
 def test_a_rate_that_failed_is_not_among_the_best():
     grid = valley(0.004)
     grid[0.004] = dict.fromkeys(grid[0.004], math.inf)
-    assert best_rates(grid, 0.002828) == pytest.approx((0.002378, 0.003363), rel=1e-3)
+    assert range_of_best(grid) == pytest.approx((0.002378, 0.003363), rel=1e-3)
     every = {rate: {0: math.inf, 1: math.inf} for rate in RATES}
     found = check_rate(every, 0.002)
     assert (found.holds, found.tuned, found.gap) == (False, None, math.inf)

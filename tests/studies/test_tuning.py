@@ -1,4 +1,4 @@
-"""[tune]: a fine grid, the same for every arm, that widens while a best rate is at its edge."""
+"""[tune]: a fine grid, the same for every arm, that grows while a best rate is at its edge."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from support.command import run_main
 from support.tinies import runs_of
 
 from smolctl.analysis.run_metrics import tuning_loss
-from smolctl.studies.rate_search import MOST_EXTENSIONS, chosen_rates, search
+from smolctl.studies.rate_search import MOST_ADDED, chosen_rates, search
 from smolctl.studies.runner import Session
 from smolctl.studies.study_file import read_study, study_of
 from smollm2.errors import RunError
@@ -29,7 +29,7 @@ def searched(plan, curves, known=lambda run: True):
     def runs_at(grid):
         return [
             SimpleNamespace(
-                arm=arm, seed=seed, resolved=SimpleNamespace(recipe=SimpleNamespace(lr=rate))
+                arm=arm, resolved=SimpleNamespace(recipe=SimpleNamespace(lr=rate), seed=seed)
             )
             for rate in grid
             for arm in curves
@@ -82,7 +82,7 @@ def test_a_best_rate_inside_the_grid_ends_the_search():
     assert chosen_rates(found.losses) == {"a": 2e-3, "b": 1.414e-3}
 
 
-def test_the_grid_widens_for_all_arms_until_no_best_rate_is_at_its_edge():
+def test_the_grid_grows_for_all_arms_until_no_best_rate_is_at_its_edge():
     found = searched(tuning(lr=2e-3), {"a": valley(2e-3), "b": valley(8e-3)})
     assert rates(found)[-4:] == [4e-3, 5.657e-3, 8e-3, 11.31e-3]
     assert rates(found)[0] == 1e-3
@@ -91,9 +91,9 @@ def test_the_grid_widens_for_all_arms_until_no_best_rate_is_at_its_edge():
     assert chosen_rates(found.losses) == {"a": 2e-3, "b": 8e-3}
 
 
-def test_both_edges_widen_at_once_up_to_a_bound():
+def test_both_edges_grow_at_once_up_to_a_bound():
     found = searched(tuning(lr=2e-3), {"a": valley(1e-9), "b": valley(1e9)})
-    assert len(rates(found)) == 5 + 2 * MOST_EXTENSIONS
+    assert len(rates(found)) == 5 + 2 * MOST_ADDED
     assert rates(found)[0] == pytest.approx(1e-3 / 4, rel=1e-3)
 
 
@@ -128,7 +128,7 @@ def test_a_search_that_is_continued_comes_to_the_same_grid():
     assert tried == sorted(tried)
 
 
-def test_a_sweep_never_widens():
+def test_a_sweep_never_grows():
     table = {"arms": ["orig", "pow2"], "train": {"steps": 10, "scale": "nano"}}
     plan = study_of(table | {"sweep": {"lr": [1e-3, 2e-3]}}, "x").tuning
     assert rates(searched(plan, {"a": valley(1e9)})) == [1e-3, 2e-3]
@@ -137,19 +137,19 @@ def test_a_sweep_never_widens():
 # The study
 
 
-def test_a_study_widens_its_grid_and_trains_at_the_best_rates(capsys, workdir, study_file):
+def test_a_study_grows_its_grid_and_trains_at_the_best_rates(capsys, workdir, study_file):
     with study_file.open("a") as file:
         file.write("[tune]\nlr = 1e-4\n")  # too small: 6 steps learn most at the highest
     code, _, err = run_main(capsys, "study", str(study_file))
     assert code == 0, err
-    assert "The best rate of an arm is at the edge of the grid, which widens" in err
+    assert "The best rate of an arm is at the edge of the grid, which grows" in err
     runs = runs_of(workdir).values()
     tried = {
         arm: {run.protocol.recipe.lr for run in runs if run.arm == arm and run.role == "sweep"}
         for arm in ("two", "three")
     }
     assert tried["two"] == tried["three"]
-    assert len(tried["two"]) == 5 + MOST_EXTENSIONS
+    assert len(tried["two"]) == 5 + MOST_ADDED
     final = {run.protocol.recipe.lr for run in runs if run.role == "final"}
     assert final == {max(tried["two"])}
     before = sorted(run.name for run in runs)

@@ -1,6 +1,7 @@
 """Were the arms tuned equally well? The sweep of the learning rate."""
 
-from smolctl.analysis.comparison import Comparison, best_rate
+from smolctl.analysis.comparison import Comparison
+from smolctl.analysis.learning_rates import best_rate
 from smolctl.analysis.run_metrics import LOSS
 from smolctl.report.document import Block, Section, Table, bullets
 from smolctl.report.evidence import Evidence
@@ -19,12 +20,12 @@ def tuning_section(evidence: Evidence) -> Section | None:
 
 def sweep_table(comparison: Comparison) -> Table:
     """The validation losses of the sweep: a row per arm, a column per rate."""
-    found = comparison.sweep
+    found = comparison.grids
     rates = sorted({rate for by_rate in found.values() for rate in by_rate})
     rows = []
     for arm, by_rate in found.items():
         cells = [
-            f"{mean_text(by_rate[rate], LOSS)}{' *' if rate == best_rate(by_rate) else ''}"
+            f"{mean_text([*by_rate[rate].values()], LOSS)}{' *' * (rate == best_rate(by_rate))}"
             if rate in by_rate
             else "–"
             for rate in rates
@@ -45,8 +46,7 @@ def tuning_findings(comparison: Comparison) -> list[str]:
         edges = [
             arm.name
             for arm in comparison.arms
-            if best_rate(comparison.sweep[arm.name])
-            in (min(comparison.sweep[arm.name]), max(comparison.sweep[arm.name]))
+            if arm.rates[0] in (min(comparison.grids[arm.name]), max(comparison.grids[arm.name]))
         ]
         if not edges:
             return []

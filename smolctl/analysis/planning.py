@@ -111,6 +111,18 @@ def seeds_needed(difference: float, deviation: float, family: Family) -> int:
     Raises:
         UserError: it is more than `MOST_SEEDS`.
     """
+    seeds = seeds_or_none(difference, deviation, family)
+    if seeds is None:
+        raise UserError(
+            f"A difference of {difference:g} takes more than {MOST_SEEDS:,} seeds an arm where the "
+            f"loss varies by {deviation:.2g}; ask for a larger one.",
+            field="detect",
+        )
+    return seeds
+
+
+def seeds_or_none(difference: float, deviation: float, family: Family) -> int | None:
+    """`seeds_needed`; None if it is more than `MOST_SEEDS`."""
     try:
         return seeds_for(
             *(difference, deviation),
@@ -119,10 +131,7 @@ def seeds_needed(difference: float, deviation: float, family: Family) -> int:
             looks=family.looks,
         )
     except ValueError:
-        raise UserError(
-            f"A difference of {difference:g} takes more than {MOST_SEEDS:,} seeds an arm where the "
-            f"loss varies by {deviation:.2g}; ask for a larger one."
-        ) from None
+        return None
 
 
 def detectable_with(seeds: int, deviation: float, family: Family) -> float | None:

@@ -88,6 +88,10 @@ def compare(
     names = section or [*names_in(COMPARE), *(["runs"] if verbose else [])]
     runs = {arm: runs_of(arm, results, study, with_imported=False) for arm in arms}
     found = compare_arms(study, runs)
+    # Before anything is printed: it may have no answer.
+    seeds = None if detect is None else seeds_to_find(found, detect)
+    if figures is None:
+        require_own(results / study, "figures")
     for sentence in briefly(found.notes):
         warn(sentence)
     shown = sections(Evidence(found), names)
@@ -95,7 +99,7 @@ def compare(
         conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
         conclusion["ladder"] = ladder_dict(found)
         if detect is not None:
-            conclusion["detect"] = {"difference": detect, "seeds": seeds_to_find(found, detect)}
+            conclusion["detect"] = {"difference": detect, "seeds": seeds}
         print_json(to_dict(found) | conclusion)
         return
     show_sections(shown)
@@ -103,7 +107,7 @@ def compare(
     if detect is not None:
         say(
             f"To find a true difference of {detect:g} nats/token four times in five: "
-            f"{seeds_to_find(found, detect):,} seeds an arm."
+            f"{seeds:,} seeds an arm."
         )
     if "quality" in names:
         say_if_few_documents(found)
@@ -113,8 +117,6 @@ def compare(
         say(f"Tasks: not measured. {command(*words, study=study, results=results)}")
     # A folder of their own: those of the model card show every arm of the study.
     name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
-    if figures is None:
-        require_own(results / study, "figures")
     for path in write_figures(shown, figures or results / study / "figures" / name).values():
         say(f"Figure: {path}")
 

@@ -112,18 +112,21 @@ def pilot_arms(
     """The arms whose runs show the spread over seeds, and the name of their study.
 
     Raises:
-        UserError: the named pilot has no finished runs.
+        UserError: there is no study of the pilot's name, or it has no finished runs.
         RunError: a run of the study's own pilot failed.
     """
     from smolctl.analysis.selection import study_comparison
     from smolctl.cli.console import say
     from smolctl.cli.progress import observed
+    from smolctl.cli.run_list import require_study
     from smolctl.studies.pilot import pilot_of
     from smolctl.studies.runner import Session
     from smolctl.studies.targets import finished_runs
     from smollm2.errors import RunError
 
-    if pilot is None:
+    if pilot is not None:
+        require_study(results, pilot)
+    else:
 
         def observe(run: "Run") -> "AbstractContextManager[Observer]":
             return observed(run, None, "The same command continues the pilot.")
@@ -143,11 +146,12 @@ def numbers(
 ) -> dict[str, Any]:
     """Seeds, runs, hours and the minimum detectable effect: of the file as it is, and as it would
     have to be."""
-    from smolctl.analysis.planning import detectable_with, seeds_needed
+    from smolctl.analysis.planning import detectable_with, seeds_needed, seeds_or_none
     from smolctl.cli.study_command import seconds_of
     from smolctl.studies import step_times
 
     study = session.study
+    needed = seeds_needed(detect, spread.deviation, family)
     step_seconds = session.step_seconds or step_times.measure(study, session.data)
 
     def seconds(runs: list[Any]) -> float:
@@ -155,7 +159,6 @@ def numbers(
 
     tuning, one_each = session.tuned().runs, {run.arm: run for run in session.final}.values()
     seeds = min(len(arm.seeds) for arm in study.arms)
-    needed = seeds_needed(detect, spread.deviation, family)
 
     def design_with(n: int) -> dict[str, Any]:
         return {
@@ -174,7 +177,7 @@ def numbers(
         "spread": spread.deviation,
         "spread_upper": spread.upper,
         "spread_degrees_of_freedom": spread.df,
-        "seeds_if_spread_is_upper": seeds_needed(detect, spread.upper, family),
+        "seeds_if_spread_is_upper": seeds_or_none(detect, spread.upper, family),
         "present": design_with(seeds),
         "needed": design_with(needed),
     }
@@ -204,13 +207,17 @@ def show_numbers(found: dict[str, Any]) -> None:
 
 def say_spread(found: dict[str, Any], spread: "Spread") -> None:
     """Say what the numbers rest on."""
+    from smolctl.analysis.power import MOST_SEEDS
     from smolctl.cli.console import say
 
     what = "difference within a seed" if found["blocked"] else "loss of an arm over seeds"
+    degrees = "1 degree" if spread.df == 1 else f"{spread.df} degrees"
+    seeds = found["seeds_if_spread_is_upper"]
+    many = f"more than {MOST_SEEDS:,}" if seeds is None else f"{seeds:,}"
     say(
         f"In {found['pilot']} the standard deviation of the {what} is {spread.deviation:.4f} "
-        f"({spread.df} degrees of freedom). If it is {spread.upper:.4f}, which such runs do not "
-        f"rule out, {found['seeds_if_spread_is_upper']:,} seeds are needed."
+        f"({degrees} of freedom). If it is {spread.upper:.4f}, which such runs do not rule out, "
+        f"{many} seeds are needed."
     )
 
 

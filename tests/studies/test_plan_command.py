@@ -98,7 +98,11 @@ def test_seeds_that_come_after_results_are_warned_about(capsys, workdir, study_f
         (["--detect", "0", "--pilot", "s"], "--detect: a difference to find is a positive number"),
         (["--detect", "nan", "--pilot", "s"], "positive number of nats/token such as 0.01"),
         (["--detect", "1e-9", "--pilot", "s"], "takes more than 10,000 seeds an arm"),
-        (["--detect", "0.1", "--pilot", "nothing"], "has no runs"),
+        (["--detect", "inf", "--pilot", "s"], "--detect: a difference to find is a positive"),
+        (["--detect", "-1", "--pilot", "s"], "--detect: a difference to find is a positive"),
+        (["--detect", "0.1", "--pilot", "t"], "results has no study 't'. It has s, single."),
+        (["--detect", "0.1", "--pilot", ""], "results has no study ''. It has s, single."),
+        (["--detect", "0.1", "--pilot", "../results"], "has no study '../results'"),
         (["--detect", "0.1", "--pilot", "single"], "it takes two arms that share two seeds"),
     ],
 )
@@ -124,6 +128,40 @@ def test_compare_says_how_many_seeds_it_would_take(capsys, workdir, earlier):
     code, _, err = run_main(capsys, *command, "-1")
     assert code == 2
     assert "--detect: a difference to find is a positive number" in err
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("detect", "study", "sentence"),
+    [
+        ("1e-9", "s", "--detect: A difference of 1e-09 takes more than 10,000 seeds an arm"),
+        ("0.1", "single", "it takes two seeds of an arm"),
+    ],
+)
+def test_compare_prints_nothing_where_it_cannot_say_how_many_seeds(
+    capsys, workdir, earlier, template, options, detect, study, sentence
+):
+    planted(template, "a", 0, 5.0, study="single")
+    planted(template, "b", 0, 5.0, study="single")
+    before = sorted(workdir.rglob("*"))
+    command = ("compare", "a", "b", "--study", study, "--detect", detect)
+    code, out, err = run_main(capsys, *command, *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert sentence in err
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_a_plan_stands_where_the_upper_end_of_the_spread_takes_too_many_seeds(
+    capsys, workdir, study_file, earlier
+):
+    command = ("plan", str(study_file), "--pilot", "s", "--detect", "0.005")
+    code, out, err = run_main(capsys, *command)
+    assert code == 0, err
+    assert "which such runs do not rule out, more than 10,000 seeds are needed." in err
+    found = json.loads(run_main(capsys, *command, "--json")[1])
+    assert 1000 < found["needed"]["seeds"] < 10_000
+    assert found["seeds_if_spread_is_upper"] is None
 
 
 def test_a_study_file_is_read_before_the_pilot_runs(capsys, workdir, study_file):

@@ -81,18 +81,21 @@ def ladder_notes_of(table: Mapping[str, Any]) -> LadderNotes:
                 f"Available: {', '.join(known)}."
             )
     sizes = checked_sizes(table.get("sizes"))
-    tokens = typed(
-        "tokens_per_parameter", table.get("tokens_per_parameter", USUAL_TOKENS_PER_PARAMETER), float
-    )
+    tokens = table.get("tokens_per_parameter", USUAL_TOKENS_PER_PARAMETER)
+    tokens = typed("tokens_per_parameter of [ladder]", tokens, float)
     if not 0 < tokens <= LARGEST_SIZE:
-        raise UserError(f"tokens_per_parameter is a positive number such as 20, not {tokens}.")
+        raise UserError(
+            "tokens_per_parameter of [ladder] is a positive number such as 20, at most "
+            f"{LARGEST_SIZE:g}, not {tokens:g}."
+        )
     rate = table.get("rate", TUNE)
     if rate not in (TUNE, TRANSFER):
         raise UserError(f'rate of [ladder] takes "tune" or "transfer", not {rate!r}.')
     check, at = table.get("check", sizes[-1]), table.get("at", sizes[-1])
     parsed_size(at, "at of [ladder]")
     name, rung = (
-        None if table.get(key) is None else typed(key, table[key], str) for key in ("name", "rung")
+        None if table.get(key) is None else typed(f"{key} of [ladder]", table[key], str)
+        for key in ("name", "rung")
     )
     if check not in sizes[1:]:
         raise UserError(

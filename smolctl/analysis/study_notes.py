@@ -57,7 +57,9 @@ def notes_of(table: Mapping[str, Any]) -> StudyNotes:
             f"{did_you_mean(notes.claims, CLAIMS)}"
         )
     if notes.margin is not None and not 0 < notes.margin < math.inf:
-        raise UserError(f"margin is a positive number of nats/token, not {notes.margin}.")
+        raise UserError(
+            f"margin is a positive number of nats/token such as 0.01, not {notes.margin:g}."
+        )
     return notes
 
 

@@ -65,11 +65,10 @@ def plan_study(
     """
     from smolctl.analysis.planning import Family, require_difference, spread_for
     from smolctl.cli.console import print_json, say
-    from smolctl.studies.ladder import rungs_of, sessions_of
-    from smolctl.studies.study_file import read_study
+    from smolctl.studies.ladder import read_rungs, sessions_of
 
     require_difference(detect)
-    smallest, *larger = rungs_of(read_study(file))
+    smallest, *larger = read_rungs(file)
     arms, source = pilot_arms(smallest, pilot, results, data)
     family = Family(smallest.is_blocked, len(smallest.arms) - 1, len(smallest.planned_looks))
     spread = spread_for(family, arms)

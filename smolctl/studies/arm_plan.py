@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smolctl.studies.study_keys import refuse_unknown_keys, whole_numbers
+from smolctl.studies.study_keys import refuse_unknown_keys, strings, whole_numbers
+from smollm2.data.splits import require_share
 from smollm2.errors import UserError
 from smollm2.model.config import checked_fields, settings_of, split_setting, variant
 from smollm2.parse import with_underscores
@@ -56,9 +57,10 @@ def arm_plans(arms: Any, shared: Mapping[str, Any], seeds: tuple[int, ...]) -> t
         UserError: there are fewer than two, one is invalid, or two would have the same runs.
     """
     if isinstance(arms, list):
-        if len(set(map(str, arms))) < len(arms):
-            raise UserError(f"arms has a duplicate name: {', '.join(map(str, arms))}.")
-        arms = {str(variant): {"variant": variant} for variant in arms}
+        strings("arms", arms, '["orig", "pow2"]')
+        if len(set(arms)) < len(arms):
+            raise UserError(f"arms has a duplicate name: {', '.join(arms)}.")
+        arms = {variant: {"variant": variant} for variant in arms}
     if not isinstance(arms, dict) or len(arms) < 2:
         raise UserError('a study has at least two arms: arms = ["orig", "pow2"], for example.')
     if len(arms) > MOST_ARMS:
@@ -96,6 +98,8 @@ def arm_plan(name: str, spec: Any, shared: Mapping[str, Any], seeds: tuple[int, 
     )
     values.pop("set", None)
     config = RunConfig(**checked_fields(RunConfig, values), settings=settings)
+    if config.held_out is not None:
+        require_share(config.held_out)
     return ArmPlan(name, config, seeds, data_seeds)
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from smolctl.analysis.ladder_notes import TRANSFER, LadderNotes, parsed_size, rung_name
 from smolctl.analysis.rate_transfer import rates_around, transferred
 from smolctl.studies.arm_plan import ArmPlan
+from smolctl.studies.plan import horizons
 from smolctl.studies.rate_grid import ON_EITHER_SIDE
 from smolctl.studies.runner import Observe, Session, unobserved
 from smolctl.studies.shape_scaling import at_size, require_sizes
 from smolctl.studies.study_file import Study, read_study
+from smolctl.studies.study_keys import errors_of
 from smollm2.errors import UserError
 from smollm2.model.config import ModelConfig, split_setting, variant
 from smollm2.protocol.resolve import resolve, resolve_recipe
@@ -33,16 +35,29 @@ def sessions_of(
     when it is asked for: the rates of a rung may follow from what the first session has done.
 
     Raises:
-        UserError: as `read_study` and `rungs_of`.
+        UserError: as `read_rungs`.
     """
-    study, rates = read_study(path), dict[str, float]()
-    rungs = rungs_of(study)
+    rungs, rates = read_rungs(path), dict[str, float]()
     smallest = rungs[0]
     for rung in rungs:
         session = Session(with_rates(rung, smallest, rates), results, observe, source)
         yield session
         if rung is smallest:
             rates = session.rates()
+
+
+def read_rungs(path: Path) -> tuple[Study, ...]:
+    """The studies of a study file, as `rungs_of`, checked to be such that their runs can be made.
+
+    Raises:
+        UserError: as `read_study`, `rungs_of` and `horizons`; it names the file and the key.
+    """
+    study = read_study(path)
+    with errors_of(path):
+        rungs = rungs_of(study)
+        for rung in rungs:  # how long a step takes is not what is checked
+            horizons(rung, {arm.name: 1.0 for arm in rung.arms})
+    return rungs
 
 
 def rungs_of(study: Study) -> tuple[Study, ...]:

@@ -66,7 +66,7 @@ def tune_of(values: Mapping[str, Any], plans: tuple[ArmPlan, ...]) -> Tuning:
         )
     rates = values.get("lr", resolve_recipe(plans[0].config)[0].lr)
     if not isinstance(rates, list):
-        centre = typed("lr", rates, float)
+        centre = typed("lr of [tune]", rates, float)
         steps = range(-ON_EITHER_SIDE, ON_EITHER_SIDE + 1)
         rates = [stepped(centre, step) for step in steps] if 0 < centre < math.inf else [centre]
     tuning = checked(Tuning(tuple(rates), seeds, grows=True), plans)
@@ -101,7 +101,7 @@ def checked(tuning: Tuning, plans: tuple[ArmPlan, ...]) -> Tuning:
             run, an arm has a rate already, or its optimizer has another rate too.
     """
     table = f"[{tuning.table}]"
-    rates = tuple(typed("lr", rate, float) for rate in tuning.lr)
+    rates = tuple(typed(f"a rate of {table}", rate, float) for rate in tuning.lr)
     if not all(LEAST < rate < MOST for rate in rates):
         raise UserError(
             f"the rates of {table} are between {LEAST:g} and {MOST:g}, not {list(rates)}."

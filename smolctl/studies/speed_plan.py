@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from smolctl.studies.study_keys import typed_fields
 from smollm2.errors import UserError
-from smollm2.model.config import checked_fields
 from smollm2.runs.speed_table import MOST_ROUNDS
 
 
@@ -29,7 +29,7 @@ def speed_plan_of(values: Mapping[str, Any]) -> SpeedPlan:
     Raises:
         UserError: a value is not a whole number, or out of range.
     """
-    plan = SpeedPlan(**checked_fields(SpeedPlan, values))
+    plan = SpeedPlan(**typed_fields(SpeedPlan, values, "[speed]"))
     if not 2 <= plan.rounds <= MOST_ROUNDS:
         raise UserError(
             f"rounds of [speed] is 2 to {MOST_ROUNDS:,}, not {plan.rounds}: the interval is over "

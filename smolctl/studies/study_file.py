@@ -46,12 +46,14 @@ from smolctl.studies.arm_plan import ArmPlan, arm_plans, share_orders
 from smolctl.studies.rate_grid import Tuning, sweep_of, tune_of
 from smolctl.studies.speed_plan import SpeedPlan, speed_plan_of
 from smolctl.studies.study_keys import (
+    errors_of,
     fields_of,
     refuse_unknown_keys,
     strings,
     subtable,
     toml,
     toml_lines,
+    typed_fields,
     whole_numbers,
 )
 from smolctl.talk import say
@@ -59,7 +61,7 @@ from smollm2.device import resolve_dtype
 from smollm2.errors import UserError, did_you_mean
 from smollm2.evaluation.tasks import TASKS, task_names
 from smollm2.files import absolute
-from smollm2.model.config import checked_fields, typed
+from smollm2.model.config import typed
 from smollm2.parse import Missing, Unreadable, read_toml, with_underscores
 from smollm2.protocol.run_config import OLDER_NAMES, RunConfig, with_current_names
 from smollm2.quantize.quant_config import VALIDATION_TOKENS, QuantConfig
@@ -141,7 +143,7 @@ def read_study(path: Path) -> Study:
             than two arms, arms with the same runs, or an invalid sweep or evaluation.
     """
     try:
-        return read_toml(path, "study", lambda table: study_of(table, study_name(path)))
+        table = read_toml(path, "study", dict)
     except Unreadable as error:
         if not (isinstance(error, Missing) or path.is_dir()):
             raise
@@ -149,6 +151,8 @@ def read_study(path: Path) -> Study:
         own = [file for file in (f"{path}.toml", str(path / KEPT)) if Path(file).is_file()]
         hint = f" Did you mean {own[0]!r}?" if own else did_you_mean(str(path), files)
         raise Missing(f"There is no study file {str(path)!r}.{hint}", error.reason) from None
+    with errors_of(path):
+        return study_of(table, study_name(path))
 
 
 def study_name(path: Path) -> str:
@@ -203,13 +207,14 @@ def announced_looks(value: Any, plans: tuple[ArmPlan, ...]) -> tuple[int, ...]:
     Raises:
         UserError: they are not ascending numbers from 2 whose last is the planned number of seeds.
     """
-    looks, planned = whole_numbers("looks", value), max(len(plan.seeds) for plan in plans)
-    if list(looks) != sorted(looks) or looks[0] < 2 or looks[-1] != planned:
+    planned = max(len(plan.seeds) for plan in plans)
+    numbers = value if isinstance(value, list) and all(type(n) is int for n in value) else []
+    if not numbers or numbers != sorted({*numbers}) or numbers[0] < 2 or numbers[-1] != planned:
         raise UserError(
             f"looks are ascending numbers of seeds, from 2 to the {planned} that an arm has at the "
-            f"end, such as {[*range(2, planned, 2), planned]}, not {list(looks)}."
+            f"end, such as {[*range(2, planned, 2), planned]}, not {value!r}."
         )
-    return looks
+    return tuple(numbers)
 
 
 def given_design(value: Any, plans: tuple[ArmPlan, ...]) -> bool:
@@ -248,14 +253,15 @@ def evaluation_of(values: Mapping[str, Any]) -> Evaluation:
         raise UserError(
             f'tasks takes a list such as "arc_easy,hellaswag", not {values["tasks"]!r}.'
         )
-    folder = values.get("data_dir")
-    checked = checked_fields(Evaluation, {k: v for k, v in values.items() if k != "data_dir"})
-    evaluation = Evaluation(
-        **checked, data_dir=None if folder is None else Path(typed("data_dir", folder, str))
+    checked = typed_fields(
+        Evaluation, {k: v for k, v in values.items() if k != "data_dir"}, "[eval]"
     )
+    folder = values.get("data_dir")
+    folder = None if folder is None else Path(typed("data_dir of [eval]", folder, str))
+    evaluation = Evaluation(**checked, data_dir=folder)
     resolve_dtype(evaluation.dtype, "cpu")  # a name is valid on every device or on none
     if evaluation.limit is not None and evaluation.limit < 1:
-        raise UserError(f"limit must be at least 1, not {evaluation.limit}.")
+        raise UserError(f"limit of [eval] must be at least 1, not {evaluation.limit}.")
     for name in task_names(evaluation.tasks):
         if name not in TASKS:
             raise UserError(
@@ -270,7 +276,7 @@ def quantization_of(values: Mapping[str, Any]) -> Quantization:
     models = strings("models", values.get("models", []), example)
     if not models:
         raise UserError(f"[quantize] needs models = {example}, for example.")
-    tokens = typed("tokens", values.get("tokens", VALIDATION_TOKENS), int)
+    tokens = typed("tokens of [quantize]", values.get("tokens", VALIDATION_TOKENS), int)
     if tokens < 1:
         raise UserError(f"tokens of [quantize] must be at least 1, not {tokens}.")
     return Quantization(tuple(QuantConfig.of(name) for name in dict.fromkeys(models)), tokens)

@@ -97,9 +97,12 @@ def test_the_size_that_checks_the_rule_can_be_named():
         (ladder(sizes=["0M", "1M"]), "is a number of parameters"),
         (ladder(sizes=["1M", "99999B"]), "is a number of parameters"),
         (ladder(sizes=["-1M", "1M"]), "is a number of parameters"),
-        (ladder(tokens_per_parameter=0), "tokens_per_parameter is a positive number"),
-        (ladder(tokens_per_parameter=float("nan")), "tokens_per_parameter is a positive number"),
-        (ladder(tokens_per_parameter="many"), "tokens_per_parameter takes a number"),
+        (ladder(tokens_per_parameter=0), "tokens_per_parameter of [ladder] is a positive number"),
+        (
+            ladder(tokens_per_parameter=float("nan")),
+            "tokens_per_parameter of [ladder] is a positive number",
+        ),
+        (ladder(tokens_per_parameter="many"), "tokens_per_parameter of [ladder] takes a number"),
         (ladder(rate="guess"), 'takes "tune" or "transfer"'),
         (ladder(rate="transfer"), "give the study file a [tune]"),
         (ladder(rate="transfer") | {"sweep": {"lr": [1e-3, 4e-3]}}, "give the study file a [tune]"),
@@ -146,7 +149,7 @@ def test_a_size_that_does_not_fit_is_exit_code_2(capsys, workdir, ladder_file):
     ladder_file.write_text(ladder_file.read_text().replace("20k", "1k"))
     code, out, err = run_main(capsys, "study", str(ladder_file))
     assert (code, out) == (2, "")
-    assert "Error: no model of 1k non-embedding parameters" in " ".join(err.split())
+    assert "no model of 1k non-embedding parameters" in " ".join(err.split())
     assert not (workdir / "results").exists()
 
 

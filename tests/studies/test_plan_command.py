@@ -156,7 +156,7 @@ def test_a_plan_stands_where_the_upper_end_of_the_spread_takes_too_many_seeds(
     capsys, workdir, study_file, earlier
 ):
     command = ("plan", str(study_file), "--pilot", "s", "--detect", "0.005")
-    code, out, err = run_main(capsys, *command)
+    code, _, err = run_main(capsys, *command)
     assert code == 0, err
     assert "which such runs do not rule out, more than 10,000 seeds are needed." in err
     found = json.loads(run_main(capsys, *command, "--json")[1])

@@ -103,7 +103,7 @@ BAD_FILES = {
     "unknown arm key": (minimal(arms={"a": {"varient": "orig"}, "b": "pow2"}), "'variant'"),
     "one arm": (minimal(arms=["orig"]), "at least two arms"),
     "no arms": ({}, "at least two arms"),
-    "a seed": (minimal(seeds=3), "seeds takes a list of different whole numbers such as"),
+    "a seed": (minimal(seeds=3), "seeds takes a list of different whole numbers from 0 to"),
     "seed twice": (minimal(seeds=[1, 1]), "different whole numbers"),
     "unknown equal": (minimal(equal="time"), "tokens, flops, seconds"),
     "one rate": (minimal(sweep={"lr": [1e-3]}), "at least two rates"),
@@ -150,7 +150,7 @@ BAD_FILES = {
     ),
     "one rate to tune": (minimal(tune={"lr": [1e-3]}), "[tune] needs at least two rates"),
     "a rate of zero to tune": (minimal(tune={"lr": 0}), "between 1e-12 and 1000, not [0.0]"),
-    "a word to tune": (minimal(tune={"lr": "high"}), "lr takes a number"),
+    "a word to tune": (minimal(tune={"lr": "high"}), "lr of [tune] takes a number"),
     "rates far apart": (
         minimal(tune={"lr": [1e-3, 2e-3, 4e-3]}),
         "at most a factor of 1.5 apart, and 0.001 and 0.002 are not",
@@ -173,7 +173,7 @@ BAD_FILES = {
         "ascending numbers of seeds, from 2 to the 3",
     ),
     "looks that end early": (minimal(looks=[2]), "from 2 to the 3 that an arm has at the end"),
-    "looks of another type": (minimal(looks=3), "looks takes a list of different whole numbers"),
+    "looks of another type": (minimal(looks=3), "looks are ascending numbers of seeds, from 2 to"),
     "a margin of nothing": (minimal(margin=0), "margin is a positive number"),
     "blocks without common seeds": (
         minimal(blocked=True, arms={"a": "pow2", "b": {"variant": "orig", "seeds": [7, 8, 9]}}),
@@ -200,9 +200,12 @@ BAD_FILES = {
     ),
     "eval of text": (minimal(eval={"tasks": "piqa, test"}), "'test' is not a task for [eval]"),
     "eval of an unknown task": (minimal(eval={"tasks": "piqqa"}), "Did you mean 'piqa'?"),
-    "folder of questions": (minimal(eval={"tasks": "piqa", "data_dir": 3}), "data_dir takes"),
+    "folder of questions": (
+        minimal(eval={"tasks": "piqa", "data_dir": 3}),
+        "data_dir of [eval] takes",
+    ),
     "dtype of eval": (minimal(eval={"tasks": "piqa", "dtype": "fp99"}), "Unknown dtype 'fp99'"),
-    "no questions": (minimal(eval={"tasks": "piqa", "limit": 0}), "limit must be at least 1"),
+    "no questions": (minimal(eval={"tasks": "piqa", "limit": 0}), "[eval] must be at least 1"),
 }
 
 

@@ -23,11 +23,11 @@ def test_notes_are_kept_with_the_study():
 
 WRONG = [
     ({"claims": "pow"}, "claims takes pow2, not 'pow'. Did you mean 'pow2'?"),
-    ({"margin": 0}, "margin is a positive number of nats/token, not 0.0."),
+    ({"margin": 0}, "margin is a positive number of nats/token such as 0.01, not 0."),
     ({"margin": "wide"}, "margin takes a number, not 'wide'."),
-    ({"margin": -1}, "margin is a positive number of nats/token, not -1.0."),
-    ({"margin": math.nan}, "margin is a positive number of nats/token, not nan."),
-    ({"margin": math.inf}, "margin is a positive number of nats/token, not inf."),
+    ({"margin": -1}, "margin is a positive number of nats/token such as 0.01, not -1."),
+    ({"margin": math.nan}, "margin is a positive number of nats/token such as 0.01, not nan."),
+    ({"margin": math.inf}, "margin is a positive number of nats/token such as 0.01, not inf."),
     ({"claims": [1]}, "claims takes text in quotes, not [1]."),
     ({"license": ["mit"]}, "license takes text in quotes, not ['mit']."),
     ({"license": ""}, "license takes one line of printable text, not ''."),

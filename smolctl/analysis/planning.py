@@ -11,7 +11,7 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.power import MOST_SEEDS, found_by, seeds_for
 from smolctl.analysis.run_metrics import LOSS
 from smolctl.analysis.stats import SMALLEST_SPREAD
-from smolctl.analysis.study_verdicts import blocks_by_seed, share_data
+from smolctl.analysis.study_verdicts import blocks_by_seed, design_of
 from smollm2.errors import UserError
 
 UNSURE = 0.1  # tail of the spread's distribution at which its upper end is taken
@@ -151,9 +151,6 @@ def seeds_to_find(comparison: Comparison, difference: float) -> int:
         UserError: the runs do not show how much the loss varies.
     """
     plan = comparison.ledger.binding if comparison.ledger else None
-    family = Family(
-        plan.blocked if plan else share_data(comparison.arms),
-        len(plan.seeds) - 1 if plan else len(comparison.others),
-        len(plan.looks) if plan else 1,
-    )
+    design = design_of(comparison.arms, plan, comparison.margin)
+    family = Family(design.blocked, design.comparisons, max(1, len(design.looks)))
     return seeds_needed(difference, spread_for(family, comparison.arms).deviation, family)

@@ -25,30 +25,33 @@ def family_verdicts(
         margin: of the study file; that of the plan counts before it.
     """
     plan = ledger.binding if ledger else None
-    own = plan if ledger and is_as_planned(arms, ledger) else None
-    results = {arm.name: result_of_arm(arm, tuning.get(arm.name), own) for arm in arms}
+    is_planned_base = plan is not None and next(iter(plan.seeds), None) == arms[0].name
+    results = {}
+    for arm in arms:
+        own = plan if ledger and is_planned_base and is_of_first_results(arm, ledger) else None
+        results[arm.name] = result_of_arm(arm, tuning.get(arm.name), own)
     return judge(results, design_of(arms, plan, margin))
 
 
-def is_as_planned(arms: Sequence[Arm], ledger: Ledger) -> bool:
-    """Whether the base is the plan's first arm, and every run the first result of its seed."""
-    return next(iter(ledger.binding.seeds), None) == arms[0].name and all(
+def is_of_first_results(arm: Arm, ledger: Ledger) -> bool:
+    """Whether every run of an arm is the first result of its seed."""
+    return all(
         ledger.is_first(arm.name, run.protocol.seed, str(run.run.manifest["finished_at"]))
-        for arm in arms
         for run in arm.runs
     )
 
 
 def design_of(arms: Sequence[Arm], plan: StudyPlan | None, margin: float | None) -> Design:
-    """The design of the plan; one that follows from the protocol where there is none."""
+    """The design of the plan, however few of its arms are compared: a subset may have been picked
+    by its results. One that follows from the arms where there is no plan."""
     if plan is None:
-        return Design(blocked=share_data(arms), margin=margin)
+        return Design(share_data(arms), margin, comparisons=len(arms) - 1)
     return Design(
         blocked=plan.blocked,
         margin=plan.margin,
         looks=plan.looks,
         alpha=plan.alpha,
-        comparisons=len(plan.seeds) - 1,
+        comparisons=len({*plan.seeds, *(arm.name for arm in arms)}) - 1,
     )
 
 

@@ -80,9 +80,9 @@ class Design:
     Args:
         blocked: whether arms are compared within seeds.
         margin: a difference within it does not matter, in nats/token; None: no arm is equivalent.
-        looks: numbers of seeds of an arm at which the study is judged; the planned number always
-            is one.
-        comparisons: planned with the base, if they are more than those that are judged now.
+        looks: numbers of seeds of an arm at which the study is judged, the planned number last;
+            empty: that one only.
+        comparisons: with the base, in the whole study; at least those that are judged now.
     """
 
     blocked: bool
@@ -191,15 +191,12 @@ def judge(arms: Mapping[K, ArmResult], design: Design) -> dict[K, Difference]:
         ValueError: an arm has no finished run, or a loss that is not finite.
     """
     base, *others = arms.values()
-    looks = all_looks([base, *others], design)
-    level = design.alpha / max(1, design.comparisons, len(others)) / len(looks)
-    found = [judged(base, arm, design, level, looks) for arm in others]
+    level = design.alpha / max(1, design.comparisons, len(others)) / max(1, len(design.looks))
+    found = [judged(base, arm, design, level) for arm in others]
     return dict(zip(list(arms)[1:], found, strict=True))
 
 
-def judged(
-    base: ArmResult, arm: ArmResult, design: Design, level: float, looks: Sequence[int]
-) -> Difference:
+def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Difference:
     """See `judge`."""
     losses = by_seed(base.losses, arm.losses)
     paired = design.blocked and len(base.losses.keys() & arm.losses.keys()) > 1
@@ -208,7 +205,7 @@ def judged(
     )
     estimate = within_blocks(*losses, floor=SMALLEST_SPREAD) if paired else welch(first, second)
     exploratory = any(one.planned is None or not one.finished <= one.planned for one in (base, arm))
-    missing = [*missing_parts(base, arm, looks)]
+    missing = [*missing_parts(base, arm, design.looks)]
     gap = None if arm.tuning_gap is None or math.isinf(arm.tuning_gap) else arm.tuning_gap
     if estimate is None:
         mean = float(second.mean - first.mean)
@@ -281,21 +278,19 @@ def missing_precision(
     return found
 
 
-def all_looks(arms: Sequence[ArmResult], design: Design) -> tuple[int, ...]:
-    """The numbers of seeds at which the study is judged, the planned number last."""
-    most = max((len(arm.planned) for arm in arms if arm.planned is not None), default=0)
-    return (*sorted({look for look in design.looks if look < most}), most)
-
-
 def is_at_a_look(arms: Sequence[ArmResult], looks: Sequence[int]) -> bool:
     """Whether the arms have as many planned seeds as a look asks for, an arm with fewer planned
-    ones all of them. Without a plan there is nothing to wait for."""
+    ones all of them. Without looks that is all planned seeds, without a plan nothing."""
     counts = [
         (len(arm.finished & arm.planned), len(arm.planned))
         for arm in arms
         if arm.planned is not None
     ]
-    return any(all(done == min(look, planned) for done, planned in counts) for look in looks)
+
+    def is_at(look: float) -> bool:
+        return all(done == min(look, planned) for done, planned in counts)
+
+    return any(map(is_at, looks)) if looks else is_at(math.inf)
 
 
 def is_mistuned(base: ArmResult, arm: ArmResult) -> bool:

@@ -74,3 +74,56 @@ def test_what_an_arm_waits_for_is_said_of_its_pair(capsys, workdir, template):
     plan(Path("results/s"), seeds={"a": (0, 1, 2), "b": (0, 1, 2), "c": (0, 1, 2)})
     text = " ".join(compared(capsys, "a", "b", "c")["conclusion"])
     assert "the interval leaves the sign open" in text
+
+
+def judged_as(row: dict) -> tuple:
+    """All that a verdict says."""
+    names = ("verdict", "missing", "exploratory", "confidence", "interval", "widened")
+    return tuple(row[name] for name in names)
+
+
+def test_a_subset_of_the_arms_is_judged_by_the_plan_of_all(capsys, workdir, template):
+    planted_ab(template)
+    planted(template, "c", 0, 5.0)
+    for seed in range(5):
+        planted(template, "d", seed, 4.9 + 0.001 * seed)
+    study = Path("results/s")
+    plan(study, looks=(3, 5))
+    every = primary(compared(capsys, "a", "b", "c", "d"))
+    few = primary(compared(capsys, "a", "b"))
+    assert every["b"]["confidence"] == 1 - 0.05 / 3 / 2
+    assert judged_as(few["b"]) == judged_as(every["b"])
+    assert few["b"]["verdict"] == "better"
+    assert not few["b"]["exploratory"]
+    # What became of one arm is no matter of another's.
+    ledger = read_ledger(study)
+    first = PlannedResult("c", 0, "2000-01-01T00:00:00+00:00", 5.0)
+    write_ledger(study, dataclasses.replace(ledger, results={"c-s0": first}))
+    every = primary(compared(capsys, "a", "b", "c", "d"))
+    assert judged_as(every["b"]) == judged_as(few["b"])
+    assert every["c"]["exploratory"]
+
+
+def test_an_arm_that_the_plan_lacks_makes_intervals_wider_where_it_is_shown(
+    capsys, workdir, template
+):
+    planted_ab(template)
+    for seed in range(3):
+        planted(template, "c", seed, 4.9 + 0.001 * seed)
+    plan(Path("results/s"), seeds={"a": (0, 1, 2), "b": (0, 1, 2)})
+    assert primary(compared(capsys, "a", "b"))["b"]["confidence"] == 0.95
+    for arms in (("a", "b", "c"), ("a", "c")):
+        found = primary(compared(capsys, *arms))
+        assert {row["confidence"] for row in found.values()} == {0.975}
+        assert [row["exploratory"] for row in found.values()] == [arm == "c" for arm in arms[1:]]
+
+
+def test_without_a_plan_the_shown_arms_are_the_family(capsys, workdir, template):
+    planted_ab(template)
+    for seed in range(3):
+        planted(template, "c", seed, 4.9 + 0.001 * seed)
+    (Path("results/s") / "ledger.json").unlink()
+    for arms in (("a", "b", "c"), ("a", "b")):
+        found = primary(compared(capsys, *arms))
+        assert {row["confidence"] for row in found.values()} == {1 - 0.05 / len(found)}
+        assert all(row["exploratory"] for row in found.values())

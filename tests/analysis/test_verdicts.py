@@ -75,9 +75,12 @@ def test_one_confidence_for_all_arms_and_looks():
     found = judge(arms, Design(True, 0.01, looks=(3, 6)))
     assert list(found) == ["a", "b", "c"]
     assert {one.confidence for one in found.values()} == {1 - 0.05 / 3 / 2}
-    # The planned number is a look, declared or not.
-    assert verdict(arm(0), looks=(3,)).confidence == 1 - 0.05 / 2
+    assert verdict(arm(0)).confidence == 1 - 0.05
     assert verdict(arm(0), looks=(3, 6)).confidence == 1 - 0.05 / 2
+    # Where fewer arms are judged than were compared, and those with fewer seeds than planned.
+    few = {name: dataclasses.replace(arms[name], planned=frozenset({0, 1, 2})) for name in "ab"}
+    design = Design(True, 0.01, looks=(3, 6), comparisons=3)
+    assert {one.confidence for one in judge(few, design).values()} == {1 - 0.05 / 3 / 2}
     assert judge({"base": BASE}, Design(True)) == {}
 
 
@@ -151,7 +154,7 @@ def test_all_that_is_missing_is_named():
         ((3, 6), 2, False),
         ((3, 6), 3, True),
         ((3, 6), 4, False),  # between looks: a verdict here is a look that was not declared
-        ((3,), 6, True),
+        ((3, 6), 6, True),
     ],
 )
 def test_a_study_is_judged_at_its_looks_only(looks, finished, is_judged):

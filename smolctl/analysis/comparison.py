@@ -36,7 +36,7 @@ from smolctl.analysis.task_scores import (
     task_means,
     unequal_questions,
 )
-from smolctl.analysis.verdicts import Difference, Verdict, differences
+from smolctl.analysis.verdicts import Difference, differences, withdrawn_difference
 from smollm2.runs.manifest import Role, RunState
 
 # Budgets that differ by a smaller share count as equal: steps are whole, and clocks are noisy.
@@ -150,19 +150,21 @@ class Comparison:
 
     @cached_property
     def primary(self) -> dict[str, Difference]:
-        """The verdicts: each arm's final test loss against the first arm's; see `judge`."""
+        """The verdicts: each arm's final test loss against the first arm's; see `judge`, and of a
+        superseded study `withdrawn_difference`."""
         if self.family is not None:
             return {arm.name: self.family.primary[arm.name] for arm in self.others}
         found = family_verdicts(self.arms, self.grids, self.ledger, self.margin)
         if self.superseded is None:
             return found
-        return {
-            arm: dataclasses.replace(one, verdict=Verdict.WITHDRAWN) for arm, one in found.items()
-        }
+        return {arm: withdrawn_difference(one) for arm, one in found.items()}
 
     @cached_property
     def over_documents(self) -> dict[str, DocumentIntervals]:
-        """The differences over documents, of the arms whose runs have sums of each document."""
+        """The differences over documents, of the arms whose runs have sums of each document; empty
+        for a superseded study."""
+        if self.superseded is not None:
+            return {}
         found = {}
         for arm in self.others:
             judged = self.primary[arm.name]
@@ -173,9 +175,10 @@ class Comparison:
 
     def secondary(self, metric: Metric) -> dict[str, Difference]:
         """Each arm against the first, without correction: 95 % intervals that carry no verdict.
-        Empty if a run lacks the metric, or if it depends on the machine and not `has_speed`."""
+        Empty if a run lacks the metric, if it depends on the machine and not `has_speed`, or for a
+        superseded study."""
         columns = {arm.name: arm.values(metric) for arm in self.arms}
-        if metric.is_of_machine and not self.has_speed:
+        if self.superseded is not None or (metric.is_of_machine and not self.has_speed):
             return {}
         if not all(math.isfinite(value) for values in columns.values() for value in values):
             return {}

@@ -179,6 +179,8 @@ def ladder_beside(main: Comparison) -> SizeLadder | None:
 
 def lacks_of(study: Comparison, arm: str, gaps: tuple[float, float]) -> tuple[Lack, ...]:
     """What keeps a size from counting, whatever its interval."""
+    if study.superseded is not None:
+        return (Lack.WITHDRAWN,)
     found, both = study.primary[arm], both_of(study, arm)
     ledger = read_ledger(study.base.runs[0].run.study_path)
     planned = ledger.binding.seeds if ledger else {}
@@ -190,7 +192,6 @@ def lacks_of(study: Comparison, arm: str, gaps: tuple[float, float]) -> tuple[La
         Lack.TUNING: max(gaps) == math.inf,
         Lack.DOCUMENTS: Missing.DOCUMENTS in found.missing,
         Lack.REGIME: Missing.REGIME in found.missing,
-        Lack.WITHDRAWN: study.superseded is not None,
     }
     return tuple(lack for lack, holds in reasons.items() if holds)
 

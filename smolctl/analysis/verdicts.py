@@ -131,6 +131,20 @@ class Difference:
     degrees_of_freedom: float | None = None
 
 
+def withdrawn_difference(found: Difference) -> Difference:
+    """What is left of the difference of a superseded study: its mean. An interval would claim a
+    precision that is refuted."""
+    return Difference(
+        mean=found.mean,
+        interval=None,
+        confidence=found.confidence,
+        p=None,
+        minimum_detectable_effect=None,
+        verdict=Verdict.WITHDRAWN,
+        paired=found.paired,
+    )
+
+
 def differences(
     base: Sequence[float], arms: Mapping[K, Sequence[float]], *, floor: float = 0
 ) -> dict[K, Difference]:

@@ -51,6 +51,9 @@ def test_verdicts_of_a_superseded_study_are_withdrawn(capsys, study):
     assert "- The verdicts of `s` are withdrawn." in text
     assert "better than orig" not in text
     assert "worse than orig" not in text
+    assert "primary metric; its verdicts are withdrawn" in text
+    for shown in ("minimum detectable", "Secondary metrics", "documents like these"):
+        assert shown not in text
 
 
 def test_claims_are_judged_against_both_originals(capsys, study, template):

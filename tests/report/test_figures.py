@@ -206,6 +206,28 @@ def test_differences_show_runs_intervals_and_verdicts(comparison: Comparison) ->
     assert low < 0 < high
 
 
+def test_a_withdrawn_study_shows_no_interval(comparison: Comparison) -> None:
+    """Its runs and their means are facts; an interval or a side that is better is a verdict."""
+    study = replace(comparison, superseded="The rate was wrong.", margin=0.01)
+    study.__dict__["grids"] = comparison.grids
+    figure = forest_of(study)
+    (axes,) = figure.axes
+    assert (axes.get_title("left"), axes.get_title("right")) == ("← lower", "higher →")
+    assert axes.get_xlabel() == "test loss minus the mean of orig, nats/token"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "one run",
+        "their mean beside the base's",
+    ]
+    marks = axes.lines[1:]  # the first is the base's mean
+    assert len(marks) == len(study.arms) + len(study.others)
+    assert not axes.patches
+    for arm, note in zip(study.others, texts_of(figure)[1:], strict=True):
+        found = study.primary[arm.name]
+        assert note == f"{found.mean:+.4f}: withdrawn"
+        assert found.mean == comparison.primary[arm.name].mean
+        assert found.interval is found.widened is found.p is None
+
+
 @pytest.fixture
 def timed(monkeypatch) -> Comparison:
     """Two arms whose runs have 200, 202 and 204, and 210, 212 and 214 tokens a second."""
@@ -242,6 +264,9 @@ def test_speeds_stand_beside_the_first_arm(timed: Comparison) -> None:
     assert any(xs == pytest.approx([ratio]) for xs in drawn if len(xs) == 1)
     low, high = axes.get_xlim()
     assert low < 1 < high
+    (axes,) = speeds_of(replace(timed, superseded="One machine was hot.")).axes
+    assert axes.get_xlabel() == "tokens per second, times those of orig"
+    assert all(line.get_marker() != "|" for line in axes.lines)
 
 
 def named_runs(axes) -> list:

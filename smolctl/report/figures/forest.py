@@ -38,7 +38,7 @@ def forest_of(comparison: Comparison) -> Figure:
     """A row per arm: test losses of its runs minus the base's mean, their mean and its interval."""
     figure = titled(headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
     draw_quality(figure.subplots(), comparison, looks_of(comparison.arms))
-    rows_key(figure, [comparison])
+    rows_key(figure, [comparison], [comparison])
     return figure
 
 
@@ -47,7 +47,7 @@ def speeds_of(comparison: Comparison) -> Figure:
     """A row per arm: tokens per second of its runs, as multiples of the base's mean."""
     figure = titled(speed_headline(comparison), height=1.8 + 0.45 * len(comparison.arms))
     draw_speed(figure.subplots(), comparison, looks_of(comparison.arms))
-    rows_key(figure, mark="one round" if is_in_rounds(comparison) else ONE_RUN)
+    rows_key(figure, [comparison], (), "one round" if is_in_rounds(comparison) else ONE_RUN)
     return figure
 
 
@@ -80,29 +80,38 @@ def overview_of(
     for axes in panels:
         axes.set_xlim(min(low), max(high))
     also = "; of the speeds, one round" if is_in_rounds(timed) else ""
-    rows_key(figure, [*losses, *in_time], ONE_RUN + also)
+    judged = [*losses, *in_time]
+    rows_key(figure, [*judged, timed], judged, ONE_RUN + also)
     return figure
 
 
 def draw_quality(axes: Axes, comparison: Comparison, own: Looks) -> None:
-    """The rows of test losses, relative to the mean of the base."""
+    """The rows of test losses, relative to the mean of the base. Those of a superseded study say
+    nothing about better and worse."""
     found, centre = comparison.primary, fmean(comparison.base.values(LOSS))
     notes = {arm: note_on(one) for arm, one in found.items()}
     runs = {arm.name: [loss - centre for loss in arm.values(LOSS)] for arm in comparison.arms}
-    draw_rows(axes, comparison.arms, own, runs, found, notes, ("better", "worse"))
-    if comparison.margin is not None:
-        axes.axvspan(-comparison.margin, comparison.margin, color=BAND, zorder=0)
-    intervals = {f" ({100 * one.confidence:.4g} % intervals)" for one in found.values()}
+    sides = ("better", "worse") if comparison.superseded is None else ("lower", "higher")
+    draw_rows(axes, comparison.arms, own, runs, found, notes, sides)
+    if (margin := shown_margin(comparison)) is not None:
+        axes.axvspan(-margin, margin, color=BAND, zorder=0)
+    intervals = {
+        f" ({100 * one.confidence:.4g} % intervals)" for one in found.values() if one.interval
+    }
     axes.set_xlabel(
         f"test loss minus the mean of {comparison.base.name}, nats/token{''.join(intervals)}"
     )
 
 
 def draw_speed(axes: Axes, comparison: Comparison, own: Looks) -> None:
-    """The rows of speeds, as multiples of the base's."""
+    """The rows of speeds, as multiples of the base's; without intervals in a superseded study."""
     speeds = comparison.speeds
     assert speeds is not None
-    found = {arm: one.tokens for arm, one in speeds.ratios.items()}
+    is_shown = comparison.superseded is None
+    found = {
+        arm: one.tokens if is_shown else Interval(one.tokens.mean, None)
+        for arm, one in speeds.ratios.items()
+    }
     notes = {
         arm: f"{one.tokens.mean:.2f} × tokens/s\n{one.flops_per_token:.2f} × FLOPs per token"
         for arm, one in speeds.ratios.items()
@@ -110,8 +119,8 @@ def draw_speed(axes: Axes, comparison: Comparison, own: Looks) -> None:
     runs = speeds.beside_first
     draw_rows(axes, comparison.arms, own, runs, found, notes, ("slower", "faster"), middle=1)
     (confidence,) = {one.confidence for one in speeds.ratios.values()}
-    intervals = f"{100 * confidence:.4g} % intervals"
-    axes.set_xlabel(f"tokens per second, times those of {comparison.base.name} ({intervals})")
+    intervals = f" ({100 * confidence:.4g} % intervals)" if is_shown else ""
+    axes.set_xlabel(f"tokens per second, times those of {comparison.base.name}{intervals}")
 
 
 def draw_rows(
@@ -151,14 +160,28 @@ def draw_rows(
     axes.set_title(f"{sides[1]} →", loc="right")
 
 
+def shown_margin(comparison: Comparison) -> float | None:
+    """The margin of a study with verdicts that it decides."""
+    return comparison.margin if comparison.superseded is None else None
+
+
 def is_in_rounds(timed: Comparison) -> bool:
     """Whether a speed is drawn for each round of a measurement in turns, not for each run."""
     return timed.speeds is not None and timed.speeds.is_alternated
 
 
-def rows_key(figure: Figure, judged: Sequence[Comparison] = (), mark: str = ONE_RUN) -> None:
-    """What the rows of `draw_rows` are made of; a hollow mark is `mark`."""
-    mean = "their mean beside the base's, with its interval"
+def rows_key(
+    figure: Figure, shown: Sequence[Comparison], judged: Sequence[Comparison], mark: str = ONE_RUN
+) -> None:
+    """What the rows of `draw_rows` are made of.
+
+    Args:
+        shown: in the figure; `judged` those of which it has losses.
+        mark: what a hollow mark is.
+    """
+    mean = "their mean beside the base's"
+    if any(one.superseded is None for one in shown):
+        mean += ", with its interval"
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=GREY, marker="o", label=mark, **HOLLOW),
         Line2D([], [], color=GREY, marker="o", linewidth=1.6, label=mean),
@@ -170,7 +193,7 @@ def rows_key(figure: Figure, judged: Sequence[Comparison] = (), mark: str = ONE_
     ):
         label = "with what better learning rates could gain"
         handles.append(Line2D([], [], color=GREY, linestyle=":", marker="|", label=label))
-    if any(one.margin is not None for one in judged):
+    if any(shown_margin(one) is not None for one in judged):
         handles.append(Patch(color=BAND, label="within the study's margin"))
     key(figure, *handles)
 

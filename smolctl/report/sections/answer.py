@@ -168,10 +168,14 @@ def answer_table(evidence: Evidence) -> Table:
         rows += quantization_rows(evidence.quantized, main)
     is_alternated = evidence.timed and evidence.timed.speeds and evidence.timed.speeds.is_alternated
     over = "runs, of speeds over rounds" if is_alternated else "runs"
+    brackets = (
+        "; in brackets intervals (of losses corrected for the number of arms, of speeds "
+        f"{speed_confidence(evidence)})"
+    )
+    has_intervals = any(" to " in cell for row in rows for cell in row[2:])
     return Table(
-        f"Every arm against {main.base.name}: mean ± standard deviation over {over}; in brackets "
-        "intervals (of losses corrected for the number of arms, of speeds "
-        f"{speed_confidence(evidence)})",
+        f"Every arm against {main.base.name}: mean ± standard deviation over {over}"
+        f"{brackets if has_intervals else ''}",
         ("", *(arm.name for arm in main.arms)),
         [row for row in rows if any(cell != "–" for cell in row[2:])],
     )
@@ -192,11 +196,8 @@ def loss_row(study: Comparison, main: Comparison) -> tuple[str, ...]:
 
 
 def verdict_cell(found: Difference) -> str:
-    """`better: -0.0140 (-0.0426 to +0.0145)`; a withdrawn verdict has no interval, which would
-    claim a precision that is refuted."""
+    """`better: -0.0140 (-0.0426 to +0.0145)`; a withdrawn verdict has no interval."""
     mean = number(found.mean, LOSS, signed=True)
-    if found.verdict is Verdict.WITHDRAWN:
-        return f"{found.verdict}: {mean}"
     return f"{verdict_text(found)}: {mean}{bounds_text(found.interval, '+.4f')}"
 
 

@@ -1,34 +1,34 @@
-"""Is it better? The verdicts on the final test loss, and every number beside them."""
+"""Is it better? The verdicts on the final test loss, in sentences and figures."""
 
 from collections.abc import Collection, Sequence
 
 from smolctl.analysis.alike import is_alike, is_control, size_changes
 from smolctl.analysis.arms import Arm
-from smolctl.analysis.comparison import SAME_BUDGET, Comparison, View
-from smolctl.analysis.run_metrics import ACCURACY, BITS_PER_BYTE, LOSS, Metric
+from smolctl.analysis.comparison import SAME_BUDGET, Comparison
 from smolctl.analysis.verdicts import Difference, Missing, Verdict
-from smolctl.report.document import Block, Figure, Section, Table, bullets, paragraph
+from smolctl.report.document import Block, Figure, Section, bullets, paragraph
 from smolctl.report.evidence import Evidence
 from smolctl.report.figures.curves import losses_of, tradeoff_of
 from smolctl.report.figures.forest import forest_of
 from smolctl.report.sections.per_study import is_among, per_study, withdrawn
+from smolctl.report.sections.quality_tables import (
+    OF_MODEL,
+    arms_table,
+    documents_table,
+    secondary_table,
+    verdicts_table,
+    views_table,
+)
 from smolctl.report.verdict_words import finds_nothing, verdict_text, what_is_missing
 from smolctl.report.wording import (
     AXES,
-    bounds_text,
-    interval_text,
     interval_words,
     listed,
-    mean_text,
     names_text,
-    number,
-    rates_text,
     runs_text,
-    seeds_text,
     share,
 )
 
-OF_MODEL = (ACCURACY, BITS_PER_BYTE)
 DETECTABLE = (
     "The minimum detectable effect is the true difference that would be found with 80 % power at "
     "the noise of these runs."
@@ -47,7 +47,7 @@ def quality_section(evidence: Evidence) -> Section | None:
             bullets(told(evidence, study)),
             differences_figure(evidence) if study is evidence.main else None,
             curves_figure(study) if study is evidence.main else None,
-            paragraph(DETECTABLE) if study.others and study is evidence.main else None,
+            paragraph(DETECTABLE) if explains_detectable(evidence, study) else None,
             verdicts_table(study),
             documents_table(study),
             arms_table(study),
@@ -57,6 +57,11 @@ def quality_section(evidence: Evidence) -> Section | None:
         ]
 
     return per_study(evidence, "Quality", blocks)
+
+
+def explains_detectable(evidence: Evidence, study: Comparison) -> bool:
+    """Whether the minimum detectable effect is explained: once, where there is one."""
+    return bool(study.others) and study is evidence.main and study.superseded is None
 
 
 def told(evidence: Evidence, study: Comparison) -> list[str]:
@@ -74,9 +79,10 @@ def differences_figure(evidence: Evidence) -> Figure | None:
     study = evidence.main
     if not study.others or evidence.timed_further:
         return None
+    how = ", with intervals" if study.superseded is None else ""
     return Figure(
         "differences.png",
-        f"Final test losses of {study.study} beside {study.base.name}, with intervals",
+        f"Final test losses of {study.study} beside {study.base.name}{how}",
         lambda: forest_of(study),
     )
 
@@ -98,137 +104,6 @@ def tradeoff_figure(study: Comparison) -> Figure | None:
         "Final test loss against the KV cache per token",
         lambda: tradeoff_of(study),
     )
-
-
-# Tables
-
-
-def arms_table(comparison: Comparison) -> Table:
-    """A column per arm: what it is, and how well it does over its runs."""
-    arms = comparison.arms
-    counts = [arm.parameters for arm in arms]
-    rows = [
-        ("runs (seeds)", *(f"{len(arm.runs)} ({seeds_text(arm.seeds)})" for arm in arms)),
-        ("parameters", *(f"{count['total']:,}" for count in counts)),
-        ("active parameters", *(f"{count['active']:,}" for count in counts)),
-        ("embedding parameters", *(f"{count['embedding']:,}" for count in counts)),
-        ("training FLOPs per token", *(f"{arm.flops_per_token:.3g}" for arm in arms)),
-        ("KV cache bytes per token", *(f"{arm.kv_bytes_per_token:,}" for arm in arms)),
-        ("training tokens", *(f"{arm.runs[0].tokens:,}" for arm in arms)),
-        ("training tokens per parameter", *(f"{arm.tokens_per_parameter:.3g}" for arm in arms)),
-        ("learning rate", *(rates_text(arm) for arm in arms)),
-    ]
-    rows += [
-        (metric.label, *(mean_text(arm.values(metric), metric) for arm in arms))
-        for metric in (LOSS, *OF_MODEL)
-    ]
-    rows += [
-        (f"test loss of a {name} of as many tokens", *(floor_text(arm, name) for arm in arms))
-        for name in ("unigram", "trigram")
-        if any(arm.floor(name) is not None for arm in arms)
-    ]
-    return Table(
-        f"Arms, {comparison.scale} scale, equal {comparison.equal}: mean ± standard deviation",
-        ("", *(arm.name for arm in arms)),
-        rows,
-    )
-
-
-def floor_text(arm: Arm, name: str) -> str:
-    """The loss of an n-gram model of the tokens that the arm has seen."""
-    return number(arm.floor(name), LOSS)
-
-
-def documents_table(comparison: Comparison) -> Table:
-    """The differences for the documents of the test, and for documents like these."""
-    rows = [
-        (
-            arm,
-            str(found.documents),
-            number(found.mean, LOSS, signed=True),
-            bounds_text(found.these, "+.4f").strip(" ()") or "–",
-            bounds_text(found.like_these, "+.4f").strip(" ()") or "–",
-        )
-        for arm, found in comparison.over_documents.items()
-    ]
-    return Table(
-        f"Difference to {comparison.base.name} over seeds for the documents of the test, and over "
-        "seeds and documents for documents like these",
-        ("arm", "documents", "difference", "these documents", "documents like these"),
-        rows,
-    )
-
-
-def verdicts_table(comparison: Comparison) -> Table:
-    """Every arm against the first on the primary metric, with its verdict."""
-    rows = [
-        (
-            arm,
-            verdict_text(found),
-            number(found.mean, LOSS, signed=True),
-            interval_text(found, LOSS),
-            number(found.tuning_gap, LOSS),
-            number(found.minimum_detectable_effect, LOSS),
-        )
-        for arm, found in comparison.primary.items()
-    ]
-    return Table(
-        f"Final test loss against {comparison.base.name}, the primary metric",
-        ("arm", "verdict", "difference", "interval", "tuning gap", "minimum detectable effect"),
-        rows,
-        n_words=2,
-    )
-
-
-def secondary_table(comparison: Comparison, metrics: Sequence[Metric]) -> Table:
-    """Other metrics against the first arm; no verdicts."""
-    rows = [
-        (
-            metric.label,
-            arm,
-            number(difference.mean, metric, signed=True),
-            interval_text(difference, metric),
-        )
-        for metric in metrics
-        for arm, difference in comparison.secondary(metric).items()
-    ]
-    return Table(
-        f"Secondary metrics against {comparison.base.name}: each by itself, no verdicts",
-        ("metric", "arm", "difference", "interval"),
-        rows,
-        n_words=2,
-    )
-
-
-def views_table(comparison: Comparison) -> Table:
-    """The losses of each arm and the first one where both have had the same of something."""
-    base = comparison.base.name
-
-    def cell(view: View, name: str) -> str:
-        early = "" if view.ended[name] else " (before its end)"
-        return mean_text(view.losses[name], LOSS) + early
-
-    rows = [
-        (
-            view.arm,
-            f"{view.axis} ({view.budget:.3g})",
-            view.split,
-            cell(view, base),
-            cell(view, view.arm),
-            verdict_text(comparison.primary[view.arm]) if view.is_fair else "not compared",
-        )
-        for view in comparison.views
-    ]
-    return Table(
-        "At equal tokens, FLOPs and seconds: test losses, or validation losses of both where a "
-        "schedule had not ended; the latter are not compared",
-        ("arm", "equal", "split", f"loss of {base}", "loss of the arm", "verdict"),
-        rows,
-        n_words=3,
-    )
-
-
-# Sentences
 
 
 def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = ()) -> list[str]:

@@ -13,6 +13,11 @@ def is_control(base: Arm, arm: Arm) -> bool:
     return is_same and not set(base.seeds) & set(arm.seeds)
 
 
+def differ_in_rate_only(base: Arm, arm: Arm) -> bool:
+    """Whether the two are one model at two learning rates, whose difference is one of tuning."""
+    return base.protocol.model == arm.protocol.model and base.rates != arm.rates
+
+
 def is_of_controls(study: Comparison) -> bool:
     """Whether every arm is the first one under another name."""
     return bool(study.others) and all(is_control(study.base, arm) for arm in study.others)

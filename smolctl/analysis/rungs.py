@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from smolctl.analysis.alike import differ_in_rate_only
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.ladder_notes import (
@@ -189,7 +190,7 @@ def lacks_of(study: Comparison, arm: str, gaps: tuple[float, float]) -> tuple[La
     )
     reasons = {
         Lack.SEEDS: found.interval is None or is_short,
-        Lack.TUNING: max(gaps) == math.inf,
+        Lack.TUNING: max(gaps) == math.inf or differ_in_rate_only(*both),
         Lack.DOCUMENTS: Missing.DOCUMENTS in found.missing,
         Lack.REGIME: Missing.REGIME in found.missing,
     }

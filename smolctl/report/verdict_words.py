@@ -2,6 +2,7 @@
 
 from statistics import fmean
 
+from smolctl.analysis.alike import differ_in_rate_only
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.run_metrics import LOSS
@@ -61,7 +62,7 @@ def missing_seeds(study: Comparison, arm: Arm, found: Difference) -> str:
 
 def missing_tuning(study: Comparison, arm: Arm, found: Difference) -> str:
     """Rates that were not tried, or a gap that could turn the verdict."""
-    if arm.protocol.model == study.base.protocol.model:
+    if differ_in_rate_only(study.base, arm):
         return "one model at two learning rates differs in tuning only"
     untried = [one.name for one in (study.base, arm) if one.name not in study.grids]
     if untried:

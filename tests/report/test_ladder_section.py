@@ -153,6 +153,23 @@ def test_a_superseded_size_makes_the_trend_unknown(plant):
     assert ladder().trends["pow2"].missing == (Lack.WITHDRAWN,)
 
 
+def test_a_size_with_one_model_at_two_rates_lacks_tuning(capsys, plant):
+    """As in a plain study, however small the gaps: the difference is one of tuning."""
+    plant({size: difference(0.05) for size in SIZES})
+    for times in (1, 2):
+        assert "1M" not in ladder().trends["pow2"].lacking  # a control has nothing to tune
+        for path in Path("results/x-1m").glob("pow2-s*"):
+            run = Run(path)
+            protocol = run.manifest["protocol"]
+            protocol["model"] = Run(path.with_name("orig-s0")).manifest["protocol"]["model"]
+            protocol["recipe"]["lr"] *= times
+            run.update(protocol=protocol)
+    one = ladder().trends["pow2"]
+    assert (one.trend, one.lacking) == (Trend.UNKNOWN, {"1M": (Lack.TUNING,)})
+    text = "1M lacks learning rates that are known to be near their best"
+    assert text in " ".join(shown(capsys).split())
+
+
 def plant_tuning(template, study: str, best: float) -> None:
     """Tuning runs of both arms at five rates from a valley, three seeds each."""
     for arm in ("orig", "pow2"):

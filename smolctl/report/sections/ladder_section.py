@@ -12,7 +12,7 @@ from smolctl.report.wording import listed
 
 LACKS = {
     Lack.SEEDS: "seeds that finished",
-    Lack.TUNING: "a bound on what better learning rates could gain",
+    Lack.TUNING: "learning rates that are known to be near their best",
     Lack.DOCUMENTS: "test documents",
     Lack.REGIME: "models that beat a trigram of as many tokens",
     Lack.SIZES: "finished runs of every arm",

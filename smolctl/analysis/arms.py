@@ -1,5 +1,6 @@
 """An arm: the runs of one model, trained in one way with several seeds."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ class Arm:
 
     def floor(self, name: str) -> float | None:
         """The test loss of the `unigram` or `trigram` model counted on as many tokens as the runs
-        have seen; None if it is unknown for one of them."""
+        have seen: the lowest that they record, which should all be one (`floor_problems`). None if
+        it is unknown for one of them."""
         found = [run.floors[name] for run in self.runs if run.floors]
         return min(found) if len(found) == len(self.runs) else None
 
@@ -72,3 +74,23 @@ class Arm:
             {"tokens": run.tokens, "flops": run.flops, "seconds": run.values["seconds"]}[axis]
             for run in self.runs
         )
+
+
+def floor_problems(arms: Sequence[Arm]) -> list[str]:
+    """A sentence on each number of tokens for which runs of one text record different floors. Text
+    and number determine the floor, so some of them are wrong.
+
+    Args:
+        arms: whose runs share the data.
+    """
+    found: dict[int, set[float]] = {}
+    for run in (run for arm in arms for run in arm.runs):
+        if run.floors:
+            found.setdefault(run.tokens, set()).add(round(run.floors["trigram"], 4))
+    return [
+        f"Runs of {tokens:,} tokens of one text record different losses of a trigram "
+        f"({', '.join(f'{loss:.4f}' for loss in sorted(losses))}); an arm has to be below the "
+        "lowest of its runs."
+        for tokens, losses in found.items()
+        if len(losses) > 1
+    ]

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from smolctl.analysis.comparison import SAME_BUDGET, Arm, Comparison
+from smolctl.analysis.arms import Arm, floor_problems
+from smolctl.analysis.comparison import SAME_BUDGET, Comparison
 from smolctl.analysis.quantized_arms import quantized
 from smolctl.analysis.run_metrics import FinishedRun, read_finished, read_imported, siblings
 from smolctl.analysis.study_notes import read_notes
@@ -65,6 +66,7 @@ def compare_finished(
     notes, ledger = read_notes(base.run.study_path), read_ledger(base.run.study_path)
     if ledger is not None:
         reasons += ledger_problems(ledger, siblings(base.run))
+    reasons += floor_problems(kept)
     return Comparison(
         study,
         tuple(kept),

@@ -168,6 +168,10 @@ def read_file(path: Path, max_bytes: int) -> bytes:
     # Without O_NONBLOCK, opening a named pipe waits for someone who writes to it.
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        if os.path.islink(path):  # which is damage, not the absence of a file
+            raise ValueError("it is a link to a file that does not exist") from None
+        raise
     except ValueError:  # a NUL in the path
         raise ValueError("its name is not a valid file name") from None
     with open(descriptor, "rb") as file:
@@ -227,10 +231,15 @@ def require_unicode(text: str) -> None:
         raise ValueError("it has half of a surrogate pair, which is not a character") from None
 
 
+def why_not(error: Exception) -> str:
+    """Why `read_file` could not read a file, without a period."""
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
 def unreadable(name: str, kind: str, error: OSError | ValueError) -> Unreadable:
     """The error for a file that `error` kept from being read."""
-    reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    if isinstance(error, IsADirectoryError):
-        reason = "it is a folder"
+    reason = why_not(error)
     reason = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]} ..."
     return Unreadable(f"{name} is not a readable {kind} file: {reason}.", reason)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smolctl.command_line import short_path
 from smollm2.errors import UserError, first_few
 from smollm2.parse import Missing, Unreadable, read_json
 from smollm2.runs.manifest_types import (
@@ -132,15 +133,16 @@ def read_ledger(study: Path) -> Ledger | None:
         UserError: it cannot be read, was edited by hand, or is of a later version.
     """
     path = study / LEDGER
+    where = short_path(path)
     remedy = "Restore it from a copy, or give the study file another name."
     try:
         return ledger_of(read_json(path))
     except Missing:
         return None
     except Unreadable as error:
-        raise UserError(f"{path} cannot be read: {error.reason}. {remedy}") from None
+        raise UserError(f"{where} cannot be read: {error.reason}. {remedy}") from None
     except UserError as error:
-        raise UserError(f"{path} {error}. {remedy}") from None
+        raise UserError(f"{where} {error}. {remedy}") from None
 
 
 def ledger_of(content: Mapping[str, Any]) -> Ledger:

@@ -115,9 +115,10 @@ def pilot_arms(
         RunError: a run of the study's own pilot failed.
     """
     from smolctl.analysis.selection import study_comparison
-    from smolctl.cli.console import say
+    from smolctl.cli.console import say, warn
     from smolctl.cli.progress import observed
     from smolctl.cli.run_list import require_study
+    from smolctl.report.wording import briefly
     from smolctl.studies.pilot import pilot_of
     from smolctl.studies.runner import Session
     from smolctl.studies.targets import finished_runs
@@ -137,7 +138,10 @@ def pilot_arms(
         if session.failed:
             raise RunError(f"The pilot failed: {next(iter(session.failed.values()))}")
         pilot = short.name
-    return study_comparison(pilot, finished_runs(results, pilot)).arms, pilot
+    found = study_comparison(pilot, finished_runs(results, pilot))
+    for sentence in briefly(found.excluded):
+        warn(sentence)
+    return found.arms, pilot
 
 
 def numbers(

@@ -30,7 +30,7 @@ from smollm2.runs.checkpoints import Checkpoints
 from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION
 from smollm2.runs.links import require_own
 from smollm2.runs.manifest import Role, RunState, read_manifest
-from smollm2.runs.names import FOLDERS, require_plain, run_path
+from smollm2.runs.names import FILES, FOLDERS, require_plain, run_path
 from smollm2.runs.packed import (
     PackedStudy,
     is_packed,
@@ -334,7 +334,7 @@ def list_runs(results: Path, study: str) -> tuple[list[Run], list[str]]:
     packed_in = folder if is_packed(folder) else None
     runs, broken = [], []
     for path in sorted((open_packed(folder) if packed_in else folder).glob("*/")):
-        if path.name.startswith(".") or path.name in FOLDERS:
+        if path.name.startswith(".") or path.name in FOLDERS | FILES:
             continue
         try:
             runs.append(Run(path, packed_in))

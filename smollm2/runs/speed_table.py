@@ -56,7 +56,11 @@ def read_speed(study: Path) -> list[SpeedBlock]:
             machines or arms, or has a round in which an arm does not have two blocks.
     """
     table, where = TableFolder(study), f"{study.name}/{SPEED}.csv"
-    blocks = [block_of(row, where) for row in table.rows(SPEED)]
+    try:
+        rows = table.rows(SPEED)
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('.')}; {REMEDY}") from None
+    blocks = [block_of(row, where) for row in rows]
     if len({(block.device_name, block.threads) for block in blocks}) > 1:
         raise UserError(f"{where} was measured on several machines; {REMEDY}")
     arms = sorted({block.arm for block in blocks})

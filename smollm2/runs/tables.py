@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from smollm2.errors import UserError
 from smollm2.files import append, replace_file
-from smollm2.parse import decoded, read_file
+from smollm2.parse import decoded, read_file, why_not
 from smollm2.runs.conditions import CONDITIONS, upgraded
 from smollm2.runs.quantize_status import with_status
 
@@ -164,8 +164,7 @@ class TableFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, csv.Error) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"{name} cannot be read: {reason}.") from None
+            raise UserError(f"{name} cannot be read: {why_not(error)}.") from None
         if twice := next((one for one in header if header.count(one) > 1), None):
             raise UserError(f"{name} has two columns {twice!r}.")
         if "\0" in text or (strict and any(len(row) != len(header) for row in rows)):

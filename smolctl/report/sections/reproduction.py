@@ -272,7 +272,8 @@ def fingerprint(run: Run) -> str:
     digest = hashlib.sha256()
     patterns = ["*.csv", "items/*.csv.gz"]
     patterns += [f"quantized/[!.]*/{pattern}" for pattern in patterns]
-    tables = [path for pattern in patterns for path in sorted(run.path.glob(pattern))]
+    found = [path for pattern in patterns for path in sorted(run.path.glob(pattern))]
+    tables = [path for path in found if path.is_file()]  # what else is there, no section reads
     for path in [run.path / "run.json", *tables]:
         name = path.relative_to(run.path).as_posix()
         digest.update(name.encode() + b"\0" + content(path) + b"\0")

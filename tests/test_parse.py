@@ -110,6 +110,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, read):
         ".": "it is a folder",
         "pipe": "it is not a regular file",
         "zero": "it is not a regular file",
+        "dangling": "it is a link to a file that does not exist",
         "loop": "Too many levels of symbolic links",
         "x" * 300: "File name too long",
         "a\0b": "its name is not a valid file name",
@@ -117,9 +118,8 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, read):
         with pytest.raises(UserError, match=reason) as caught:
             read(tmp_path / name)
         assert is_one_bounded_sentence(str(caught.value))
-    for name in ("none", "dangling"):
-        with pytest.raises(Missing, match=f"There is no .*file '.*{name}'"):
-            read(tmp_path / name)
+    with pytest.raises(Missing, match="There is no .*file '.*none'"):
+        read(tmp_path / "none")
     assert threading.active_count() == threads
 
 

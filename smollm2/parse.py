@@ -41,7 +41,7 @@ class Unreadable(UserError):
         self.reason = reason
 
 
-class Missing(Unreadable):
+class MissingFile(Unreadable):
     """The file does not exist."""
 
 
@@ -53,8 +53,8 @@ def read_json(path: Path, name: str | None = None, *, nonfinite: bool = False) -
         nonfinite: whether NaN and infinite numbers are allowed.
 
     Raises:
-        Missing, Unreadable: see the module; or it holds something other than a table, or a field
-            twice.
+        MissingFile, Unreadable: see the module; or it holds something other than a table, or a
+            field twice.
     """
     name = name or str(path)
     try:
@@ -62,7 +62,7 @@ def read_json(path: Path, name: str | None = None, *, nonfinite: bool = False) -
         if not isinstance(value, dict):
             raise ValueError("it is not a table of fields")
     except FileNotFoundError as error:
-        raise Missing(f"There is no file {name!r}.", "it does not exist") from error
+        raise MissingFile(f"There is no file {name!r}.", "it does not exist") from error
     except (OSError, ValueError) as error:
         raise unreadable(name, "JSON", error) from error
     return value
@@ -75,13 +75,13 @@ def read_toml(path: Path, what: str, make: Callable[[dict[str, Any]], T]) -> T:
         what: the kind of file in messages, such as `study`.
 
     Raises:
-        Missing, Unreadable: see the module.
+        MissingFile, Unreadable: see the module.
         UserError: `make` raises it.
     """
     try:
         table = parse_toml(read_file(path, MAX_TOML))
     except FileNotFoundError as error:
-        raise Missing(f"There is no {what} file {str(path)!r}.", "it does not exist") from error
+        raise MissingFile(f"There is no {what} file {str(path)!r}.", "it does not exist") from error
     except (OSError, ValueError) as error:
         raise unreadable(str(path), "TOML", error) from error
     try:

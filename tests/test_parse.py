@@ -8,7 +8,15 @@ import tracemalloc
 import pytest
 
 from smollm2.errors import UserError
-from smollm2.parse import MAX_DEPTH, MAX_JSON, MAX_TOML, Missing, read_file, read_json, read_toml
+from smollm2.parse import (
+    MAX_DEPTH,
+    MAX_JSON,
+    MAX_TOML,
+    MissingFile,
+    read_file,
+    read_json,
+    read_toml,
+)
 
 BOM = b"\xef\xbb\xbf"
 
@@ -118,7 +126,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, read):
         with pytest.raises(UserError, match=reason) as caught:
             read(tmp_path / name)
         assert is_one_bounded_sentence(str(caught.value))
-    with pytest.raises(Missing, match="There is no .*file '.*none'"):
+    with pytest.raises(MissingFile, match="There is no .*file '.*none'"):
         read(tmp_path / "none")
     assert threading.active_count() == threads
 

@@ -26,7 +26,7 @@ def by_seed(base: Mapping[int, float], arm: Mapping[int, float]) -> tuple[Number
     return first, second
 
 
-def within_blocks(base: Numbers, arm: Numbers, *, floor: float = 0) -> Estimate | None:
+def within_blocks(base: Numbers, arm: Numbers, *, least_spread: float = 0) -> Estimate | None:
     """Arm minus base, compared within seeds; None if an arm has one run or there is no spread.
 
     Seeds of both arms give paired differences. The other seeds help only if both arms have some:
@@ -40,17 +40,17 @@ def within_blocks(base: Numbers, arm: Numbers, *, floor: float = 0) -> Estimate 
     Args:
         base, arm: (..., seeds) in nats/token; NaN for a seed that an arm lacks, the same seeds
             everywhere.
-        floor: a smaller spread is raised to it.
+        least_spread: a smaller spread is raised to it.
     """
     has_base, has_arm = (np.isfinite(one).reshape(-1, one.shape[-1]).all(0) for one in (base, arm))
     both = has_base & has_arm
     only_base, only_arm = has_base & ~both, has_arm & ~both
-    first = sample(base[..., has_base], floor=floor)
-    second = sample(arm[..., has_arm], floor=floor)
+    first = sample(base[..., has_base], least_spread=least_spread)
+    second = sample(arm[..., has_arm], least_spread=least_spread)
     pairs = int(both.sum())
     if pairs < 2:
         return welch(first, second)
-    within = sample((arm - base)[..., both], floor=floor)
+    within = sample((arm - base)[..., both], least_spread=least_spread)
     if not np.all(within.variance > 0):
         return None
     if not (only_base.any() and only_arm.any()):

@@ -59,9 +59,12 @@ def document_intervals(
 def over_seeds(base: Numbers, arm: Numbers, *, blocked: bool) -> Estimate | None:
     """The difference of the arms' losses, (..., seeds), NaN for a seed that an arm lacks."""
     if blocked:
-        return within_blocks(base, arm, floor=SMALLEST_SPREAD)
+        return within_blocks(base, arm, least_spread=SMALLEST_SPREAD)
     first, second = (
-        sample(one[..., np.isfinite(one).reshape(-1, one.shape[-1]).all(0)], floor=SMALLEST_SPREAD)
+        sample(
+            one[..., np.isfinite(one).reshape(-1, one.shape[-1]).all(0)],
+            least_spread=SMALLEST_SPREAD,
+        )
         for one in (base, arm)
     )
     return welch(first, second)

@@ -17,7 +17,7 @@ import pandas as pd
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantization_rows import read_rows
 from smolctl.analysis.quantization_tasks import TaskChange, task_changes
-from smolctl.analysis.verdicts import Difference, family
+from smolctl.analysis.verdicts import Difference, differences_of_pairs
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import BF16
 from smollm2.quantize.registry import backend_order
@@ -209,7 +209,7 @@ class Quantized:
             for pair in pairs
             if not pair.problem
         }
-        found = family(changes)
+        found = differences_of_pairs(changes)
         return tuple(
             Pair(p.arm, p.name, p.first, p.second, p.problem, found.get((p.arm, p.name)))
             for p in pairs

@@ -60,11 +60,11 @@ class Estimate:
         return self.mean - half, self.mean + half
 
 
-def sample(values: ArrayLike, *, floor: float = 0) -> Sample:
+def sample(values: ArrayLike, *, least_spread: float = 0) -> Sample:
     """Mean and variance over the last axis; equal values have zero variance.
 
     Args:
-        floor: a smaller standard deviation is raised to it.
+        least_spread: a smaller standard deviation is raised to it.
 
     Raises:
         ValueError: there is no value, or one that is not finite.
@@ -77,7 +77,7 @@ def sample(values: ArrayLike, *, floor: float = 0) -> Sample:
     mean = numbers[..., 0] + away.mean(axis=-1)
     if runs == 1:
         return Sample(1, mean, np.full_like(mean, math.nan))
-    return Sample(runs, mean, np.maximum(away.var(axis=-1, ddof=1), floor**2))
+    return Sample(runs, mean, np.maximum(away.var(axis=-1, ddof=1), least_spread**2))
 
 
 def welch(first: Sample, second: Sample) -> Estimate | None:

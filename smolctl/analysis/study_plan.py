@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from smolctl.command_line import short_path
 from smollm2.errors import UserError, first_few
-from smollm2.parse import Missing, Unreadable, read_json
+from smollm2.parse import MissingFile, Unreadable, read_json
 from smollm2.runs.manifest_types import (
     Check,
     is_count,
@@ -48,8 +48,8 @@ class StudyPlan:
 
     Args:
         seeds: of the final runs of each arm.
-        looks: after how many seeds of every arm the verdict is looked at, ascending; the last is
-            the planned number.
+        looks: the numbers of seeds of every arm at which the study is judged, ascending; the last
+            is the planned number.
         margin: a difference of the loss within it, in nats/token, does not matter; None if the
             study names none.
         blocked: whether arms are compared within seeds.
@@ -120,11 +120,6 @@ class Ledger:
             if (result.arm, result.seed) == (arm, seed)
         )
 
-    def unplanned(self, arm: str, seeds: Iterable[int]) -> list[int]:
-        """The seeds of an arm that the binding plan does not have: with them, a verdict is
-        exploratory."""
-        return sorted(set(seeds) - set(self.binding.seeds.get(arm, ())))
-
 
 def read_ledger(study: Path) -> Ledger | None:
     """The ledger of the study in a folder; None if it has none, as older studies.
@@ -137,7 +132,7 @@ def read_ledger(study: Path) -> Ledger | None:
     remedy = "Restore it from a copy, or give the study file another name."
     try:
         return ledger_of(read_json(path))
-    except Missing:
+    except MissingFile:
         return None
     except Unreadable as error:
         raise UserError(f"{where} cannot be read: {error.reason}. {remedy}") from None
@@ -160,8 +155,8 @@ def ledger_of(content: Mapping[str, Any]) -> Ledger:
         raise UserError("was changed by hand or damaged: its checksum is wrong")
     try:
         return Ledger(
-            planned_at=kept(content["planned_at"], is_text),
-            first_result_at=kept(content["first_result_at"], optional(is_text)),
+            planned_at=of_kind(content["planned_at"], is_text),
+            first_result_at=of_kind(content["first_result_at"], optional(is_text)),
             plan=study_plan_of(content["plan"]),
             results={run: result_of(each) for run, each in content["results"].items()},
             changes=tuple(map(change_of, content["changes"])),
@@ -179,27 +174,27 @@ def ledger_checksum(content: Mapping[str, Any]) -> str:
 def study_plan_of(values: Mapping[str, Any]) -> StudyPlan:
     """A plan as a ledger keeps it; raises `ValueError`, `KeyError` or `TypeError` if it is none."""
     return StudyPlan(
-        seeds={arm: tuple(kept(seeds, is_seeds)) for arm, seeds in values["seeds"].items()},
-        looks=tuple(kept(values["looks"], lambda looks: bool(looks) and is_steps(looks))),
-        margin=kept(values["margin"], optional(is_positive)),
-        blocked=kept(values["blocked"], lambda value: type(value) is bool),
-        alpha=kept(values["alpha"], lambda value: is_positive(value) and value < 1),
+        seeds={arm: tuple(of_kind(seeds, is_seed_list)) for arm, seeds in values["seeds"].items()},
+        looks=tuple(of_kind(values["looks"], lambda looks: bool(looks) and is_steps(looks))),
+        margin=of_kind(values["margin"], optional(is_positive)),
+        blocked=of_kind(values["blocked"], lambda value: type(value) is bool),
+        alpha=of_kind(values["alpha"], lambda value: is_positive(value) and value < 1),
     )
 
 
 def result_of(values: Mapping[str, Any]) -> PlannedResult:
     """A result as a ledger keeps it; raises as `study_plan_of`."""
     return PlannedResult(
-        kept(values["arm"], is_text),
-        kept(values["seed"], is_seed),
-        kept(values["finished_at"], is_text),
-        kept(values["test_loss"], optional(is_positive)),
+        of_kind(values["arm"], is_text),
+        of_kind(values["seed"], is_seed),
+        of_kind(values["finished_at"], is_text),
+        of_kind(values["test_loss"], optional(is_positive)),
     )
 
 
 def change_of(values: Mapping[str, Any]) -> PlanChange:
     """A change of the plan as a ledger keeps it; raises as `study_plan_of`."""
-    at, results = kept(values["at"], is_text), kept(values["results"], is_count)
+    at, results = of_kind(values["at"], is_text), of_kind(values["results"], is_count)
     return PlanChange(at, results, study_plan_of(values["plan"]))
 
 
@@ -208,21 +203,21 @@ def is_seed(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def is_seeds(value: Any) -> bool:
+def is_seed_list(value: Any) -> bool:
     """A list of seeds."""
     return isinstance(value, list) and all(map(is_seed, value))
 
 
-def kept(value: Any, check: Check) -> Any:
-    """`value`; `ValueError` if it is not of the kind that `check` accepts."""
+def of_kind(value: Any, check: Check) -> Any:
+    """`value`; raises `ValueError` if `check` does not accept it."""
     if not check(value):
         raise ValueError("a value of another type")
     return value
 
 
 def gone_or_replaced(ledger: Ledger, runs: "Iterable[Run]") -> tuple[list[str], list[str]]:
-    """The runs that have a result in the ledger and no folder any more, and those whose folder has
-    another result or none.
+    """The runs with a result in the ledger whose folder is gone, and those whose folder has another
+    result or none.
 
     Args:
         runs: of the study.

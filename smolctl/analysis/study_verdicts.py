@@ -1,6 +1,6 @@
 """The verdicts of a comparison: what its runs, its tuning and its ledger bring to `judge`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.learning_rates import GridLosses
@@ -68,16 +68,19 @@ def share_data(arms: Sequence[Arm]) -> bool:
 
 
 def result_of_arm(arm: Arm, grid: GridLosses | None, plan: StudyPlan | None) -> ArmResult:
-    """What an arm brings to its verdict."""
+    """What an arm brings to its verdict.
+
+    Args:
+        plan: None if the arm's results are not those that were planned.
+    """
     block = blocks_by_seed(arm)
+    planned = None if plan is None else plan.seeds.get(arm.name, ())
     return ArmResult(
         losses={block[run.protocol.seed]: run.values[LOSS.name] for run in arm.runs},
         model=arm.protocol.model,
         rate=arm.rates,
-        diverged=frozenset(block.get(seed, -1 - seed) for seed in arm.diverged),
-        planned=None
-        if plan is None
-        else frozenset(block.get(seed, -1 - seed) for seed in plan.seeds.get(arm.name, ())),
+        diverged=blocks_with(arm.diverged, block),
+        planned=None if planned is None else blocks_with(planned, block),
         tuning_gap=tuning_gap(grid, arm.rates[0]) if grid else None,
         documents=min(run.test_documents for run in arm.runs),
         trigram=arm.floor("trigram"),
@@ -85,8 +88,12 @@ def result_of_arm(arm: Arm, grid: GridLosses | None, plan: StudyPlan | None) -> 
 
 
 def blocks_by_seed(arm: Arm) -> dict[int, int]:
-    """The block of each seed of an arm: the seed of its data, which is what the arms of a block
-    share. The seed itself where all runs have one order of the data. Seeds without a run have none,
-    and no block is below zero."""
+    """The block of each seed of an arm with a run: the seed of its data, which is what the arms of
+    a block share; the seed itself where two runs have one order of the data."""
     orders = {run.protocol.seed: run.protocol.data_seed for run in arm.runs}
     return orders if len(set(orders.values())) == len(orders) else {seed: seed for seed in orders}
+
+
+def blocks_with(seeds: Iterable[int], block: Mapping[int, int]) -> frozenset[int]:
+    """The blocks of seeds. A seed without a run has one of its own, below zero, as no other is."""
+    return frozenset(block.get(seed, -1 - seed) for seed in seeds)

@@ -14,15 +14,15 @@ from smolctl.analysis.blocks import Numbers
 from smolctl.analysis.learning_rates import GridLosses, best_rate, usable_losses
 from smolctl.analysis.stats import SMALLEST_SPREAD
 
-# Of the upper bound, one-sided. With it, the intervals that the bounds widen cover the difference
-# at the best rates in at least 95 %, also where the noise at high rates is three times that at low
-# ones; 0.9 would not do there (docs/statistics.md).
-LEVEL = 0.95
+# Of the drawn gaps: the upper bound. With it, the intervals that the bounds widen cover the
+# difference at the best rates in at least 95 %, also where the noise at high rates is three times
+# that at low ones; 0.9 would not do there (docs/statistics.md).
+QUANTILE = 0.95
 DRAWS = 4000
-STEPS = 6  # parts of an interval between two rates, at whose ends it is looked at
+PARTS = 6  # of the way between two rates, at whose ends the curve is looked at
 
 
-def tuning_gap(grid: GridLosses, rate: float | None = None, *, level: float = LEVEL) -> float:
+def tuning_gap(grid: GridLosses, rate: float | None = None) -> float:
     """The upper bound of the tuning gap at the rate of the final runs, in nats/token.
 
     It is infinite where the grid does not show how low the loss can be: the best rate is at an edge
@@ -32,7 +32,6 @@ def tuning_gap(grid: GridLosses, rate: float | None = None, *, level: float = LE
     Args:
         grid: a rate with a failed run is unusable. Seeds that a rate lacks are left aside.
         rate: of the final runs, equal to one of the grid to six digits; default: the best one.
-        level: the share of grids whose gap is below the bound.
     """
     rates, losses, best = sorted(grid), usable_losses(grid), best_rate(grid)
     kept = list(losses)
@@ -47,7 +46,6 @@ def tuning_gap(grid: GridLosses, rate: float | None = None, *, level: float = LE
         np.array([list(losses.values())]),
         np.array(own[:1]),
         failed=failed_beside(np.log(rates), rates.index(kept[0]), rates.index(kept[-1])),
-        level=level,
     )
     return float(bound[0])
 
@@ -65,7 +63,6 @@ def gap_bounds(
     chosen: NDArray[np.intp],
     *,
     failed: tuple[float, float] = (0.0, 0.0),
-    level: Any = LEVEL,
     draws: int = DRAWS,
 ) -> Any:
     """The upper bounds of the gaps of many grids at once, (grids,).
@@ -81,7 +78,6 @@ def gap_bounds(
         losses: (grids, rates, seeds), finite.
         chosen: index of the final runs' rate, (grids,).
         failed: see `failed_beside`.
-        level: of the quantile; several give (levels, grids).
     """
     _, rates, seeds = losses.shape
     means = losses.mean(axis=2)
@@ -93,7 +89,7 @@ def gap_bounds(
     noise = random.normal(size=(draws, rates)) / np.sqrt(random.chisquare(df, (draws, 1)) / df)
     drawn = means[:, None] + np.sqrt(variance / seeds)[:, None, None] * noise
     own = np.take_along_axis(drawn, chosen[:, None, None], axis=2)[..., 0]
-    return np.quantile(own - least(x, drawn, failed), level, axis=1)
+    return np.quantile(own - least(x, drawn, failed), QUANTILE, axis=1)
 
 
 def least(x: Numbers, y: Numbers, failed: tuple[float, float]) -> Numbers:
@@ -122,7 +118,7 @@ def looked_at(x: Numbers, lowest: int, failed: tuple[float, float]) -> Numbers:
     rows = [points[lowest]]
     for start in (lowest - 1, lowest):
         if 0 <= start < n - 1:
-            between = np.linspace(x[start], x[start + 1], STEPS + 1)[1:-1]
+            between = np.linspace(x[start], x[start + 1], PARTS + 1)[1:-1]
             for stencil in stencils(start, n):
                 rows += list(lagrange(x, stencil, between))
     for side, beyond in zip((-1, 1), failed, strict=True):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from smolctl.analysis.blocks import by_seed, gain_of_pairing, within_blocks
 from smolctl.analysis.power import detectable_by_t, minimum_detectable_effect
@@ -31,12 +31,12 @@ class Verdict(StrEnum):
 
 
 class Missing(StrEnum):
-    """Why a verdict is inconclusive."""
+    """What an inconclusive verdict lacks."""
 
-    SEEDS = "seeds"  # too few, or some diverged
+    SEEDS = "seeds"  # there are too few, or some diverged
     TUNING = "tuning"  # a better learning rate could turn the verdict
-    DOCUMENTS = "documents"  # of the test set
-    REGIME = "regime"  # a trigram model is better, or unknown
+    DOCUMENTS = "documents"  # there are too few in the test set
+    REGIME = "regime"  # a trigram model is as good, or its loss is unknown
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class ArmResult:
 
     Args:
         losses: final test loss by seed, in nats/token, of the runs that finished.
-        model: equal for arms of the same model and recipe but for the rate.
+        model: equal for arms of one model; a study has one recipe but for the rates.
         rate: the learning rates of the recipe.
         diverged: seeds whose loss did not stay finite. They count as finished.
         planned: the seeds that the study's ledger planned before the first result; None: no plan.
-        tuning_gap: see `tuning_gap`; None if the arm was not tuned.
+        tuning_gap: upper bound in nats/token, infinite without one; None if the arm was not tuned.
         documents: of the test set.
         trigram: loss of a trigram model counted on as many tokens as a run has seen, on the same
             test text; None if unknown. Two arms of one model need not be below it.
@@ -83,6 +83,7 @@ class Design:
         looks: numbers of seeds of an arm at which the study is judged, the planned number last;
             empty: that one only.
         comparisons: with the base, in the whole study; at least those that are judged now.
+        alpha: the chance of any false verdict.
     """
 
     blocked: bool
@@ -97,7 +98,7 @@ class Difference:
     """An arm minus the base, in the unit of the runs' number.
 
     Attributes:
-        mean: of the arm's runs against the base's, at the rates they had.
+        mean: at the rates that the runs had.
         interval: over seeds, at `confidence`; None if an arm has one run or there is no spread.
         confidence: 1 - alpha / (arms * looks), the same for all arms of a family.
         p: two-sided, of no difference, before correction; None without an interval.
@@ -107,8 +108,8 @@ class Difference:
             at each arm's own best rate. It makes the verdict. None if it has no bound.
         tuning_gap: of the arm; None if unknown or without bound.
         paired: whether the arms are compared within seeds.
-        gain_of_pairing: see `gain_of_pairing`.
-        missing: why the verdict is inconclusive; empty for any other verdict.
+        gain_of_pairing: how many times the seeds it is worth; None if unknown or not paired.
+        missing: what an inconclusive verdict lacks; empty for any other verdict.
         exploratory: whether there is no plan of the seeds from before the first result, or there
             are seeds beyond it.
         standard_error: of `mean`, with `degrees_of_freedom` for Student's t; None without an
@@ -134,26 +135,33 @@ class Difference:
 def withdrawn_difference(found: Difference) -> Difference:
     """What is left of the difference of a superseded study: its mean. An interval would claim a
     precision that is refuted."""
-    return Difference(
-        mean=found.mean,
-        interval=None,
-        confidence=found.confidence,
-        p=None,
-        minimum_detectable_effect=None,
-        verdict=Verdict.WITHDRAWN,
-        paired=found.paired,
+    return without_interval(
+        found.mean, found.confidence, verdict=Verdict.WITHDRAWN, paired=found.paired
     )
 
 
-def differences(
-    base: Sequence[float], arms: Mapping[K, Sequence[float]], *, floor: float = 0
-) -> dict[K, Difference]:
-    """Every arm against the base: see `family`."""
-    return family({arm: (base, values) for arm, values in arms.items()}, floor=floor)
+def without_interval(
+    mean: float, confidence: float, *, verdict: Verdict = Verdict.INCONCLUSIVE, **fields: Any
+) -> Difference:
+    """A difference of which only the mean is known."""
+    return Difference(
+        mean=mean,
+        interval=None,
+        confidence=confidence,
+        p=None,
+        minimum_detectable_effect=None,
+        verdict=verdict,
+        **fields,
+    )
 
 
-def family(
-    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]], *, floor: float = 0
+def differences(base: Sequence[float], arms: Mapping[K, Sequence[float]]) -> dict[K, Difference]:
+    """Every arm against the base: see `differences_of_pairs`."""
+    return differences_of_pairs({arm: (base, values) for arm, values in arms.items()})
+
+
+def differences_of_pairs(
+    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
 ) -> dict[K, Difference]:
     """The second of each pair against its first, one number per run, with independent seeds; the
     smaller number is better. See `degrees_of_freedom` for the test.
@@ -162,29 +170,24 @@ def family(
     where it excludes 0. The pairs may depend on each other in any way. An arm with one run has no
     interval and is inconclusive.
 
-    Args:
-        floor: a smaller spread between runs is raised to it.
-
     Raises:
         ValueError: an arm has no run, or one that is not finite.
     """
     level = ALPHA / max(1, len(pairs))
     found: dict[K, Difference] = {}
     for name, values in pairs.items():
-        first, second = (sample(one, floor=floor) for one in values)
+        first, second = map(sample, values)
         estimate = welch(first, second)
         if estimate is None:
-            mean = float(second.mean - first.mean)
-            found[name] = Difference(mean, None, 1 - level, None, None, Verdict.INCONCLUSIVE)
+            found[name] = without_interval(float(second.mean - first.mean), 1 - level)
             continue
         interval = bounds(estimate, level)
-        effect = minimum_detectable_effect(first, second, level)
         found[name] = Difference(
             mean=float(estimate.mean),
             interval=interval,
             confidence=1 - level,
             p=float(estimate.p),
-            minimum_detectable_effect=effect,
+            minimum_detectable_effect=minimum_detectable_effect(first, second, level),
             verdict=verdict_on(interval, None),
             standard_error=float(estimate.error),
             degrees_of_freedom=float(estimate.df),
@@ -197,9 +200,9 @@ def judge(arms: Mapping[K, ArmResult], design: Design) -> dict[K, Difference]:
 
     The estimand is the difference of the expected test losses, each arm at its own best learning
     rate. The interval over seeds is widened by the upper bounds of the two tuning gaps, unless both
-    arms are one model at one rate. Within the margin it says *equivalent*, without zero *better*
-    or *worse*. Otherwise, and where seeds, documents or the regime do not allow a verdict, it is
-    inconclusive, and `missing` says why.
+    arms are one model at one rate. An arm is equivalent if it lies within the margin, else better
+    or worse if it excludes zero. Otherwise, and where seeds, tuning, documents or the regime allow
+    no verdict, the arm is inconclusive, and `missing` says why.
 
     Raises:
         ValueError: an arm has no finished run, or a loss that is not finite.
@@ -212,19 +215,21 @@ def judge(arms: Mapping[K, ArmResult], design: Design) -> dict[K, Difference]:
 
 def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Difference:
     """See `judge`."""
-    losses = by_seed(base.losses, arm.losses)
+    both, losses = (base, arm), by_seed(base.losses, arm.losses)
     paired = design.blocked and len(base.losses.keys() & arm.losses.keys()) > 1
     first, second = (
-        sample(list(one.losses.values()), floor=SMALLEST_SPREAD) for one in (base, arm)
+        sample(list(one.losses.values()), least_spread=SMALLEST_SPREAD) for one in both
     )
-    estimate = within_blocks(*losses, floor=SMALLEST_SPREAD) if paired else welch(first, second)
-    exploratory = any(one.planned is None or not one.finished <= one.planned for one in (base, arm))
-    missing = [*missing_parts(base, arm, design.looks)]
+    estimate = (
+        within_blocks(*losses, least_spread=SMALLEST_SPREAD) if paired else welch(first, second)
+    )
+    exploratory = any(one.planned is None or not one.finished <= one.planned for one in both)
+    missing = missing_conditions(base, arm, design.looks)
     gap = None if arm.tuning_gap is None or math.isinf(arm.tuning_gap) else arm.tuning_gap
     if estimate is None:
-        mean = float(second.mean - first.mean)
-        return Difference(
-            *(mean, None, 1 - level, None, None, Verdict.INCONCLUSIVE),
+        return without_interval(
+            float(second.mean - first.mean),
+            1 - level,
             tuning_gap=gap,
             missing=missing_in_order([*missing, Missing.SEEDS]),
             exploratory=exploratory,
@@ -235,7 +240,7 @@ def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Dif
     verdict = verdict_on(widened, design.margin)
     if verdict is Verdict.INCONCLUSIVE:
         missing += missing_precision(mean, interval, gaps(base, arm), design.margin)
-    elif not stands(verdict, base, arm):
+    elif not stands_with_diverged(verdict, base, arm):
         missing.append(Missing.SEEDS)
     return Difference(
         mean=mean,
@@ -259,8 +264,8 @@ def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Dif
     )
 
 
-def missing_parts(base: ArmResult, arm: ArmResult, looks: Sequence[int]) -> list[Missing]:
-    """What forbids a verdict, whatever the interval."""
+def missing_conditions(base: ArmResult, arm: ArmResult, looks: Sequence[int]) -> list[Missing]:
+    """What a verdict takes, whatever the interval, and lacks."""
     both = (base, arm)
     found = []
     if not is_at_a_look(both, looks):
@@ -281,8 +286,8 @@ def missing_precision(
     gaps: tuple[float, float],
     margin: float | None,
 ) -> list[Missing]:
-    """What keeps the widened interval from a verdict: seeds where better tuning alone would not do,
-    tuning where more seeds alone would not."""
+    """What keeps the widened interval from a verdict: seeds where perfect tuning would not be
+    enough, tuning where any number of seeds would not."""
     found = []
     if verdict_on(interval, margin) is Verdict.INCONCLUSIVE:
         found.append(Missing.SEEDS)
@@ -321,9 +326,9 @@ def gaps(base: ArmResult, arm: ArmResult) -> tuple[float, float]:
     return first, second
 
 
-def stands(verdict: Verdict, base: ArmResult, arm: ArmResult) -> bool:
-    """Whether seeds that diverged allow the verdict: an arm of which one did is at most worse than
-    a base of which none did."""
+def stands_with_diverged(verdict: Verdict, base: ArmResult, arm: ArmResult) -> bool:
+    """Whether a verdict on the finished runs stands beside those that diverged. An arm with one of
+    these is at most worse, than a base without one."""
     if arm.diverged:
         return verdict is Verdict.WORSE and not base.diverged
     return verdict is Verdict.BETTER or not base.diverged
@@ -335,7 +340,7 @@ def bounds(estimate: Estimate, level: float) -> tuple[float, float]:
 
 
 def widen(interval: tuple[float, float], gaps: tuple[float, float]) -> tuple[float, float]:
-    """The difference at the best rates: the base could gain the first gap, the arm the second."""
+    """The interval at the best rates: the base could gain the first gap, the arm the second."""
     return interval[0] - gaps[1], interval[1] + gaps[0]
 
 

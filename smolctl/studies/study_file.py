@@ -62,7 +62,7 @@ from smollm2.errors import UserError, did_you_mean
 from smollm2.evaluation.tasks import TASKS, task_names
 from smollm2.files import absolute
 from smollm2.model.config import typed
-from smollm2.parse import Missing, Unreadable, read_toml, with_underscores
+from smollm2.parse import MissingFile, Unreadable, read_toml, with_underscores
 from smollm2.protocol.run_config import OLDER_NAMES, RunConfig, with_current_names
 from smollm2.quantize.quant_config import VALIDATION_TOKENS, QuantConfig
 from smollm2.runs.names import require_plain
@@ -145,12 +145,12 @@ def read_study(path: Path) -> Study:
     try:
         table = read_toml(path, "study", dict)
     except Unreadable as error:
-        if not (isinstance(error, Missing) or path.is_dir()):
+        if not (isinstance(error, MissingFile) or path.is_dir()):
             raise
         files = [str(file) for file in path.parent.glob("*.toml")]
         own = [file for file in (f"{path}.toml", str(path / KEPT)) if Path(file).is_file()]
         hint = f" Did you mean {own[0]!r}?" if own else did_you_mean(str(path), files)
-        raise Missing(f"There is no study file {str(path)!r}.{hint}", error.reason) from None
+        raise MissingFile(f"There is no study file {str(path)!r}.{hint}", error.reason) from None
     with errors_of(path):
         return study_of(table, study_name(path))
 

@@ -11,7 +11,7 @@ from typing import Any
 from smollm2.data import Bounds
 from smollm2.errors import UserError
 from smollm2.model.config import ModelConfig, typed
-from smollm2.parse import Missing, Unreadable, read_json
+from smollm2.parse import MissingFile, Unreadable, read_json
 
 GENERATION = "generation_config.json"  # optional
 # By architecture, transformers' defaults of fields that config.json may omit.
@@ -104,7 +104,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     """
     try:
         return read_json(path)
-    except Missing:
+    except MissingFile:
         raise UserError(f"it has no {path.name}.") from None
     except Unreadable as error:
         raise UserError(f"{path.name} cannot be read: {error.reason}.") from None

@@ -9,7 +9,7 @@ from typing import Any
 from smollm2.errors import UserError
 from smollm2.files import absolute
 from smollm2.model.cost import parameters, training_flops_per_token
-from smollm2.parse import Missing, Unreadable, read_json
+from smollm2.parse import MissingFile, Unreadable, read_json
 from smollm2.protocol.run_config import ResolvedConfig, RunConfig, with_current_names
 from smollm2.runs.manifest_types import wrong_field
 
@@ -70,7 +70,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     name = absolute(path).name
     try:
         manifest = read_json(path / "run.json")
-    except Missing:
+    except MissingFile:
         raise UserError(f"{name} is not a run: it has no run.json.") from None
     except Unreadable as error:
         raise UserError(f"{name}/run.json cannot be read: {error.reason}.") from None

@@ -49,7 +49,7 @@ def test_fewer_than_two_pairs_are_compared_as_independent(shared):
 def test_one_run_or_no_spread_is_no_estimate():
     assert within_blocks(np.array([3.0]), np.array([2.0])) is None
     assert within_blocks(np.array([3.0, 3.5]), np.array([2.0, 2.5])) is None
-    found = within_blocks(np.array([3.0, 3.5]), np.array([2.0, 2.5]), floor=0.1)
+    found = within_blocks(np.array([3.0, 3.5]), np.array([2.0, 2.5]), least_spread=0.1)
     assert (found.mean, found.error) == (-1, pytest.approx(0.1 / math.sqrt(2)))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import t, ttest_ind, ttest_rel
 
 from smolctl.analysis.stats import SMALLEST_SPREAD, critical_t, paired, ratio, sample, welch
-from smolctl.analysis.verdicts import Difference, differences, family
+from smolctl.analysis.verdicts import Difference, differences, differences_of_pairs
 
 REAL_LOSSES = Path(__file__).parents[1] / "support" / "nano_losses.csv"
 
@@ -21,13 +21,15 @@ def test_equal_pairs_with_bases_of_their_own_are_one_family():
     """As the configurations of quantized arms are: each has a base, and all verdicts stand
     together."""
     random = np.random.default_rng(3).normal(size=(300, 4, 2, 3)).tolist()
-    found = [family(dict(enumerate(pairs))) for pairs in random]
+    found = [differences_of_pairs(dict(enumerate(pairs))) for pairs in random]
     assert {d.confidence for one in found for d in one.values()} == {1 - 0.05 / 4}
     decided = [any(d.verdict != "inconclusive" for d in one.values()) for one in found]
     assert np.mean(decided) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
     # With one base they are the arms of `differences`.
     base, arms = random[0][0][0], {"a": random[0][1][1], "b": random[0][2][1]}
-    assert family({arm: (base, values) for arm, values in arms.items()}) == differences(base, arms)
+    assert differences_of_pairs(
+        {arm: (base, values) for arm, values in arms.items()}
+    ) == differences(base, arms)
 
 
 def test_welch_alone_fails_at_unequal_seeds_and_spreads():
@@ -49,9 +51,9 @@ def test_real_losses_keep_the_level(runs, arms):
         losses = [float(row["test_loss"]) for row in csv.DictReader(file)]
     assert len(losses) >= 20
     random = np.random.default_rng(runs)
-    base = sample(random.choice(losses, (10_000, runs)), floor=SMALLEST_SPREAD)
+    base = sample(random.choice(losses, (10_000, runs)), least_spread=SMALLEST_SPREAD)
     found = [
-        welch(base, sample(random.choice(losses, (10_000, runs)), floor=SMALLEST_SPREAD)).p
+        welch(base, sample(random.choice(losses, (10_000, runs)), least_spread=SMALLEST_SPREAD)).p
         for _ in range(arms)
     ]
     assert np.mean(np.min(found, axis=0) <= 0.05 / arms) < 0.05
@@ -116,10 +118,10 @@ def test_one_arm_without_spread_is_tested():
     assert found.interval == pytest.approx((0.21 - 0.02484, 0.21 + 0.02484), abs=1e-5)
 
 
-def test_a_spread_below_the_floor_is_raised_to_it():
-    found = differences([0.1] * 3, {"arm": [0.3] * 3}, floor=0.01)["arm"]
+def test_a_spread_below_the_least_is_raised_to_it():
+    found = welch(*(sample([loss] * 3, least_spread=0.01) for loss in (0.1, 0.3)))
     half = critical_t(0.025, 3) * 0.01 * math.sqrt(2 / 3)
-    assert found.interval == pytest.approx((0.2 - half, 0.2 + half))
+    assert found.interval(0.95) == pytest.approx((0.2 - half, 0.2 + half))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

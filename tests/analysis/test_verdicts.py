@@ -58,7 +58,7 @@ def test_within_the_margin_it_is_equivalent_also_where_it_excludes_zero():
 
 def test_the_numbers_of_blocked_arms():
     found = verdict(arm(-0.05))
-    estimate = within_blocks(*by_seed(LOSSES, arm(-0.05).losses), floor=SMALLEST_SPREAD)
+    estimate = within_blocks(*by_seed(LOSSES, arm(-0.05).losses), least_spread=SMALLEST_SPREAD)
     assert found.paired
     assert found.interval == pytest.approx(estimate.interval(0.95))
     assert found.minimum_detectable_effect == pytest.approx(

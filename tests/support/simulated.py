@@ -47,9 +47,11 @@ def losses(
 def compare(base: Any, arm: Any, blocked: bool) -> Estimate:
     """The comparison of `judge`, for many studies."""
     if blocked:
-        found = within_blocks(base, arm, floor=SMALLEST_SPREAD)
+        found = within_blocks(base, arm, least_spread=SMALLEST_SPREAD)
     else:
-        found = welch(sample(base, floor=SMALLEST_SPREAD), sample(arm, floor=SMALLEST_SPREAD))
+        found = welch(
+            sample(base, least_spread=SMALLEST_SPREAD), sample(arm, least_spread=SMALLEST_SPREAD)
+        )
     assert found is not None
     return found
 

@@ -103,6 +103,8 @@ def plan_run(
             name = new(default_run_name(config, draft))
     else:
         parent, step = start_of(from_, results, study)
+        if step is not None:
+            asked = order_of(parent, asked) | asked
         if step is not None and asked.keys().isdisjoint(("data", "held_out")):
             made = parent.manifest["request"]
             kept = {name: made[name] for name in ("data", "held_out") if name in made}
@@ -134,6 +136,18 @@ def plan_run(
     weights = f"{start.label} {start.checkpoint.sha256}" if start else None
     name = name or new(default_run_name(config, resolved, weights))
     return NewRun(results, study, name, config, resolved, data, start, keep_steps)
+
+
+def order_of(trunk: Run, asked: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `RunConfig` by which a continued run reads the batches that follow those of
+    its trunk. With a seed of its own it has another order, which the user asked for."""
+    protocol = trunk.protocol
+    found: dict[str, Any] = {"batch_offset": protocol.batch_offset or None}
+    if asked.keys().isdisjoint(("seed", "data_seed")):
+        found |= {"seed": protocol.seed}
+        if protocol.data_seed != protocol.seed:
+            found |= {"data_seed": protocol.data_seed}
+    return found
 
 
 def alike(

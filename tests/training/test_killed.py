@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.command import run_main, smolctl
@@ -122,6 +123,21 @@ def test_a_branch_from_a_kept_step_equals_the_run_it_left(capsys, tiny, workdir,
     assert branch["weights"] == undisturbed_cli["weights"]
     assert branch["train"] == undisturbed_cli["train"][10:]
     assert Run(workdir / "results/runs/branch").manifest["started_from"] == "trunk@10"
+
+
+def test_a_branch_reads_the_batches_that_its_trunk_would(capsys, tiny, workdir):
+    order = ["--seed", "3", "--data-seed", "5", "--batch-offset", "7"]
+    trunk = [*tiny, "--steps", "8", "--name", "trunk", "--keep-step", "4", *order]
+    assert run_main(capsys, *trunk)[0] == 0
+    start, whole = [*tiny, "--steps", "8", "--from", "trunk@4"], outcome(Path("results/runs/trunk"))
+    assert run_main(capsys, *start, "--name", "same")[0] == 0
+    same = outcome(Path("results/runs/same"))
+    assert (same["weights"], same["train"]) == (whole["weights"], whole["train"][4:])
+    protocol = Run(workdir / "results/runs/same").protocol
+    assert (protocol.seed, protocol.data_seed, protocol.batch_offset) == (3, 5, 7)
+    for number, own in enumerate((["--seed", "9"], ["--data-seed", "9"], ["--batch-offset", "0"])):
+        assert run_main(capsys, *start, *own, "--name", f"other{number}")[0] == 0
+        assert outcome(Path(f"results/runs/other{number}"))["train"] != whole["train"][4:]
 
 
 def test_training_from_a_finished_run_starts_with_its_weights(capsys, tiny, workdir):

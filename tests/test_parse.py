@@ -126,7 +126,7 @@ def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, read):
         with pytest.raises(UserError, match=reason) as caught:
             read(tmp_path / name)
         assert is_one_bounded_sentence(str(caught.value))
-    with pytest.raises(MissingFile, match="There is no .*file '.*none'"):
+    with pytest.raises(MissingFile, match=r"There is no .*file '.*none'"):
         read(tmp_path / "none")
     assert threading.active_count() == threads
 

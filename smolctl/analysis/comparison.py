@@ -7,7 +7,7 @@ against the first.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ import pandas as pd
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.document_differences import document_difference
 from smolctl.analysis.document_interval import DocumentIntervals
-from smolctl.analysis.learning_rates import best_rate
+from smolctl.analysis.learning_rates import GridLosses, best_rate
 from smolctl.analysis.run_metrics import (
     LOSS,
     METRICS,
@@ -78,8 +78,9 @@ class Comparison:
     """Arms with a common protocol.
 
     Args:
-        excluded: a sentence per excluded run, with the reason.
-        family: the comparison that this one is a part of and takes its verdicts from; None if it
+        excluded: a sentence per excluded run, with the reason, and on each plan or floor that
+            does not fit the runs.
+        whole: the comparison that this one is a part of and takes its verdicts from; None if it
             is no part.
         superseded: why the study's verdicts no longer hold; None if they do.
         margin: a difference of the loss within it, in nats/token, does not matter; None if the
@@ -89,7 +90,7 @@ class Comparison:
     study: str
     arms: tuple[Arm, ...]
     excluded: tuple[str, ...]
-    family: "Comparison | None" = field(default=None, repr=False)
+    whole: "Comparison | None" = field(default=None, repr=False)
     superseded: str | None = None
     margin: float | None = None
 
@@ -152,8 +153,8 @@ class Comparison:
     def primary(self) -> dict[str, Difference]:
         """The verdicts: each arm's final test loss against the first arm's; see `judge`, and of a
         superseded study `withdrawn_difference`."""
-        if self.family is not None:
-            return {arm.name: self.family.primary[arm.name] for arm in self.others}
+        if self.whole is not None:
+            return {arm.name: self.whole.primary[arm.name] for arm in self.others}
         found = family_verdicts(self.arms, self.grids, self.ledger, self.margin)
         if self.superseded is None:
             return found
@@ -216,14 +217,15 @@ class Comparison:
         return [*self.excluded, *self.task_notes]
 
     @cached_property
-    def grids(self) -> dict[str, dict[float, dict[int, float]]]:
+    def grids(self) -> Mapping[str, GridLosses]:
         """The validation losses of the study's tuning, by arm, learning rate and seed; infinite
-        for a run that failed."""
+        for a run that failed. Runs of another length, or with a seed of the final runs, do not
+        count."""
         return tuning_losses(self)
 
     @property
     def is_swept(self) -> bool:
-        """Whether every arm was trained at the best rate of a sweep with other seeds."""
+        """Whether every arm was trained at the best rate of its grid."""
         return all(
             len(self.grids.get(arm.name, {})) > 1
             and best_rate(self.grids[arm.name]) == arm.rates[0]
@@ -260,9 +262,8 @@ def read_curve(finished: FinishedRun, axis: str, budget: float) -> float:
     return float(np.interp(budget, finished.curve[axis], finished.curve["loss"]))
 
 
-def tuning_losses(comparison: Comparison) -> dict[str, dict[float, dict[int, float]]]:
-    """See `Comparison.grids`. Runs of another length, or with a seed of the final runs, do not
-    count."""
+def tuning_losses(comparison: Comparison) -> Mapping[str, GridLosses]:
+    """See `Comparison.grids`."""
     losses: dict[str, dict[float, dict[int, float]]] = {}
     arms = {arm.name: arm for arm in comparison.arms}
     for run in siblings(comparison.base.runs[0].run):

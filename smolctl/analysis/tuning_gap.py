@@ -89,22 +89,22 @@ def gap_bounds(
     noise = random.normal(size=(draws, rates)) / np.sqrt(random.chisquare(df, (draws, 1)) / df)
     drawn = means[:, None] + np.sqrt(variance / seeds)[:, None, None] * noise
     own = np.take_along_axis(drawn, chosen[:, None, None], axis=2)[..., 0]
-    return np.quantile(own - least(x, drawn, failed), QUANTILE, axis=1)
+    return np.quantile(own - least_of(x, drawn, failed), QUANTILE, axis=1)
 
 
-def least(x: Numbers, y: Numbers, failed: tuple[float, float]) -> Numbers:
+def least_of(x: Numbers, y: Numbers, failed: tuple[float, float]) -> Numbers:
     """The least of each curve through the points (x, y), y of (..., rates), beside its lowest
-    point: see `looked_at`."""
+    point: see `weights_beside`."""
     curves = y.reshape(-1, len(x))
     lowest = curves.argmin(axis=1)
     found = np.empty(len(curves))
     for index in range(len(x)):
         here = lowest == index
-        found[here] = (curves[here] @ looked_at(x, index, failed).T).min(axis=1)
+        found[here] = (curves[here] @ weights_beside(x, index, failed).T).min(axis=1)
     return found.reshape(y.shape[:-1])
 
 
-def looked_at(x: Numbers, lowest: int, failed: tuple[float, float]) -> Numbers:
+def weights_beside(x: Numbers, lowest: int, failed: tuple[float, float]) -> Numbers:
     """What a curve may be beside its lowest point, as weights of its points: (values, rates).
 
     Between two rates of the grid it is looked at on every parabola through three neighbours. If the

@@ -268,7 +268,12 @@ def missing_conditions(base: ArmResult, arm: ArmResult, looks: Sequence[int]) ->
     """What a verdict takes, whatever the interval, and lacks."""
     both = (base, arm)
     found = []
-    if not is_at_a_look(both, looks):
+    counts = [
+        (len(one.finished & one.planned), len(one.planned))
+        for one in both
+        if one.planned is not None
+    ]
+    if not is_at_a_look(counts, looks):
         found.append(Missing.SEEDS)
     if is_mistuned(base, arm):
         found.append(Missing.TUNING)
@@ -297,14 +302,15 @@ def missing_precision(
     return found
 
 
-def is_at_a_look(arms: Sequence[ArmResult], looks: Sequence[int]) -> bool:
-    """Whether the arms have as many planned seeds as a look asks for, an arm with fewer planned
-    ones all of them. Without looks that is all planned seeds, without a plan nothing."""
-    counts = [
-        (len(arm.finished & arm.planned), len(arm.planned))
-        for arm in arms
-        if arm.planned is not None
-    ]
+def is_at_a_look(counts: Sequence[tuple[int, int]], looks: Sequence[int]) -> bool:
+    """Whether arms have as many planned seeds as a look asks for, an arm with fewer planned ones
+    all of them. Without looks that is all planned seeds; without a plan there is nothing to wait
+    for.
+
+    Args:
+        counts: of each arm with a plan, how many of its planned seeds are finished, and how many
+            there are.
+    """
 
     def is_at(look: float) -> bool:
         return all(done == min(look, planned) for done, planned in counts)

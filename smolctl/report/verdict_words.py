@@ -6,7 +6,13 @@ from smolctl.analysis.alike import differ_in_rate_only
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.run_metrics import LOSS
-from smolctl.analysis.verdicts import FEWEST_DOCUMENTS, Difference, Missing, Verdict
+from smolctl.analysis.verdicts import (
+    FEWEST_DOCUMENTS,
+    Difference,
+    Missing,
+    Verdict,
+    is_at_a_look,
+)
 from smolctl.report.wording import listed, runs_text
 
 
@@ -43,15 +49,12 @@ def missing_seeds(study: Comparison, arm: Arm, found: Difference) -> str:
             return f"{listed(one.failed)} of {one.name} failed"
     plan = study.ledger.binding if study.ledger else None
     if plan is not None:
-        planned = [set(plan.seeds.get(one.name, ())) for one in (study.base, arm)]
-        done = [
-            len(seeds & {*one.seeds, *one.diverged})
-            for one, seeds in zip((study.base, arm), planned, strict=True)
-        ]
-        if not any(
-            all(n == min(look, len(seeds)) for n, seeds in zip(done, planned, strict=True))
-            for look in plan.looks
-        ):
+        counts = []
+        for one in (study.base, arm):
+            planned = set(plan.seeds.get(one.name, ()))
+            counts.append((len(planned & {*one.seeds, *one.diverged}), len(planned)))
+        if not is_at_a_look(counts, plan.looks):
+            done = [finished for finished, _ in counts]
             look = plan.next_look(min(done) + 1)
             return f"the next look is at {look} seeds, and there are {listed(list(map(str, done)))}"
     fewest = min(len(study.base.runs), len(arm.runs))

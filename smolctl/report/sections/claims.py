@@ -255,7 +255,7 @@ def originals_and_pow2(comparison: Comparison) -> list[Comparison]:
 
 def beside_others(pair: Comparison, metric: Metric) -> list[tuple[Comparison, Difference]]:
     """pow2 beside the originals of the study that are not its first arm."""
-    whole = pair.family or pair
+    whole = pair.whole or pair
     return [
         (other, difference)
         for other in originals_and_pow2(whole)

@@ -112,9 +112,15 @@ class Ledger:
         """The last plan."""
         return [self.plan, *(change.plan for change in self.changes)][-1]
 
+    @property
+    def bound_at(self) -> str:
+        """When the binding plan was written."""
+        return [self.planned_at, *(c.at for c in self.changes if c.results == 0)][-1]
+
     def is_first(self, arm: str, seed: int, finished_at: str) -> bool:
-        """Whether no other result of this arm and seed was seen before."""
-        return all(
+        """Whether a result is later than the plan, and no other one of this arm and seed was seen
+        before. Times are text of one form (`manifest.now`), which sorts as they do."""
+        return finished_at >= self.bound_at and all(
             result.finished_at == finished_at
             for result in self.results.values()
             if (result.arm, result.seed) == (arm, seed)

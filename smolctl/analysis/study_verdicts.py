@@ -34,7 +34,7 @@ def family_verdicts(
 
 
 def is_of_first_results(arm: Arm, ledger: Ledger) -> bool:
-    """Whether every run of an arm is the first result of its seed."""
+    """Whether every run of an arm is the first result of its seed, and later than the plan."""
     return all(
         ledger.is_first(arm.name, run.protocol.seed, str(run.run.manifest["finished_at"]))
         for run in arm.runs

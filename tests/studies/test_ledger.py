@@ -140,6 +140,34 @@ def test_a_study_that_began_without_a_ledger_goes_on_without_one(capsys, workdir
     assert read_ledger(FOLDER) is None
 
 
+def test_a_ledger_that_was_deleted_and_made_again_makes_verdicts_exploratory(
+    capsys, workdir, study_file
+):
+    def exploratory() -> list[bool]:
+        options = ("compare", "two", "three", "--study", "tinies", "--json")
+        code, out, err = run_main(capsys, *options)
+        assert code == 0, err
+        return [each["exploratory"] for each in json.loads(out)["verdicts"]]
+
+    done(capsys, study_file)
+    assert exploratory() == [False]
+    (FOLDER / "ledger.json").unlink()
+    assert "its verdicts are exploratory" in done(capsys, study_file)
+    assert exploratory() == [True]
+    # With the results out of sight, a plan is made; then they come back.
+    FOLDER.rename("away")
+    Session(read_study(study_file), Path("results")).write_records()
+    for path in Path("away").glob("*-s*"):
+        path.rename(FOLDER / path.name)
+    done(capsys, study_file)
+    ledger = read_ledger(FOLDER)
+    assert len(ledger.results) == 4
+    assert ledger.first_result_at < ledger.planned_at
+    assert exploratory() == [True]
+    out = run_main(capsys, "compare", "two", "three", "--study", "tinies")[1]
+    assert "a run that was trained again or is older than the plan" in " ".join(out.split())
+
+
 def test_a_packed_study_carries_its_ledger(capsys, workdir, study_file):
     done(capsys, study_file)
     ledger = read_ledger(FOLDER)

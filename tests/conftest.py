@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ.pop("SMOLCTL_RESULTS", None)
     os.environ.pop("COLUMNS", None)  # tables are as wide as without a terminal
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_sync() -> Iterator[None]:
+    """No power fails during the tests, and to wait for the disk takes longer than most of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture

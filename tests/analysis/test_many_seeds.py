@@ -11,11 +11,23 @@ ARMS = ("orig", "pow2", "moe-160m")
 SEEDS = 50
 
 
-@pytest.fixture
-def many(workdir, template):
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, template):
     """Fifty runs of each of three arms. Of the last one, seeds 0 to 4 failed, 10 to 14 are not
     finished, and 20 to 24 had another number of steps."""
-    rng = random.Random(0)
+    rng, folder = random.Random(0), tmp_path_factory.mktemp("many")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        plant_many(template, rng)
+    return folder
+
+
+@pytest.fixture
+def many(study, monkeypatch):
+    monkeypatch.chdir(study)
+
+
+def plant_many(template, rng):
     for number, arm in enumerate(ARMS):
         for seed in range(SEEDS):
             is_last = arm == ARMS[-1]

@@ -59,6 +59,15 @@ def quantized(capsys, *arguments: str) -> list[dict]:
     return json.loads(out)["rows"]
 
 
+# Compiling a decoder's layer imports what torch itself has deprecated.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.slow
+def test_compiled_decoding_is_timed(capsys, run):
+    code, out, err = run_main(capsys, "quantize", *ARGUMENTS[:-1], "--bits", "4", "--json")
+    assert code == 0, err
+    assert all(row["compiled_decode_tokens_per_second"] > 0 for row in json.loads(out)["rows"])
+
+
 def test_json_has_the_section_that_a_report_has(capsys, run, workdir):
     code, out, err = run_main(capsys, "quantize", *ARGUMENTS, "--no-speed", "--json")
     assert code == 0, err

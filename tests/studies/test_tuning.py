@@ -137,7 +137,11 @@ def test_a_sweep_never_grows():
 # The study
 
 
-def test_a_study_grows_its_grid_and_trains_at_the_best_rates(capsys, workdir, study_file):
+def test_a_study_grows_its_grid_and_trains_at_the_best_rates(
+    capsys, monkeypatch, workdir, study_file
+):
+    added = 2  # two arms and three seeds each
+    monkeypatch.setattr("smolctl.studies.rate_search.MOST_ADDED", added)
     with study_file.open("a") as file:
         file.write("[tune]\nlr = 1e-4\n")  # too small: 6 steps learn most at the highest
     code, _, err = run_main(capsys, "study", str(study_file))
@@ -149,7 +153,7 @@ def test_a_study_grows_its_grid_and_trains_at_the_best_rates(capsys, workdir, st
         for arm in ("two", "three")
     }
     assert tried["two"] == tried["three"]
-    assert len(tried["two"]) == 5 + MOST_ADDED
+    assert len(tried["two"]) == 5 + added
     final = {run.protocol.recipe.lr for run in runs if run.role == "final"}
     assert final == {max(tried["two"])}
     before = sorted(run.name for run in runs)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from smolctl.analysis.stats import Estimate, sample, welch
+from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, sample, welch
 
 Numbers = NDArray[np.float64]
 
@@ -24,6 +24,26 @@ def by_seed(base: Mapping[int, float], arm: Mapping[int, float]) -> tuple[Number
     seeds = sorted({*base, *arm})
     first, second = (np.array([one.get(seed, np.nan) for seed in seeds]) for one in (base, arm))
     return first, second
+
+
+def over_seeds(base: Numbers, arm: Numbers, *, blocked: bool) -> Estimate | None:
+    """The difference of two arms that every verdict rests on, arm minus base: within seeds if
+    `blocked`, else of independent arms. None if an arm has one run.
+
+    Args:
+        base, arm: losses in nats/token, (..., seeds); NaN for a seed that an arm lacks, the same
+            seeds everywhere.
+    """
+    if blocked:
+        return within_blocks(base, arm, least_spread=SMALLEST_SPREAD)
+    first, second = (
+        sample(
+            one[..., np.isfinite(one).reshape(-1, one.shape[-1]).all(0)],
+            least_spread=SMALLEST_SPREAD,
+        )
+        for one in (base, arm)
+    )
+    return welch(first, second)
 
 
 def within_blocks(base: Numbers, arm: Numbers, *, least_spread: float = 0) -> Estimate | None:

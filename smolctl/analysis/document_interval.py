@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smolctl.analysis.blocks import Numbers, within_blocks
-from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, critical_t, sample, welch
+from smolctl.analysis.blocks import Numbers, over_seeds
+from smolctl.analysis.stats import critical_t
 from smolctl.analysis.verdicts import FEWEST_DOCUMENTS
 
 
@@ -54,20 +54,6 @@ def document_intervals(
         return DocumentIntervals(len(tokens), mean, these, None)
     both = float(np.hypot(seeds, over_documents(base, arm, tokens, confidence)))
     return DocumentIntervals(len(tokens), mean, these, (mean - both, mean + both))
-
-
-def over_seeds(base: Numbers, arm: Numbers, *, blocked: bool) -> Estimate | None:
-    """The difference of the arms' losses, (..., seeds), NaN for a seed that an arm lacks."""
-    if blocked:
-        return within_blocks(base, arm, least_spread=SMALLEST_SPREAD)
-    first, second = (
-        sample(
-            one[..., np.isfinite(one).reshape(-1, one.shape[-1]).all(0)],
-            least_spread=SMALLEST_SPREAD,
-        )
-        for one in (base, arm)
-    )
-    return welch(first, second)
 
 
 def over_documents(base: Numbers, arm: Numbers, tokens: Numbers, confidence: float) -> Numbers:

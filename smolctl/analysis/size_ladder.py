@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -127,12 +128,12 @@ class Line:
         weights, _, centre = self.design
         return weights + (math.log(parameters) - centre) * self.slope_coefficients
 
-    @property
+    @cached_property
     def slope_coefficients(self) -> Numbers:
         weights, x, centre = self.design
         return weights * (x - centre) / (weights * (x - centre) ** 2).sum()
 
-    @property
+    @cached_property
     def design(self) -> tuple[Numbers, Numbers, float]:
         """The rungs' weights, which sum to 1, their places log N, and the mean place.
 
@@ -153,16 +154,17 @@ def combined(
 
     The half-width is the root of the sum of squares of the rungs' own, each with Student's t of its
     own degrees of freedom: the coverage is at least 1 - level (Banerjee 1960, Sankhya 22). It is
-    widened by what better tuning could move: every rung as far as its gaps allow.
+    widened by what better tuning could move: every rung as far as its gaps allow. The numbers of a
+    rung may be arrays, of many ladders.
     """
     mean, square, down, up = 0.0, 0.0, 0.0, 0.0
     for rung, share in zip(rungs, map(float, coefficients), strict=True):
         mean += share * rung.mean
-        square += (share * rung.error * float(critical_t(level / 2, rung.df))) ** 2
+        square += (share * rung.error * critical_t(level / 2, rung.df)) ** 2
         first, second = rung.gaps if gaps else (0.0, 0.0)
         down += share * second if share > 0 else -share * first
         up += share * first if share > 0 else -share * second
-    half = math.sqrt(square)
+    half = square**0.5
     return Bounded(mean, mean - half - down, mean + half + up)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from smolctl.analysis.blocks import by_seed, gain_of_pairing, within_blocks
+from smolctl.analysis.blocks import by_seed, gain_of_pairing, over_seeds
 from smolctl.analysis.power import detectable_by_t, minimum_detectable_effect
 from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, sample, welch
 from smolctl.analysis.study_plan import ALPHA
@@ -220,9 +220,7 @@ def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Dif
     first, second = (
         sample(list(one.losses.values()), least_spread=SMALLEST_SPREAD) for one in both
     )
-    estimate = (
-        within_blocks(*losses, least_spread=SMALLEST_SPREAD) if paired else welch(first, second)
-    )
+    estimate = over_seeds(*losses, blocked=paired)
     exploratory = any(one.planned is None or not one.finished <= one.planned for one in both)
     missing = missing_conditions(base, arm, design.looks)
     gap = None if arm.tuning_gap is None or math.isinf(arm.tuning_gap) else arm.tuning_gap

@@ -1,20 +1,23 @@
 """Studies by the thousand, judged by the functions that judge one: what share is wrong?
 
-Every function returns shares of simulated studies. `tests/analysis/test_error_rates.py` asserts
-them and `benchmarks/simulations.py` writes them into docs/statistics.md.
+Every simulation returns, for each number of arms beside the base, the share of studies with a false
+verdict and the share of intervals that cover. `tests/analysis/test_error_rates.py` asserts them and
+`benchmarks/simulations.py` writes them into docs/statistics.md.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
-from smolctl.analysis.blocks import within_blocks
-from smolctl.analysis.document_interval import over_documents, over_seeds
-from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, sample, welch
-from smolctl.analysis.tuning_gap import gap_bounds
+from smolctl.analysis.blocks import over_seeds
+from smolctl.analysis.stats import Estimate
 
 SPREAD = 0.01  # of runs, in nats/token
+FAMILIES = (1, 2, 3, 4)  # arms beside the base
+Shares = list[tuple[float, float]]  # of studies with a false verdict, and of intervals that cover
 
 
 def standard(random: np.random.Generator, shape: tuple[int, ...], tails: str = "gaussian") -> Any:
@@ -46,29 +49,29 @@ def losses(
 
 def compare(base: Any, arm: Any, blocked: bool) -> Estimate:
     """The comparison of `judge`, for many studies."""
-    if blocked:
-        found = within_blocks(base, arm, least_spread=SMALLEST_SPREAD)
-    else:
-        found = welch(
-            sample(base, least_spread=SMALLEST_SPREAD), sample(arm, least_spread=SMALLEST_SPREAD)
-        )
+    found = over_seeds(base, arm, blocked=blocked)
     assert found is not None
     return found
 
 
-def false_verdicts(
+def shares(wrong: Any, covered: Any) -> tuple[float, float]:
+    """Of flags (..., arms, studies): of studies with any false verdict, and of intervals."""
+    return float(wrong.reshape(-1, wrong.shape[-1]).any(axis=0).mean()), float(covered.mean())
+
+
+def equal_arms(
     studies: int,
     *,
     arms: int,
     seeds: int,
     blocked: bool,
-    looks: tuple[int, ...] = (),
+    looks: Sequence[int] = (),
     drop: int = 0,
     state: int = 0,
     **noise: Any,
-) -> tuple[float, float]:
-    """Arms that equal the base: the share of studies with any false verdict at any look, and the
-    least coverage of an arm's interval, at the last look.
+) -> tuple[Any, Any, Any]:
+    """Studies of arms that equal the base: its losses, theirs, and the p of every comparison,
+    (looks, arms, studies). An interval of confidence 1 - level excludes 0 where p < level.
 
     Args:
         drop: seeds that each arm lacks, others in the base and in the arms.
@@ -79,126 +82,120 @@ def false_verdicts(
         base[:, -drop:] = np.nan
         others[:, :, :drop] = np.nan
     looks = looks or (seeds,)
-    level = 0.05 / arms / len(looks)
-    wrong = np.zeros(studies, bool)
-    covered = np.ones(arms)
-    for look in looks:
-        for index, arm in enumerate(others):
-            low, high = compare(base[:, :look], arm[:, :look], blocked).interval(1 - level)
-            excludes = (low > 0) | (high < 0)
-            covered[index] = 1 - excludes.mean()
-            wrong |= excludes
-    return float(wrong.mean()), float(covered.min())
+    p = [compare(base[:, :look], others[..., :look], blocked).p for look in looks]
+    return base, others, np.array(p)
 
 
-def coverage(studies: int, *, seeds: int, blocked: bool, state: int = 0, **noise: Any) -> float:
-    """The share of 95 % intervals that contain the true difference."""
-    return false_verdicts(studies, arms=1, seeds=seeds, blocked=blocked, state=state, **noise)[1]
+def false_verdicts(studies: int, *, families: Sequence[int] = FAMILIES, **design: Any) -> Shares:
+    """Arms that equal the base: studies with any verdict at any look, and intervals of the last
+    look."""
+    _, _, p = equal_arms(studies, arms=max(families), **design)
+    levels = [0.05 / arms / len(p) for arms in families]
+    return [
+        shares(p[:, :arms] < level, p[-1, :arms] >= level)
+        for arms, level in zip(families, levels, strict=True)
+    ]
 
 
-def diverged(studies: int, *, seeds: int, rate: float = 0.1, state: int = 0) -> tuple[float, float]:
-    """An arm one seed of which diverged, judged on the others: the shares called better and worse.
-    It equals the base where it does not diverge."""
+def arms_at_the_margin(
+    studies: int, *, arms: int, seeds: int, margin: float, state: int = 0, **noise: Any
+) -> tuple[Any, Any, Any]:
+    """Studies of arms that differ from the base by the margin, every other one to the other side:
+    its losses, theirs, and the true differences, (arms, 1)."""
     random = np.random.default_rng(state)
-    base, (arm,) = losses(random, studies, arms=1, seeds=seeds, correlation=0.5)
-    arm[:, -1] = np.nan
-    low, high = compare(base, arm, True).interval(0.95)
-    return float((high < 0).mean()), float((low > 0).mean())
+    base, others = losses(random, studies, arms=arms, seeds=seeds, **noise)
+    true = margin * (-1.0) ** np.arange(arms)[:, None]
+    return base, others + true[:, :, None], true
 
 
-# Expected loss above its least one, against the logarithm of the rate to base 2.
-VALLEYS = {
-    "parabola": lambda x: x**2,
-    "steep": lambda x: np.where(x < 0, x**2, 4 * x**2),
-    "exponential": lambda x: (np.exp(2 * x) - 1 - 2 * x) / (np.exp(-2) + 1),
-    "cliff": lambda x: np.where(x < 0.3, x**2, 0.09 + 30 * (x - 0.3)),
-}
-
-
-def tuned(
-    random: np.random.Generator,
-    studies: int,
-    valley: str,
-    *,
-    factor: float,
-    rise: float,
-    rates: int,
-    seeds: int,
-    noise_above: float,
-    draws: int,
-) -> tuple[Any, Any]:
-    """The true gap at the chosen rate and its upper bound, of grids whose best rate is anywhere
-    between the second and the last but one."""
-    step = math.log2(factor)
-    x = step * np.arange(rates)
-    best = step * random.uniform(0.5, rates - 1.5, size=(studies, 1))
-    truth = rise * VALLEYS[valley](x - best)
-    spread = SPREAD * np.where(x > best, noise_above, 1)
-    found = truth[:, :, None] + spread[:, :, None] * random.normal(size=(studies, rates, seeds))
-    chosen = found.mean(axis=2).argmin(axis=1)
-    parts = [slice(i, i + 200) for i in range(0, studies, 200)]  # to bound the memory
-    bound = np.concatenate([gap_bounds(x, found[i], chosen[i], draws=draws) for i in parts])
-    is_edge = (chosen == 0) | (chosen == rates - 1)
-    return truth[np.arange(studies), chosen], np.where(is_edge, np.inf, bound)
-
-
-def tuned_false_verdicts(
-    studies: int, valley: str, *, arms: int, final_seeds: int, state: int = 0, **grid: Any
-) -> tuple[float, float]:
-    """Arms as good as the base at their own best rates, each trained at the rate its grid chose:
-    the shares of studies with any false verdict, of the rule and of one that ignores tuning.
-
-    As the true differences at the best rates are 0, the first also is the share of studies in which
-    not every widened interval covers."""
-    random = np.random.default_rng(state)
-    grid = {"draws": 300, "noise_above": 1.0} | grid
-    base, others = losses(random, studies, arms=arms, seeds=final_seeds, correlation=0.5)
-    base_gap, base_bound = tuned(random, studies, valley, **grid)
-    wrong, naive = np.zeros(studies, bool), np.zeros(studies, bool)
-    for arm in others:
-        gap, bound = tuned(random, studies, valley, **grid)
-        found = compare(base + base_gap[:, None], arm + gap[:, None], True)
-        low, high = found.interval(1 - 0.05 / arms)
-        naive |= (low > 0) | (high < 0)
-        wrong |= (low - bound > 0) | (high + base_bound < 0)
-    return float(wrong.mean()), float(naive.mean())
-
-
-def document_coverage(
-    studies: int,
-    *,
-    seeds: int,
-    documents: int,
-    of_seeds: float = 1.0,
-    of_documents: float = 1.0,
-    both: float = 1.0,
-    sizes: float = 1.0,
-    tails: str = "gaussian",
-    state: int = 0,
-) -> tuple[float, float]:
-    """The shares of 95 % intervals that contain the true difference: over seeds, for these
-    documents, and over seeds and documents, for documents like these.
+def false_equivalence(studies: int, *, blocked: bool, margin: float, **design: Any) -> Shares:
+    """`arms_at_the_margin`: studies in which any is called equivalent.
 
     Args:
-        of_seeds, of_documents, both: spreads of the random effects.
-        sizes: spread of the logarithm of the documents' tokens.
+        margin: in nats/token.
+    """
+    made = arms_at_the_margin(studies, arms=max(FAMILIES), margin=margin, **design)
+    base, others, true = made
+    estimate = compare(base, others, blocked)
+    found = []
+    for arms in FAMILIES:
+        low, high = (one[:arms] for one in estimate.interval(1 - 0.05 / arms))
+        covered = (low <= true[:arms]) & (true[:arms] <= high)
+        found.append(shares((-margin < low) & (high < margin), covered))
+    return found
+
+
+def diverging_arms(
+    studies: int,
+    *,
+    arms: int,
+    seeds: int,
+    blocked: bool,
+    both: bool,
+    rate: float,
+    steepness: float,
+    state: int = 0,
+    **noise: Any,
+) -> tuple[Any, Any, Estimate, Any]:
+    """Studies of arms that equal the base but for the seeds that diverge: its losses, theirs, their
+    differences, and whether one of this sign may be called better or worse, (arms, studies).
+
+    Args:
+        both: whether runs of the base diverge as well.
+        rate, steepness: see `without_diverged`.
     """
     random = np.random.default_rng(state)
-    tokens = np.exp(sizes * random.normal(size=documents)) * 1000
-    shape = (studies, seeds, documents)
-    by_document = of_documents * standard(random, (studies, 1, documents), tails)
-    by_seed = of_seeds * standard(random, (studies, seeds, 1), tails)
-    arm = (by_seed + by_document + both * random.normal(size=shape)) * tokens
-    base = np.zeros(shape)
-    found = over_seeds(base.sum(-1) / tokens.sum(), arm.sum(-1) / tokens.sum(), blocked=True)
-    assert found is not None
-    half = found.half_width(0.95)
-    wide = np.hypot(half, over_documents(base, arm, tokens, 0.95))
-    these = (by_document[:, 0] * tokens).sum(-1) / tokens.sum()
-    return (
-        float((np.abs(found.mean - these) <= half).mean()),
-        float((np.abs(found.mean) <= wide).mean()),
-    )
+    base, others = losses(random, studies, arms=arms, seeds=seeds, **noise)
+    others = without_diverged(random, others, rate, steepness)
+    if both:
+        base = without_diverged(random, base, rate, steepness)
+    parts = np.array([compare_incomplete(base, arm, blocked) for arm in others])
+    found = Estimate(*parts.transpose(1, 0, 2))
+    # A diverged seed is a bad result that the losses lack: see `stands`.
+    is_allowed = np.where(found.mean < 0, np.isfinite(others).all(-1), np.isfinite(base).all(-1))
+    return base, others, found, is_allowed
+
+
+def lost_seeds(studies: int, *, blocked: bool, **design: Any) -> Shares:
+    """`diverging_arms`: studies in which any is called better or worse, and intervals that contain
+    the difference of the expected losses of finished runs, in blocks over the seeds with which both
+    finish."""
+    made = diverging_arms(studies, arms=max(FAMILIES), blocked=blocked, **design)
+    base, others, found, is_allowed = made
+    first = np.where(np.isfinite(others), base, np.nan) if blocked else base
+    true = float(np.nanmean(others) - np.nanmean(first))
+    covers = Estimate(found.mean - true, found.error, found.df).p
+    levels = [0.05 / arms for arms in FAMILIES]
+    return [
+        shares(((found.p < level) & is_allowed)[:arms], covers[:arms] >= level)
+        for arms, level in zip(FAMILIES, levels, strict=True)
+    ]
+
+
+def without_diverged(random: np.random.Generator, runs: Any, rate: float, steepness: float) -> Any:
+    """NaN in place of the runs that diverged: a share `rate` of them, the more often the higher
+    their loss would have been; with a steepness of 0 independently of it."""
+    standardized = runs / runs.std()
+    threshold = ndtri(rate) * math.hypot(1, steepness)
+    chance = ndtr(steepness * standardized + threshold)
+    return np.where(random.uniform(size=runs.shape) < chance, np.nan, runs)
+
+
+def compare_incomplete(base: Any, arm: Any, blocked: bool) -> Any:
+    """Mean, error and degrees of freedom, (3, studies), of studies (studies, seeds) that lack
+    different seeds: those with equal counts are compared together. The error is infinite where an
+    arm has less than two runs."""
+    has = 2 * np.isfinite(base) + np.isfinite(arm)
+    order = np.argsort(has, axis=-1)
+    base, arm, has = (np.take_along_axis(one, order, axis=-1) for one in (base, arm, has))
+    patterns, index = np.unique(has, axis=0, return_inverse=True)
+    found = np.tile([[0.0], [np.inf], [1.0]], len(base))
+    for number, pattern in enumerate(patterns):
+        here = index.ravel() == number
+        if min((pattern >= 2).sum(), (pattern % 2).sum()) > 1:
+            one = compare(base[here], arm[here], blocked)
+            found[:, here] = np.broadcast_arrays(one.mean, one.error, one.df)
+    return found
 
 
 def found_share(

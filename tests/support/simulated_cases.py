@@ -3,12 +3,22 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
-from support.simulated import document_coverage, false_verdicts, tuned_false_verdicts
+from support.simulated import SPREAD, Shares, false_equivalence, false_verdicts, lost_seeds
+from support.simulated_documents import document_coverage
+from support.simulated_ladders import LARGEST, TRUTHS, false_trends
+from support.simulated_tuning import VALLEYS, tuned_false_verdicts
 
-SPREADS = ((1, 1), (5, 1), (1, 5))  # of the arms and of the base
+# Of so many studies; the shares for one or several designs that share random numbers.
+Simulation = Callable[[int], list[tuple[float | None, float]] | Shares]
+
+SPREADS = tuple({"ratio": a, "base_ratio": b} for a, b in ((1, 1), (5, 1), (1, 5)))
+CORRELATIONS = (0, 0.5, 0.9)
+BLOCKED = ({"blocked": True, "correlation": 0.5}, {"blocked": False, "correlation": 0})
+SEEDS = (2, 3, 5, 10)
 
 
 @dataclass(frozen=True)
@@ -32,131 +42,144 @@ class Rates:
         return 4 * math.sqrt(0.05 * 0.95 / self.studies)
 
 
-def blocked(studies: int) -> Iterator[tuple[float | None, float]]:
-    for rho, (ratio, base_ratio), seeds, arms in product(
-        (0, 0.5, 0.9), SPREADS, (2, 3, 5, 10), (1, 4)
-    ):
-        noise: dict[str, Any] = {"correlation": rho, "ratio": ratio, "base_ratio": base_ratio}
-        yield false_verdicts(studies, arms=arms, seeds=seeds, blocked=True, **noise)
+def blocked() -> Iterator[Simulation]:
+    for rho, spreads, seeds in product(CORRELATIONS, SPREADS, SEEDS):
+        yield partial(false_verdicts, correlation=rho, seeds=seeds, blocked=True, **spreads)
 
 
-def incomplete(studies: int) -> Iterator[tuple[float | None, float]]:
+def incomplete() -> Iterator[Simulation]:
     """The base and the arms each lack one or two other seeds."""
-    for rho, (ratio, base_ratio), (seeds, drop), arms in product(
-        (0, 0.5, 0.9), SPREADS, ((4, 1), (6, 1), (6, 2), (8, 2)), (1, 4)
+    for rho, spreads, (seeds, drop) in product(
+        CORRELATIONS, SPREADS, ((4, 1), (6, 1), (6, 2), (8, 2))
     ):
-        noise: dict[str, Any] = {"correlation": rho, "ratio": ratio, "base_ratio": base_ratio}
-        yield false_verdicts(studies, arms=arms, seeds=seeds, drop=drop, blocked=True, **noise)
+        design: dict[str, Any] = {"seeds": seeds, "drop": drop, "correlation": rho}
+        yield partial(false_verdicts, blocked=True, **design, **spreads)
 
 
-def independent(studies: int) -> Iterator[tuple[float | None, float]]:
-    for (ratio, base_ratio), seeds, arms in product(SPREADS, (2, 3, 5, 10), (1, 4)):
-        noise: dict[str, Any] = {"correlation": 0, "ratio": ratio, "base_ratio": base_ratio}
-        yield false_verdicts(studies, arms=arms, seeds=seeds, blocked=False, **noise)
+def independent() -> Iterator[Simulation]:
+    for spreads, seeds in product(SPREADS, SEEDS):
+        yield partial(false_verdicts, correlation=0, seeds=seeds, blocked=False, **spreads)
 
 
-def looks(studies: int) -> Iterator[tuple[float | None, float]]:
-    for blocked_, arms in product((True, False), (1, 4)):
-        noise: dict[str, Any] = {"correlation": 0.5 * blocked_, "looks": (3, 5, 8)}
-        yield false_verdicts(studies, arms=arms, seeds=8, blocked=blocked_, **noise)
+def looks() -> Iterator[Simulation]:
+    for spreads, rho in product(SPREADS, (*CORRELATIONS, None)):
+        design: dict[str, Any] = {"blocked": rho is not None, "correlation": rho or 0}
+        yield partial(false_verdicts, seeds=8, looks=(3, 5, 8), **design, **spreads)
 
 
-def heavy_tails(studies: int) -> Iterator[tuple[float | None, float]]:
-    for blocked_, (ratio, base_ratio), seeds, arms in product(
-        (True, False), SPREADS, (2, 3, 5, 10), (1, 4)
+def heavy_tails() -> Iterator[Simulation]:
+    for design, spreads, seeds in product(BLOCKED, SPREADS, SEEDS):
+        yield partial(false_verdicts, tails="t3", seeds=seeds, **design, **spreads)
+
+
+def ten_times() -> Iterator[Simulation]:
+    for design, spreads, seeds in product(BLOCKED, ((10, 1), (1, 10)), SEEDS):
+        ratios = dict(zip(("ratio", "base_ratio"), spreads, strict=True))
+        yield partial(false_verdicts, seeds=seeds, **design, **ratios)
+
+
+def equivalence() -> Iterator[Simulation]:
+    for design, spreads, seeds, margin in product(BLOCKED, SPREADS, SEEDS, (1, 4, 16)):
+        sizes: dict[str, Any] = {"seeds": seeds, "margin": margin * SPREAD}
+        yield partial(false_equivalence, **sizes, **design, **spreads)
+
+
+def divergence() -> Iterator[Simulation]:
+    for design, both, rate, steepness, seeds in product(
+        BLOCKED, (False, True), (0.1, 0.3), (0, 1, 5), (3, 5, 10)
     ):
-        noise: dict[str, Any] = {"correlation": 0.5 * blocked_, "tails": "t3"}
-        noise |= {"ratio": ratio, "base_ratio": base_ratio}
-        yield false_verdicts(studies, arms=arms, seeds=seeds, blocked=blocked_, **noise)
+        kinds: dict[str, Any] = {"both": both, "rate": rate, "steepness": steepness}
+        yield partial(lost_seeds, seeds=seeds, **kinds, **design)
 
 
-def ten_times(studies: int) -> Iterator[tuple[float | None, float]]:
-    for blocked_, ratios, seeds in product((True, False), ((10, 1), (1, 10)), (2, 3, 5, 10)):
-        noise: dict[str, Any] = {"correlation": 0.5 * blocked_}
-        noise |= dict(zip(("ratio", "base_ratio"), ratios, strict=True))
-        yield false_verdicts(studies, arms=4, seeds=seeds, blocked=blocked_, **noise)
-
-
-def tuning(studies: int) -> Iterator[tuple[float | None, float]]:
-    for factor, valley, rise, (rates, seeds), (arms, final) in product(
-        (2**0.5, 2),
-        ("parabola", "steep", "exponential", "cliff"),
-        (0.01, 0.08),
-        ((3, 3), (5, 3), (7, 5)),
-        ((1, 20), (4, 5)),
+def tuning() -> Iterator[Simulation]:
+    for factor, valley, rise, (rates, seeds), final in product(
+        (2**0.5, 2), VALLEYS, (0.01, 0.08), ((3, 3), (5, 3), (7, 5)), (20, 5)
     ):
         grid: dict[str, Any] = {"factor": factor, "rise": rise, "rates": rates, "seeds": seeds}
-        wrong, _ = tuned_false_verdicts(studies, valley, arms=arms, final_seeds=final, **grid)
-        yield wrong, 1 - wrong
+        yield partial(tuned_false_verdicts, valley=valley, final_seeds=final, **grid)
 
 
-def noisy_tuning(studies: int) -> Iterator[tuple[float | None, float]]:
+def noisy_tuning() -> Iterator[Simulation]:
     """Rates above the best one are three times as noisy."""
     for factor, rise, (rates, seeds), final in product(
         (2**0.5, 2), (0.01, 0.03), ((5, 2), (5, 3), (7, 5)), (20, 100)
     ):
         grid: dict[str, Any] = {"factor": factor, "rise": rise, "rates": rates, "seeds": seeds}
-        wrong, _ = tuned_false_verdicts(
-            studies,
-            "parabola",
-            arms=4,
-            final_seeds=final,
-            noise_above=3.0,
-            **grid,
-        )
-        yield wrong, 1 - wrong
+        grid |= {"valley": "parabola", "noise_above": 3, "families": (4,)}
+        yield partial(tuned_false_verdicts, final_seeds=final, **grid)
 
 
+def ladders() -> Iterator[Simulation]:
+    """Even and uneven numbers of seeds and spreads of two to six sizes, for a size among them and
+    one beyond."""
+    sizes = (
+        ((10, 6, 3), (1, 1, 1)),
+        ((10, 6, 3), (0.3, 1, 3)),
+        ((10, 6, 3), (3, 1, 0.3)),
+        ((3, 3, 3), (1, 1, 0.2)),
+        ((5, 5), (1, 1)),
+        ((3,) * 6, (1,) * 6),
+    )
+    for truth, (seeds, spreads), at, arms in product(TRUTHS, sizes, (2e6, LARGEST), (1, 4)):
+        rungs: dict[str, Any] = {"seeds": seeds, "spreads": spreads, "at": at, "arms": arms}
+        yield partial(false_trends, truth=truth, **rungs)
+
+
+TAILS = ("gaussian", "t3")
 # Spreads of seeds, documents and both, and of the logarithm of a document's tokens.
 DOCUMENT_NOISE = ((1, 1, 1, 1), (0.2, 1, 0.1, 1), (1, 0.2, 0.5, 0), (0.2, 1, 0.1, 2))
 
 
-def these_documents(studies: int) -> Iterator[tuple[float | None, float]]:
-    for documents, seeds, noise in product((2, 5, 15, 50), (2, 5, 10), DOCUMENT_NOISE):
-        yield None, of_documents(studies, documents, seeds, noise)[0]
+def these_documents() -> Iterator[Simulation]:
+    for documents, seeds, noise, tails in product(
+        (2, 5, 15, 50), (2, 5, 10), DOCUMENT_NOISE, TAILS
+    ):
+        yield partial(of_documents, 0, documents, seeds, noise, tails)
 
 
-def like_documents(studies: int) -> Iterator[tuple[float | None, float]]:
-    for documents, seeds, noise in product((5, 8, 15, 50), (2, 5, 10), DOCUMENT_NOISE):
-        yield None, of_documents(studies, documents, seeds, noise)[1]
+def like_documents() -> Iterator[Simulation]:
+    for documents, seeds, noise, tails in product(
+        (5, 8, 15, 50), (2, 5, 10), DOCUMENT_NOISE, TAILS
+    ):
+        yield partial(of_documents, 1, documents, seeds, noise, tails)
 
 
 def of_documents(
-    studies: int, documents: int, seeds: int, noise: tuple[float, ...]
-) -> tuple[float, float]:
+    which: int, documents: int, seeds: int, noise: tuple[float, ...], tails: str, studies: int
+) -> list[tuple[float | None, float]]:
     names = ("of_seeds", "of_documents", "both", "sizes")
     kinds: dict[str, Any] = dict(zip(names, noise, strict=True))
-    return document_coverage(studies, seeds=seeds, documents=documents, **kinds)
+    found = document_coverage(studies, seeds=seeds, documents=documents, tails=tails, **kinds)
+    return [(None, found[which])]
 
 
-GROUPS: dict[str, Callable[[int], Iterator[tuple[float | None, float]]]] = {
-    "blocks: correlation 0, 0.5, 0.9; spreads equal or 5 times apart; 2, 3, 5, 10 seeds; "
-    "1 and 4 arms": blocked,
+GROUPS: dict[str, Callable[[], Iterator[Simulation]]] = {
+    "blocks: correlation 0, 0.5, 0.9; spreads equal or 5 times apart; 2, 3, 5, 10 seeds": blocked,
     "the same, incomplete: 2 to 4 pairs, and 1 or 2 seeds of each arm alone": incomplete,
-    "independent seeds: spreads equal or 5 times apart; 2, 3, 5, 10 seeds; 1 and 4 arms": (
-        independent
-    ),
-    "looks at 3, 5 and 8 seeds; 1 and 4 arms; in blocks or not": looks,
+    "independent seeds: spreads equal or 5 times apart; 2, 3, 5, 10 seeds": independent,
+    "looks at 3, 5 and 8 seeds; correlations and spreads as above; in blocks or not": looks,
     "heavy tails (Student's t with 3 degrees of freedom), else as above": heavy_tails,
-    "spreads 10 times apart; 4 arms": ten_times,
+    "spreads 10 times apart": ten_times,
+    "equivalence: the true difference is the margin, 1, 4 or 16 times the spread of runs; spreads "
+    "and seeds as above": equivalence,
+    "diverged seeds: 10 or 30 % of the runs of the arms, or of arms and base, at random or those "
+    "with the highest losses; 3, 5, 10 seeds": divergence,
     "tuning: grids of 3 to 7 rates a factor √2 or 2 apart, 3 and 5 seeds; four valleys, three of "
-    "them steeper on the right; 1 and 4 arms; 20 and 5 final seeds": tuning,
-    "tuning: noise three times as large at high rates; 4 arms; 20 and 100 final seeds": (
-        noisy_tuning
-    ),
+    "them steeper on the right; 20 and 5 final seeds": tuning,
+    "tuning: noise three times as large at high rates; 4 arms; 20 and 100 final "
+    "seeds": noisy_tuning,
+    "ladders: no difference, a constant one, one that is gone at 2 M; 2, 3 and 6 sizes, 3 to 10 "
+    "seeds, spreads up to 10 times apart; 1 and 4 arms": ladders,
     "interval for these documents: 2, 5, 15, 50 documents; 2, 5, 10 seeds": these_documents,
     "interval for documents like these: 5, 8, 15, 50 documents; 2, 5, 10 seeds": like_documents,
 }
 
-SLOWER = {"tuning": 50, "interval": 10}
 
-
-def rates_of(group: str, studies: int) -> Rates:
-    """The worst shares of a group: a fiftieth of `studies` of each design with tuning, which take
-    as much longer, and a tenth of those with documents."""
-    studies //= next((n for word, n in SLOWER.items() if group.startswith(word)), 1)
-    found = list(GROUPS[group](studies))
+def rates_of(group: str, studies: int, every: int = 1) -> Rates:
+    """The worst shares of a group; of every so many of its simulations."""
+    simulations = list(GROUPS[group]())[::every]
+    found = [pair for simulate in simulations for pair in simulate(studies)]
     false = [one for one, _ in found if one is not None]
-    return Rates(
-        len(found), studies, max(false, default=None), min(covered for _, covered in found)
-    )
+    covered = min(covered for _, covered in found)
+    return Rates(len(found), studies, max(false, default=None), covered)

@@ -67,7 +67,7 @@ def bar(*columns: str) -> Progress:
 def progress() -> Iterator[Show]:
     """Yield a function that takes what is being done, how much is done, and the total.
 
-    It shows a bar on a terminal; elsewhere it prints a line with an ETA every half minute.
+    It shows a bar on a terminal; elsewhere it prints a line every half minute.
     """
     said = time.monotonic()
     with bar("{task.fields[amount]}") as shown:
@@ -81,14 +81,10 @@ def progress() -> Iterator[Show]:
                 task, description=printable(what), completed=done, total=total, amount=amount
             )
             shown.start_task(task)
-            left = shown.tasks[0].time_remaining
-            if (
-                left is not None
-                and not stderr.is_terminal
-                and time.monotonic() - said > SECONDS_BETWEEN_LINES
-            ):
-                said = time.monotonic()
-                say(f"{what}: {done:,} of {total:,}, ETA {duration(left)}")
+            if not stderr.is_terminal and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                said, left = time.monotonic(), shown.tasks[0].time_remaining
+                of_total = "" if total is None else f" of {total:,}"
+                say(f"{what}: {done:,}{of_total}" + (f", ETA {duration(left)}" if left else ""))
 
         yield show
 

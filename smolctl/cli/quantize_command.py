@@ -198,7 +198,7 @@ def quantize(
                 rows.append({"study": model.run.study, "run": model.run.name} | row)
                 say(row_summary(model.run, row))
     except BaseException as error:
-        is_stopped = isinstance(error, KeyboardInterrupt)
+        is_stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # by SIGINT, by SIGTERM
         if is_stopped:
             say(
                 "Stopped. The rows so far are in quantize.csv; the same command measures the rest, "
@@ -207,8 +207,8 @@ def quantize(
         if rows:
             # A full disk stops the figure as well: the first error is the one to report.
             with contextlib.suppress(UserError, RunError, OSError):
-                show_runs(runs, rows, results, study, as_json)
-        if is_stopped:
+                show_runs(runs, rows, results, study, as_json, is_whole=False)
+        if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130) from None
         if isinstance(error, OSError):
             raise RunError(f"What was measured could not be written: {error}.") from error
@@ -293,10 +293,16 @@ def require_fit(runs: "list[Run]", config: QuantConfig) -> None:
 
 
 def show_runs(
-    runs: "list[Run]", rows: list[dict[str, Any]], results: Path, study: str, as_json: bool
+    runs: "list[Run]",
+    rows: list[dict[str, Any]],
+    results: Path,
+    study: str,
+    as_json: bool,
+    *,
+    is_whole: bool = True,
 ) -> None:
     """Print the section on what the runs have in quantize.csv, and write its figures; as JSON, with
-    the rows that were measured now."""
+    the rows that were measured now. What to type next is said if all was measured."""
     from smolctl.cli.console import print_json, say
     from smolctl.report.document import sentences_of
     from smolctl.report.render.json import as_json as in_json
@@ -310,6 +316,8 @@ def show_runs(
         return
     for evidence, sections in found:
         show_with_figures(sections, evidence, results / study / "figures")
+    if not is_whole:
+        return
     is_card = any(not run.is_imported for run in runs)
     if is_card:
         card = str(results / study / "MODEL_CARD.md")

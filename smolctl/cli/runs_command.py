@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from smolctl.cli.console import print_facts, print_json, print_table, say
+from smolctl.analysis.study_plan import read_ledger
+from smolctl.cli.console import print_facts, print_json, print_table, say, warn
 from smolctl.cli.options import Json, Results, Study, complete_run, complete_study, is_typed
 from smolctl.cli.run_details import eval_rows, run_facts, score_cells
 from smolctl.cli.run_list import (
@@ -21,7 +22,7 @@ from smolctl.cli.single_options import SingleOptionsGroup
 from smolctl.command_line import RESULTS, STUDY
 from smolctl.studies.targets import RunStatus, unpack_command
 from smolctl.units import size
-from smollm2.errors import UserError, unknown
+from smollm2.errors import UserError, first_few, unknown
 from smollm2.runs.pack import HasWeights, pack_study, unpack_study
 
 EXAMPLES = """
@@ -137,6 +138,7 @@ def remove_runs(
     doomed = runs_to_remove(results, study, names or [], state)
     for run in doomed:  # check all before removing any
         run.require_removable()
+    warn_of_ledger(results / study, [run.name for run in doomed])
     what = ", ".join(f"{run.name} ({size(run.disk_bytes)})" for run in doomed)
     if not yes:
         if not sys.stdin.isatty():
@@ -146,6 +148,19 @@ def remove_runs(
             raise typer.Exit(1)
     for run in doomed:
         say(f"Removed {run.name}: {size(run.remove())} freed.")
+
+
+def warn_of_ledger(study: Path, names: list[str]) -> None:
+    """Warn if runs that are to be removed have results in the ledger of their study."""
+    try:
+        ledger = read_ledger(study)
+    except UserError:  # a damaged ledger is no reason to keep a run
+        return
+    if counted := [name for name in names if ledger and name in ledger.results]:
+        warn(
+            f"the ledger of study {study.name!r} keeps the result of {first_few(counted)}: the "
+            "study will not train it again, and goes on only if the folder is put back."
+        )
 
 
 @app.command()

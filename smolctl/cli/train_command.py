@@ -83,7 +83,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
     name: Annotated[
         str | None,
-        typer.Option(help="Run name (default: e.g. pow2-nano-300-s0).", show_default=False),
+        typer.Option(help="Run name (default: VARIANT[-nano]-STEPS-sSEED).", show_default=False),
     ] = None,
     dry_run: Annotated[
         bool,

@@ -147,6 +147,7 @@ def scores_table(run: Run) -> Table:
 
 
 LIMITS = (
-    "One run says nothing about its architecture: the same model with another seed ends elsewhere.",
+    "One run says nothing about its architecture: the same model with another seed ends elsewhere. "
+    "`smolctl study FILE.toml` trains arms with several seeds each; `smolctl compare` judges them.",
     "For experiments, not for production.",
 )

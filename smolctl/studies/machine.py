@@ -40,5 +40,6 @@ def warn_if_busy() -> None:
     if load > cores / 2:
         warn(
             f"this machine has been busy for the last minute (load {load:.1f} on {cores} cores). "
-            "What is timed now may be many times too slow."
+            "What is timed now may be many times too slow. Processes that share it are each faster "
+            f"with fewer threads, such as OMP_NUM_THREADS={max(1, cores // 2)}."
         )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smolctl.cli.console import parts, print_table
+from smolctl.cli.console import parts, print_table, progress
 
 HEADER = ("run", "arm", "test loss", "tokens per second", "interval")
 ROWS = [
@@ -60,3 +60,12 @@ def test_every_column_is_shown_and_fits_where_it_can(data, n_columns, width):
     assert keys[0] == 0
     for part in divided:
         assert sum(part.values()) + 3 * len(part) + 1 <= width or len(part) <= n_words + 1
+
+
+def test_work_of_unknown_length_is_reported_without_a_terminal(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr("smolctl.cli.console.time.monotonic", lambda: next(clock))
+    with progress() as show:
+        for done in range(1, 4):
+            show("Tokenizing", 1000 * done, None)
+    assert capsys.readouterr().err == "Tokenizing: 2,000\n"

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -50,6 +51,26 @@ def test_a_full_disk_is_said_whatever_comes_after_it(capsys, monkeypatch, run, p
     assert "unexpectedly" not in err
     assert "run bf16: " in err
     assert not list(run.path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_shows_its_rows_and_says_nothing_of_a_next_step(
+    capsys, monkeypatch, run, number
+):
+    measured = []
+
+    def stop(_: Run, row: dict) -> str:
+        measured.append(row["name"])
+        if len(measured) == 2:
+            signal.raise_signal(number)
+        return row["name"]
+
+    monkeypatch.setattr("smolctl.studies.quantizer.row_summary", stop)
+    code, out, err = run_main(capsys, "quantize", *ARGUMENTS, "--no-speed")
+    assert code == 128 + number
+    assert "bf16" in out
+    assert "Stopped. The rows so far are in quantize.csv" in err
+    assert "Next:" not in err
 
 
 def quantized(capsys, *arguments: str) -> list[dict]:

@@ -121,6 +121,22 @@ def test_a_removed_run_is_not_trained_again(capsys, workdir, study_file):
     done(capsys, study_file)
 
 
+def test_removing_a_run_warns_that_its_result_stays_in_the_ledger(capsys, workdir, study_file):
+    done(capsys, study_file)
+    remove = ("runs", "remove", "two-s1", "--study", "tinies")
+    warning = "Warning: the ledger of study 'tinies' keeps the result of two-s1: the study will not"
+    code, _, err = run_main(capsys, *remove)
+    assert code == 2
+    assert err.startswith(warning)
+    assert (FOLDER / "two-s1").exists()
+    code, _, err = run_main(capsys, *remove, "--yes")
+    assert code == 0
+    assert err.startswith(warning)
+    assert "runs whose folders were removed: two-s1." in refused(capsys, study_file)
+    (FOLDER / "ledger.json").write_text("{")
+    assert run_main(capsys, *remove[:2], "two-s0", *remove[3:], "--yes")[0] == 0
+
+
 def test_a_run_that_replaces_an_older_one_is_refused(capsys, workdir, study_file):
     done(capsys, study_file)
     kept = (FOLDER / "ledger.json").read_bytes()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smolctl.cli.options import Json, Results, Study, TextOfRun, complete_target, is_typed
-from smolctl.command_line import RESULTS, STUDY, command
+from smolctl.command_line import RESULTS, STUDY, command, short_path
 from smollm2.errors import RunError, UserError
 from smollm2.quantize.quant_config import DEFAULT_GROUP_SIZE, QuantConfig
 from smollm2.quantize.registry import BACKENDS, DEFAULT_BACKEND, find_backend
@@ -320,7 +320,7 @@ def show_runs(
         return
     is_card = any(not run.is_imported for run in runs)
     if is_card:
-        card = str(results / study / "MODEL_CARD.md")
+        card = short_path(results / study / "MODEL_CARD.md")
         say(f"Next: {command('report', '--out', card, study=study, results=results)}")
     for name in quantized_names(runs[0])[:1]:
         words = ("generate", f"{runs[0].name}+{name}", "--prompt", "Once upon a time")

@@ -9,7 +9,7 @@ import typer
 from smolctl.analysis.ladder_notes import TRANSFER
 from smolctl.cli.console import print_json, print_table, say
 from smolctl.cli.options import Json, Results, Track
-from smolctl.command_line import RESULTS, command
+from smolctl.command_line import RESULTS, command, short_path
 from smolctl.studies.targets import saved_step
 from smolctl.units import duration
 from smollm2.model.cost import parameters
@@ -239,7 +239,7 @@ def finish(sessions: "list[Session]") -> None:
     say(f"Next: {command('compare', *arms, **where)}")
     if last.study.ladder is not None:
         say(f"      {command('compare', *arms, '--section', 'ladder', **where)}")
-    card = str(last.folder / "MODEL_CARD.md")
+    card = short_path(last.folder / "MODEL_CARD.md")
     say(f"      {command('report', '--out', card, **where)}")
     failed = []
     for one in sessions:

@@ -16,6 +16,7 @@ from smolctl.analysis.study_plan import (
     ledger_checksum,
     read_ledger,
 )
+from smolctl.command_line import quoted, short_path
 from smolctl.studies.study_file import Study
 from smolctl.talk import say, warn
 from smollm2.errors import RunError, UserError, first_few
@@ -99,7 +100,7 @@ def require_same_results(study: str, folder: Path, runs: list[Run]) -> None:
             f"Study {study!r} has results in its {LEDGER} of runs whose folders were removed: "
             f"{first_few(gone)}. Trained again, they would replace results that were seen. Put "
             "the folders back, give the study file another name, or remove the whole folder "
-            f"{folder} to start over."
+            f"{quoted(short_path(folder))} to start over."
         )
     if replaced:
         raise UserError(

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from smolctl.command_line import quoted, short_path
 from smolctl.talk import say
 from smollm2.errors import unknown
 from smollm2.runs.run import Run
@@ -91,7 +92,8 @@ class WandB:
         if mode is None and not wandb.login(prompt=False, verify=False):
             mode = "offline"
         if mode == "offline":
-            say(f"wandb is offline; later: wandb sync {run.path}/wandb/offline-run-*")
+            folder = quoted(short_path(run.path / "wandb"))
+            say(f"wandb is offline; later: wandb sync {folder}/offline-run-*")
         self.run = wandb.init(
             project=PROJECT,
             id=identity(run),

@@ -1,5 +1,6 @@
 """A study is run again from the file that it keeps, wherever its text is now."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -109,3 +110,20 @@ def test_a_run_is_repeated_with_the_name_of_its_text(capsys, finished, tiny):
         code, _, err = run_main(capsys, *other, "--steps", "6", "--name", "third")
         assert code == 2
         assert "There is no file or folder" in err
+
+
+def test_what_a_study_says_to_type_next_can_be_typed(capsys, workdir, study_file):
+    place = workdir / "my results"
+    code, _, err = run_main(capsys, "study", str(study_file), "--results", str(place))
+    assert code == 0, err
+    lines = [line.partition("smolctl ")[2] for line in err.splitlines() if "smolctl " in line]
+    assert lines == [
+        "compare two three --study tinies --results 'my results'",
+        "report --out 'my results/tinies/MODEL_CARD.md' --study tinies --results 'my results'",
+    ]
+    for line in lines:
+        code, _, err = run_main(capsys, *shlex.split(line))
+        assert code == 0, err
+    shutil.rmtree(place / "tinies/two-s0")
+    err = run_main(capsys, "study", str(study_file), "--results", str(place))[2]
+    assert "remove the whole folder 'my results/tinies' to start over" in err

@@ -16,9 +16,10 @@ from smollm2.training.loop import Observer, train
 def case(request, asked, data, variants, tmp_path_factory):
     """A request, its tokens, and what an undisturbed run of it leaves."""
     variant, dtype, grad_accum = request.param.split("-")
+    layers = ":n_layers=1" if variant == "tinymoe" else ""  # half the matrices for Muon
     asked = dataclasses.replace(
         asked,
-        variant=str(variants / f"{variant}.toml"),
+        variant=str(variants / f"{variant}.toml") + layers,
         steps=STEPS,
         micro_batch_size=2,
         grad_accum=int(grad_accum),

@@ -187,7 +187,7 @@ def test_a_study_says_that_its_file_is_damaged(capsys, workdir, with_speed):
     {
         "rounds = 1": "rounds of [speed] is 2 to 1,000, not 1",
         "rounds = 2000": "rounds of [speed] is 2 to 1,000, not 2000",
-        "rounds = 2.5": "rounds takes a whole number, not 2.5",
+        "rounds = 2.5": "rounds of [speed] takes a whole number, not 2.5",
         "steps = 0": "steps of [speed] is 1 to 1,000,000, not 0",
         "round = 3": "unknown key 'round' in [speed]. Did you mean 'rounds'?",
     }.items(),

@@ -6,7 +6,7 @@ the chance of any false verdict in a family is at most alpha.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -358,6 +358,6 @@ def verdict_on(interval: tuple[float, float], margin: float | None) -> Verdict:
     return Verdict.BETTER if high < 0 else Verdict.INCONCLUSIVE
 
 
-def missing_in_order(missing: Sequence[Missing]) -> tuple[Missing, ...]:
+def missing_in_order(missing: Iterable[Missing]) -> tuple[Missing, ...]:
     """Each once, in the order of the class."""
     return tuple(one for one in Missing if one in missing)

@@ -58,7 +58,7 @@ def test_verdicts_of_a_superseded_study_are_withdrawn(capsys, study):
 
 def test_claims_are_judged_against_both_originals(capsys, study, template):
     for seed in range(2):
-        run = planted(template, "orig-174m", seed, 5.3 + 0.01 * seed)
+        run = planted(template, "orig-174m", seed, 5.3 + 0.01 * seed, model={"d_ff": 80})
         run.update(created_at=f"2026-01-0{seed + 1}T00:00:09")
         for arm, accuracy in (("orig", 0.1), ("orig-174m", 0.3), ("pow2", 0.2)):
             run = Run(study / f"{arm}-s{seed}")
@@ -80,7 +80,9 @@ def test_claims_are_judged_against_both_originals(capsys, study, template):
         "orig-174m) |"
     )
     (accuracy,) = (row for row in rows if row.startswith("| pow2 has the slightly higher"))
-    assert accuracy.endswith("| survives (against orig); falls (against orig-174m) |")
+    # orig-174m was not tuned, which decides no metric.
+    lacking = "inconclusive: tuning (against orig-174m)"
+    assert accuracy.endswith(f"| survives (against orig); {lacking} |")
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,8 @@ def test_comparable_is_equivalent_within_a_margin(interval, margin, verdict):
     assert comparable(interval, margin) == verdict
 
 
-def test_a_start_is_judged_by_the_start(capsys, study):
-    """The mixture of experts begins behind and ends ahead."""
+def test_a_start_is_judged_by_the_start(capsys, study, template):
+    """The mixture of experts begins behind and ends ahead. Without tuning neither is shown."""
     for path in study.glob("[om]*"):
         run, is_dense = Run(path), path.name.startswith("orig")
         rows = run.rows("val")
@@ -136,7 +138,14 @@ def test_a_start_is_judged_by_the_start(capsys, study):
         if not is_dense:
             rescore(run, 4.0 + 0.01 * run.protocol.seed)
     say(study, claims="pow2")
-    rows = [line for line in card(capsys).splitlines() if line.startswith("| the dense model")]
-    (line,) = rows
+    assert start_claim(capsys).endswith("| inconclusive: tuning (at the start) |")
+    for arm in ("orig", "moe-160m"):
+        plant_tuning(template, arm, model=ARMS[arm])
+    line = start_claim(capsys)
     assert line.endswith("| falls (at the start) |")
     assert "4.0050 ± 0.0071 (moe-160m)" in line
+
+
+def start_claim(capsys) -> str:
+    (line,) = (one for one in card(capsys).splitlines() if one.startswith("| the dense model"))
+    return line

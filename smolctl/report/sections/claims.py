@@ -9,7 +9,7 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import Pair, Quantized
 from smolctl.analysis.run_metrics import ACCURACY, LOSS, SECONDS, Metric
 from smolctl.analysis.study_notes import POW2
-from smolctl.analysis.verdicts import Difference, Verdict
+from smolctl.analysis.verdicts import Difference, Missing, missing_in_order
 from smolctl.command_line import command, results_of
 from smolctl.report.document import Section, Table, bullets, paragraph, section
 from smolctl.report.evidence import Evidence
@@ -197,10 +197,10 @@ def accuracy_claim(pair: Comparison | None) -> Claim:
         return withdrawn_claim(claim)
     difference = pair.secondary(ACCURACY)[pow2.name]
     texts = [both(pair, pow2, ACCURACY, difference)]
-    verdicts = [accuracy_verdict(pair, difference)]
+    verdicts = [accuracy_verdict(pair, pow2, difference)]
     for other, found in beside_others(pair, ACCURACY):
         texts.append(both(other, other.others[0], ACCURACY, found))
-        verdicts.append(accuracy_verdict(other, found))
+        verdicts.append(accuracy_verdict(other, other.others[0], found))
     return Claim(claim, "; ".join(texts), "; ".join(verdicts))
 
 
@@ -221,8 +221,8 @@ def experts_claim(pair: Comparison | None) -> Claim:
         f"{number(early.mean, LOSS, signed=True)}, {interval_or_none(early, LOSS)}; at the end: "
         f"{both(pair, mixture, LOSS, pair.primary[mixture.name])}"
     )
-    verdicts = {Verdict.BETTER: "survives", Verdict.WORSE: "falls"}
-    return Claim(claim, text, f"{verdicts.get(early.verdict, early.verdict)} (at the start)")
+    verdict = secondary_verdict(pair, mixture, -sign_of(early))
+    return Claim(claim, text, f"{verdict} (at the start)")
 
 
 def pow2_of(comparison: Comparison) -> Arm | None:
@@ -264,11 +264,22 @@ def beside_others(pair: Comparison, metric: Metric) -> list[tuple[Comparison, Di
     ]
 
 
-def accuracy_verdict(pair: Comparison, difference: Difference) -> str:
+def accuracy_verdict(pair: Comparison, arm: Arm, difference: Difference) -> str:
     """Whether the claim on the accuracy survives."""
-    sign = sign_of(difference)
-    word = "survives" if sign > 0 else "falls" if sign < 0 else "inconclusive"
-    return f"{word} (against {pair.base.name})"
+    return f"{secondary_verdict(pair, arm, sign_of(difference))} (against {pair.base.name})"
+
+
+def secondary_verdict(pair: Comparison, arm: Arm, sign: int) -> str:
+    """Whether a claim on another metric than the final loss survives, by the sign of its interval
+    (1 for the claim, -1 against it). Arms whose losses lack tuning, documents or the regime are
+    comparable in no metric."""
+    found = pair.primary[arm.name]
+    lacks = {one for one in found.missing if one is not Missing.SEEDS}
+    if found.widened is None:
+        lacks.add(Missing.TUNING)
+    if lacks:
+        return f"inconclusive: {', '.join(missing_in_order(lacks))}"
+    return "survives" if sign > 0 else "falls" if sign < 0 else "inconclusive"
 
 
 def sign_of(difference: Difference) -> int:

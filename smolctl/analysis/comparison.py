@@ -37,7 +37,9 @@ from smolctl.analysis.task_scores import (
     unequal_questions,
 )
 from smolctl.analysis.verdicts import Difference, differences, withdrawn_difference
+from smollm2.protocol.run_config import ResolvedConfig
 from smollm2.runs.manifest import Role, RunState
+from smollm2.runs.run import Run
 
 # Budgets that differ by a smaller share count as equal: steps are whole, and clocks are noisy.
 SAME_BUDGET = {"tokens": 0.01, "flops": 0.01, "seconds": 0.05}
@@ -265,23 +267,34 @@ def read_curve(finished: FinishedRun, axis: str, budget: float) -> float:
 def tuning_losses(comparison: Comparison) -> Mapping[str, GridLosses]:
     """See `Comparison.grids`."""
     losses: dict[str, dict[float, dict[int, float]]] = {}
-    arms = {arm.name: arm for arm in comparison.arms}
     for run in siblings(comparison.base.runs[0].run):
-        arm = arms.get(run.arm)
-        if run.role is not Role.SWEEP or arm is None:
+        loss = ended_tuning_loss(run)
+        if loss is None:
             continue
-        protocol = run.protocol
-        is_same = (protocol.steps, protocol.model) == (arm.protocol.steps, arm.protocol.model)
-        if not is_same or protocol.seed in arm.seeds:
-            continue
-        if run.is_finished:
-            loss = tuning_loss(run)
-        elif run.state is RunState.FAILED:
-            loss = math.inf
-        else:
-            continue
-        losses.setdefault(arm.name, {}).setdefault(protocol.recipe.lr, {})[protocol.seed] = loss
+        for arm in comparison.arms:
+            if tunes(run.protocol, arm):
+                rate, seed = run.protocol.recipe.lr, run.protocol.seed
+                losses.setdefault(arm.name, {}).setdefault(rate, {})[seed] = loss
     return losses
+
+
+def ended_tuning_loss(run: Run) -> float | None:
+    """The validation loss of a run of the tuning: infinite if it failed, None if it has not ended
+    or is no such run."""
+    if run.role is not Role.SWEEP:
+        return None
+    if run.is_finished:
+        return tuning_loss(run)
+    return math.inf if run.state is RunState.FAILED else None
+
+
+def tunes(protocol: ResolvedConfig, arm: Arm) -> bool:
+    """Whether a run of the tuning is of the model and the recipe of an arm, with a seed other than
+    the arm's. Names do not count: a control has the tuning of the arm that it repeats."""
+    own = arm.protocol
+    at_its_rate = dataclasses.replace(protocol.recipe, lr=own.recipe.lr)
+    is_same = (protocol.steps, protocol.model, at_its_rate) == (own.steps, own.model, own.recipe)
+    return is_same and protocol.seed not in arm.seeds
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 from smolctl.studies.rate_grid import Tuning
 from smolctl.studies.study_file import Study
@@ -97,7 +98,8 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunCo
 def tuning_runs(
     tuning: Tuning, rates: tuple[float, ...], study: Study, configs: Mapping[str, RunConfig]
 ) -> list[PlannedRun]:
-    """The runs of a tuning: every arm at every one of `rates`, arms interleaved."""
+    """The runs of a tuning: every model at every one of `rates`, arms interleaved."""
+    tuned = set(tuned_by(configs).values())
     return [
         planned(
             f"{plain_name(arm.name)}-lr{rate:g}-s{seed}",
@@ -108,7 +110,19 @@ def tuning_runs(
         for seed in tuning.seeds
         for rate in rates
         for arm in study.arms
+        if arm.name in tuned
     ]
+
+
+def tuned_by(configs: Mapping[str, RunConfig]) -> dict[str, str]:
+    """The arm whose tuning gives each arm its learning rate: the first of the same model, recipe
+    and steps. A control thus has the rate of the arm that it repeats, and differs in seeds only."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for arm, config in configs.items():
+        resolved = resolve(config)
+        found[arm] = first.setdefault((resolved.model, resolved.recipe, resolved.steps), arm)
+    return found
 
 
 def final_runs(study: Study, configs: Mapping[str, RunConfig]) -> list[PlannedRun]:

@@ -16,7 +16,7 @@ from smolctl.studies.alternation import measure_in_turns
 from smolctl.studies.ledger import begin_ledger, record_results, require_same_results
 from smolctl.studies.models import Model
 from smolctl.studies.older_studies import in_order_of, scored_as
-from smolctl.studies.plan import PlannedRun, final_runs, horizons, tuning_runs
+from smolctl.studies.plan import PlannedRun, final_runs, horizons, tuned_by, tuning_runs
 from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
 from smolctl.studies.rate_search import Search, chosen_rates, search
 from smolctl.studies.scorer import Scorer, questions
@@ -104,13 +104,13 @@ class Session:
         return [run.at(rates[run.arm]) if run.arm in rates else run for run in self.final]
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each arm that the tuning chose; empty until every run of it has
-        ended.
+        """The learning rate that the tuning chose for each arm; empty until it has ended.
 
         Raises:
             RunError: an arm failed at every rate.
         """
-        return chosen_rates(self.tuned().losses or {})
+        rates = chosen_rates(self.tuned().losses or {})
+        return {arm: rates[by] for arm, by in tuned_by(self.configs).items() if by in rates}
 
     def tuned(self) -> Search:
         """The tuning as far as it has come; without runs if the study has none."""

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from support.compared import compared, primary
-from support.planted import plan, planted
+from support.planted import plan, plant_tuning, planted
 
 from smolctl.analysis.study_plan import PlanChange, PlannedResult, read_ledger
 from smolctl.studies.ledger import write_ledger
@@ -127,3 +127,18 @@ def test_without_a_plan_the_shown_arms_are_the_family(capsys, workdir, template)
         found = primary(compared(capsys, *arms))
         assert {row["confidence"] for row in found.values()} == {1 - 0.05 / len(found)}
         assert all(row["exploratory"] for row in found.values())
+
+
+def test_a_control_needs_no_tuning_of_its_own(capsys, workdir, template):
+    """It has the tuning of the arm that it repeats, also beside another model."""
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.001 * seed)
+        planted(template, "a-again", seed + 10, 5.0 + 0.001 * seed)
+        planted(template, "b", seed, 4.0 + 0.002 * seed, model={"d_ff": 72})
+    plant_tuning(template, "b", model={"d_ff": 72})
+    assert primary(compared(capsys, "a-again", "b"))["b"]["verdict"] == "inconclusive"
+    plant_tuning(template, "a")
+    found = primary(compared(capsys, "a", "a-again", "b"))
+    assert found["a-again"]["tuning_gap"] is not None
+    assert found["b"]["verdict"] == "better"
+    assert primary(compared(capsys, "a-again", "b"))["b"]["verdict"] == "better"

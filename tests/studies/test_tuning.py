@@ -9,6 +9,7 @@ from support.command import run_main
 from support.tinies import runs_of
 
 from smolctl.analysis.run_metrics import tuning_loss
+from smolctl.studies.plan import horizons, tuned_by, tuning_runs
 from smolctl.studies.rate_search import MOST_ADDED, chosen_rates, search
 from smolctl.studies.runner import Session
 from smolctl.studies.study_file import read_study, study_of
@@ -132,6 +133,25 @@ def test_a_sweep_never_grows():
     table = {"arms": ["orig", "pow2"], "train": {"steps": 10, "scale": "nano"}}
     plan = study_of(table | {"sweep": {"lr": [1e-3, 2e-3]}}, "x").tuning
     assert rates(searched(plan, {"a": valley(1e9)})) == [1e-3, 2e-3]
+
+
+def test_a_control_has_the_rate_of_the_arm_that_it_repeats():
+    table = {
+        "arms": {
+            "orig": "orig",
+            "again": {"variant": "orig", "seeds": [10, 11], "data_seeds": [0, 1]},
+            "other": {"variant": "orig", "set": ["n_layers=8"]},
+            "pow2": "pow2",
+        },
+        "seeds": [0, 1],
+        "train": {"steps": 10, "scale": "nano"},
+        "tune": {},
+    }
+    study = study_of(table, "x")
+    configs = horizons(study, {})
+    assert tuned_by(configs) == {"orig": "orig", "again": "orig", "other": "other", "pow2": "pow2"}
+    runs = tuning_runs(study.tuning, study.tuning.lr, study, configs)
+    assert {run.arm for run in runs} == {"orig", "other", "pow2"}
 
 
 # The study

@@ -19,18 +19,21 @@ def tuning_section(evidence: Evidence) -> Section | None:
 
 
 def sweep_table(comparison: Comparison) -> Table:
-    """The validation losses of the sweep: a row per arm, a column per rate."""
+    """The validation losses of the sweep: a row per model, a column per rate."""
     found = comparison.grids
     rates = sorted({rate for by_rate in found.values() for rate in by_rate})
     rows = []
     for arm, by_rate in found.items():
+        same = [other for other in found if found[other] == by_rate]
+        if arm != same[0]:
+            continue
         cells = [
             f"{mean_text([*by_rate[rate].values()], LOSS)}{' *' * (rate == best_rate(by_rate))}"
             if rate in by_rate
             else "–"
             for rate in rates
         ]
-        rows.append((arm, *cells))
+        rows.append((", ".join(same), *cells))
     return Table(
         "Sweep of the learning rate: final validation loss, the best marked *",
         ("arm", *(f"{rate:g}" for rate in rates)),

@@ -1,4 +1,5 @@
 """Analysis of runs: reads their files, writes none, and returns dataclasses.
 
-`stats`, `alike` and `arms` compute from what they are given; the other modules also read files.
+The statistics (`stats`, `blocks`, `verdicts`, `tuning_gap`, `power`, `size_ladder` and
+`document_interval`) compute from numbers alone; the other modules read the files of runs.
 """

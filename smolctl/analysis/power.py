@@ -78,11 +78,6 @@ def found_by(seeds: int, spread: float, *, blocked: bool, arms: int = 1, looks: 
     return spread * math.sqrt(2 / seeds) * noncentrality(seeds, seeds, level)
 
 
-def paired_spread(spread: float, correlation: float) -> float:
-    """The standard deviation of differences within seeds of two arms with this spread."""
-    return spread * math.sqrt(2 * (1 - correlation))
-
-
 @lru_cache(maxsize=256)
 def noncentrality_of_t(df: float, level: float) -> float:
     """`detectable_by_t` in standard errors."""

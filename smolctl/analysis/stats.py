@@ -23,8 +23,8 @@ SMALLEST_SPREAD = 1e-4
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean, or a ratio of means, with its 95 % interval; None for one item, one run in an arm,
-    or no spread."""
+    """A mean, or a ratio of means, with its interval, of 95 % where nothing else is said; None for
+    one item, one run in an arm, or no spread."""
 
     mean: float
     interval: tuple[float, float] | None

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.simulated import diverging_arms, false_equivalence, found_share
+from support.simulated import diverging_arms, false_equivalence, found_share, paired_spread
 from support.simulated_cases import GROUPS, Rates, rates_of
 from support.simulated_tuning import tuned
 
-from smolctl.analysis.power import detectable_by_t, paired_spread, seeds_for
+from smolctl.analysis.power import detectable_by_t, seeds_for
+from smolctl.analysis.stats import sample, welch
 
 ROOT = Path(__file__).parents[2]
 STUDIES = 10_000
@@ -97,6 +98,17 @@ def test_equivalence_at_the_margin_is_false_in_half_of_the_allowed_cases():
     design = {"seeds": 5, "margin": 1.0, "correlation": 0.5, "blocked": True}
     for false, _ in false_equivalence(STUDIES, **design):
         assert false <= 0.025 + 0.0063  # four standard errors
+
+
+@pytest.mark.parametrize(("ratio", "runs", "said"), [(1, 5, 3.8), (5, 5, 10.5), (5, 20, 7.7)])
+def test_the_page_says_what_skewed_noise_does(ratio, runs, said):
+    """An exponential arm beside a Gaussian base: more than 5 % where its spread is larger."""
+    assert f"{said} %" in (ROOT / "docs/statistics.md").read_text(encoding="utf-8")
+    random = np.random.default_rng(runs)
+    base = random.normal(size=(40_000, runs))
+    arm = ratio * (random.exponential(size=(40_000, runs)) - 1)
+    false = (welch(sample(base), sample(arm)).p < 0.05).mean()
+    assert 100 * false == pytest.approx(said, abs=0.7)  # four standard errors
 
 
 @pytest.mark.parametrize(("blocked", "correlation"), [(True, 0.0), (True, 0.8), (False, 0.0)])

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm
+from support.simulated import paired_spread
 
 from smolctl.analysis.power import (
     detectable_by_t,
     minimum_detectable_effect,
     noncentrality,
-    paired_spread,
     seeds_for,
 )
 from smolctl.analysis.stats import Sample

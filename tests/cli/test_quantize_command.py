@@ -53,6 +53,15 @@ def test_a_full_disk_is_said_whatever_comes_after_it(capsys, monkeypatch, run, p
     assert not list(run.path.rglob("*.tmp"))
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as at a terminal: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_shows_its_rows_and_says_nothing_of_a_next_step(
     capsys, monkeypatch, run, number

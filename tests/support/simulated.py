@@ -28,6 +28,11 @@ def standard(random: np.random.Generator, shape: tuple[int, ...], tails: str = "
     return random.standard_t(3, size=shape) / math.sqrt(3)
 
 
+def paired_spread(spread: float, correlation: float) -> float:
+    """The standard deviation of differences within seeds of two arms with this spread."""
+    return spread * math.sqrt(2 * (1 - correlation))
+
+
 def losses(
     random: np.random.Generator,
     studies: int,

@@ -128,7 +128,7 @@ def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = 
                 f"{names_text(arm.failed)} of {arm.name} failed and is in no number here: the "
                 f"numbers of {arm.name} are those of the runs that finished, and may flatter it."
             )
-    if len(study.others) > 1:
+    if len(study.others) > 1 and not any(one.exploratory for one in study.primary.values()):
         sentences.append(
             f"The {len(study.others)} verdicts of the study hold together, and their intervals are "
             f"wider for it (Bonferroni's correction): if no arm differed from {study.base.name}, "

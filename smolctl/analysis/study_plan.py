@@ -117,6 +117,17 @@ class Ledger:
         """When the binding plan was written."""
         return [self.planned_at, *(c.at for c in self.changes if c.results == 0)][-1]
 
+    def first_results(self, arm: str) -> dict[str, PlannedResult]:
+        """The first result of each seed that a plan has of an arm, by run. What was trained by hand
+        in the study's folder is in no plan."""
+        plans = [self.plan, *(change.plan for change in self.changes)]
+        planned = {seed for plan in plans for seed in plan.seeds.get(arm, ())}
+        found: dict[int, tuple[str, PlannedResult]] = {}
+        for run, result in sorted(self.results.items(), key=lambda item: item[1].finished_at):
+            if result.arm == arm and result.seed in planned:
+                found.setdefault(result.seed, (run, result))
+        return dict(found.values())
+
     def is_first(self, arm: str, seed: int, finished_at: str) -> bool:
         """Whether a result is later than the plan, and no other one of this arm and seed was seen
         before. Times are text of one form (`manifest.now`), which sorts as they do."""

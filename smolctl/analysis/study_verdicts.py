@@ -29,7 +29,8 @@ def family_verdicts(
     results = {}
     for arm in arms:
         own = plan if ledger and is_planned_base and is_of_first_results(arm, ledger) else None
-        results[arm.name] = result_of_arm(arm, tuning.get(arm.name), own)
+        lost = bool(ledger and lost_results(arm, ledger))
+        results[arm.name] = result_of_arm(arm, tuning.get(arm.name), own, lost)
     return judge(results, design_of(arms, plan, margin))
 
 
@@ -39,6 +40,18 @@ def is_of_first_results(arm: Arm, ledger: Ledger) -> bool:
         ledger.is_first(arm.name, run.protocol.seed, str(run.run.manifest["finished_at"]))
         for run in arm.runs
     )
+
+
+def lost_results(arm: Arm, ledger: Ledger) -> list[str]:
+    """The runs of an arm whose results the ledger has and that are not among those that are judged:
+    removed, damaged, trained again or no longer of one protocol. Without them the rest may be a
+    choice by result, and look like an earlier look."""
+    judged = {(run.protocol.seed, str(run.run.manifest["finished_at"])) for run in arm.runs}
+    return [
+        name
+        for name, result in ledger.first_results(arm.name).items()
+        if (result.seed, result.finished_at) not in judged
+    ]
 
 
 def design_of(arms: Sequence[Arm], plan: StudyPlan | None, margin: float | None) -> Design:
@@ -67,11 +80,14 @@ def share_data(arms: Sequence[Arm]) -> bool:
     )
 
 
-def result_of_arm(arm: Arm, grid: GridLosses | None, plan: StudyPlan | None) -> ArmResult:
+def result_of_arm(
+    arm: Arm, grid: GridLosses | None, plan: StudyPlan | None, lost: bool = False
+) -> ArmResult:
     """What an arm brings to its verdict.
 
     Args:
         plan: None if the arm's results are not those that were planned.
+        lost: whether it has `lost_results`.
     """
     block = blocks_by_seed(arm)
     planned = None if plan is None else plan.seeds.get(arm.name, ())
@@ -81,6 +97,7 @@ def result_of_arm(arm: Arm, grid: GridLosses | None, plan: StudyPlan | None) -> 
         rate=arm.rates,
         diverged=blocks_with(arm.diverged, block),
         planned=None if planned is None else blocks_with(planned, block),
+        lost=lost,
         tuning_gap=tuning_gap(grid, arm.rates[0]) if grid else None,
         documents=min(run.test_documents for run in arm.runs),
         trigram=arm.floor("trigram"),

@@ -49,6 +49,7 @@ class ArmResult:
         rate: the learning rates of the recipe.
         diverged: seeds whose loss did not stay finite. They count as finished.
         planned: the seeds that the study's ledger planned before the first result; None: no plan.
+        lost: whether results that the ledger has are missing here: what is left is no sample.
         tuning_gap: upper bound in nats/token, infinite without one; None if the arm was not tuned.
         documents: of the test set.
         trigram: loss of a trigram model counted on as many tokens as a run has seen, on the same
@@ -60,6 +61,7 @@ class ArmResult:
     rate: tuple[float, ...]
     diverged: frozenset[int] = frozenset()
     planned: frozenset[int] | None = None
+    lost: bool = False
     tuning_gap: float | None = None
     documents: int = 0
     trigram: float | None = None
@@ -271,7 +273,7 @@ def missing_conditions(base: ArmResult, arm: ArmResult, looks: Sequence[int]) ->
         for one in both
         if one.planned is not None
     ]
-    if not is_at_a_look(counts, looks):
+    if not is_at_a_look(counts, looks) or any(one.lost for one in both):
         found.append(Missing.SEEDS)
     if is_mistuned(base, arm):
         found.append(Missing.TUNING)

@@ -6,6 +6,8 @@ from smolctl.analysis.alike import differ_in_rate_only
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.run_metrics import LOSS
+from smolctl.analysis.study_plan import LEDGER
+from smolctl.analysis.study_verdicts import lost_results
 from smolctl.analysis.verdicts import (
     FEWEST_DOCUMENTS,
     Difference,
@@ -14,6 +16,7 @@ from smolctl.analysis.verdicts import (
     is_at_a_look,
 )
 from smolctl.report.wording import listed, runs_text
+from smollm2.errors import first_few
 
 
 def verdict_text(found: Difference) -> str:
@@ -43,11 +46,17 @@ def what_is_missing(study: Comparison, arm: Arm) -> list[str]:
 
 
 def missing_seeds(study: Comparison, arm: Arm, found: Difference) -> str:
-    """Seeds that failed, that the plan still waits for, or that are too few."""
+    """Results that are lost, seeds that failed, that the plan still waits for, or too few."""
+    ledger = study.ledger
+    if ledger and (lost := [run for one in (study.base, arm) for run in lost_results(one, ledger)]):
+        return (
+            f"{LEDGER} has results of {first_few(lost)} that are not among the judged runs: "
+            "restore these runs, or start the study over under another name"
+        )
     for one in (study.base, arm):
         if one.failed:
             return f"{listed(one.failed)} of {one.name} failed"
-    plan = study.ledger.binding if study.ledger else None
+    plan = ledger.binding if ledger else None
     if plan is not None:
         counts = []
         for one in (study.base, arm):

@@ -1,15 +1,22 @@
 """Verdicts and the plan of their study: what counts is what was written before the first result."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import pytest
 from support.compared import compared, primary
 from support.planted import plan, plant_tuning, planted
 
 from smolctl.analysis.study_plan import PlanChange, PlannedResult, read_ledger
-from smolctl.studies.ledger import write_ledger
+from smolctl.studies.ledger import record_results, write_ledger
 from smollm2.runs.manifest import now
-from smollm2.runs.run import Run
+from smollm2.runs.run import Run, list_runs
+
+
+def record_all() -> None:
+    """Add the results of all runs to the ledger."""
+    record_results(Path("results/s"), list_runs(Path("results"), "s")[0])
 
 
 def planted_ab(template, difference: float = -0.1) -> None:
@@ -142,3 +149,45 @@ def test_a_control_needs_no_tuning_of_its_own(capsys, workdir, template):
     assert found["a-again"]["tuning_gap"] is not None
     assert found["b"]["verdict"] == "better"
     assert primary(compared(capsys, "a-again", "b"))["b"]["verdict"] == "better"
+
+
+def remove(run: Path) -> None:
+    shutil.rmtree(run)
+
+
+def cut_off(run: Path) -> None:
+    table = run / "documents.csv"
+    table.write_text(table.read_text()[:-20])
+
+
+@pytest.mark.parametrize("spoil", [remove, cut_off])
+def test_an_earlier_look_cannot_be_made_by_spoiling_runs(capsys, workdir, template, spoil):
+    for seed in range(8):
+        planted(template, "a", seed, 5.0 + 0.001 * (seed % 3))
+        planted(template, "b", seed, (4.9 if seed < 3 else 5.1) + 0.002 * (seed % 3))
+    plan(Path("results/s"), looks=(3, 8))
+    record_all()
+    assert primary(compared(capsys, "a", "b"))["b"]["missing"] == ["seeds"]  # its sign is open
+    for arm in "ab":
+        for seed in range(3, 8):
+            spoil(Path(f"results/s/{arm}-s{seed}"))
+    found = compared(capsys, "a", "b")
+    verdict = primary(found)["b"]
+    assert verdict["interval"][1] < 0
+    assert (verdict["verdict"], verdict["missing"]) == ("inconclusive", ["seeds"])
+    text = " ".join(found["conclusion"])
+    assert "ledger.json has results of a-s3, a-s4, a-s5, a-s6, a-s7, b-s3" in text
+    assert "not among the judged runs: restore these runs, or start the study over under" in text
+
+
+def test_a_lost_result_of_another_arm_or_of_no_plan_is_no_matter(capsys, workdir, template):
+    planted_ab(template)
+    for name, seed in (("c", 0), ("c", 1), ("b", 99)):
+        planted(template, name, seed, 5.0)
+    plan(Path("results/s"), seeds=dict.fromkeys("abc", (0, 1, 2)))
+    record_all()
+    for run in ("c-s0", "b-s99"):
+        remove(Path("results/s") / run)
+    found = primary(compared(capsys, "a", "b", "c"))
+    assert found["b"]["verdict"] == "better"
+    assert found["c"]["missing"] == ["seeds"]

@@ -7,7 +7,8 @@ runs, which `smolctl study` writes and verdicts are judged by.
       "first_result_at": null,
       "plan": {"seeds": {"orig": [0, 1, 2], "pow2": [0, 1, 2]}, "looks": [3], "margin": 0.01,
                "blocked": true, "alpha": 0.05},
-      "results": {"orig-s0": {"arm": "orig", "seed": 0, "finished_at": "...", "test_loss": 4.6}},
+      "results": {"orig-s0": {"arm": "orig", "seed": 0, "finished_at": "...", "test_loss": 4.6,
+                              "diverged": false}},
       "changes": [{"at": "...", "results": 6, "plan": {...}}],
       "checksum": "..."
     }
@@ -31,6 +32,7 @@ from smollm2.runs.manifest_types import (
     is_positive,
     is_steps,
     is_text,
+    is_truth,
     optional,
 )
 
@@ -69,12 +71,19 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class PlannedResult:
-    """A final run that has finished; `test_loss` is None if its table could not be read."""
+    """A final run that has finished or diverged.
+
+    Args:
+        finished_at: of one that diverged, when that was recorded.
+        test_loss: None if its table could not be read, or the run diverged.
+        diverged: whether its loss did not stay finite. Older ledgers do not have such runs.
+    """
 
     arm: str
     seed: int
     finished_at: str
     test_loss: float | None
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,8 @@ class Ledger:
 
     Args:
         plan: the first one.
-        first_result_at: when the first final run finished; None if none has.
-        results: by run. A run that failed is not among them: its folder says so.
+        first_result_at: when the first final run finished or diverged; None if none has.
+        results: by run. A run that failed otherwise is not among them.
     """
 
     planned_at: str
@@ -194,7 +203,7 @@ def study_plan_of(values: Mapping[str, Any]) -> StudyPlan:
         seeds={arm: tuple(of_kind(seeds, is_seed_list)) for arm, seeds in values["seeds"].items()},
         looks=tuple(of_kind(values["looks"], lambda looks: bool(looks) and is_steps(looks))),
         margin=of_kind(values["margin"], optional(is_positive)),
-        blocked=of_kind(values["blocked"], lambda value: type(value) is bool),
+        blocked=of_kind(values["blocked"], is_truth),
         alpha=of_kind(values["alpha"], lambda value: is_positive(value) and value < 1),
     )
 
@@ -206,6 +215,7 @@ def result_of(values: Mapping[str, Any]) -> PlannedResult:
         of_kind(values["seed"], is_seed),
         of_kind(values["finished_at"], is_text),
         of_kind(values["test_loss"], optional(is_positive)),
+        of_kind(values.get("diverged", False), is_truth),
     )
 
 
@@ -244,9 +254,16 @@ def gone_or_replaced(ledger: Ledger, runs: "Iterable[Run]") -> tuple[list[str], 
     replaced = [
         name
         for name, result in ledger.results.items()
-        if name in there and there[name].manifest["finished_at"] != result.finished_at
+        if name in there and not is_outcome_of(there[name], result)
     ]
     return gone, replaced
+
+
+def is_outcome_of(run: "Run", result: PlannedResult) -> bool:
+    """Whether a run ended with this result."""
+    if result.diverged:
+        return run.has_diverged
+    return bool(run.manifest["finished_at"] == result.finished_at)
 
 
 def ledger_problems(ledger: Ledger, runs: "Iterable[Run]") -> list[str]:

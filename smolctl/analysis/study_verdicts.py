@@ -50,7 +50,11 @@ def lost_results(arm: Arm, ledger: Ledger) -> list[str]:
     return [
         name
         for name, result in ledger.first_results(arm.name).items()
-        if (result.seed, result.finished_at) not in judged
+        if (
+            result.seed not in arm.diverged
+            if result.diverged
+            else (result.seed, result.finished_at) not in judged
+        )
     ]
 
 

@@ -158,8 +158,7 @@ def plan_of(
 ) -> dict[str, Any]:
     """A planned run, and the seconds of training and validation that remain."""
     config, run = planned.resolved, session.existing(planned)
-    is_over = session.is_lost(planned, run) or (run is not None and run.is_finished)
-    steps_left = 0 if is_over else config.steps - (saved_step(run) if run else 0)
+    steps_left = 0 if session.is_over(planned) else config.steps - (saved_step(run) if run else 0)
     return {
         "run": planned.name,
         "arm": planned.arm,
@@ -232,7 +231,7 @@ def say_result(session: "Session") -> None:
 
 def finish(sessions: "list[Session]") -> None:
     """Say what to type next, of a ladder about its largest size; exit code 1 if a final run failed
-    in any."""
+    in any of the sessions."""
     last = sessions[-1]
     where: dict[str, Any] = {"study": last.study.name, "results": last.results}
     arms = [arm.name for arm in last.study.arms]
@@ -241,11 +240,18 @@ def finish(sessions: "list[Session]") -> None:
         say(f"      {command('compare', *arms, '--section', 'ladder', **where)}")
     card = short_path(last.folder / "MODEL_CARD.md")
     say(f"      {command('report', '--out', card, **where)}")
-    failed = []
+    failed, diverged, has_failed = list[str](), list[str](), False
     for one in sessions:
-        tried = {run.name for run in one.tuned().runs}
         of_rung = f" of {one.study.name}" if one.study.ladder else ""
-        failed += [f"{name}{of_rung}" for name in one.failed if name not in tried]
+        results = one.diverged()
+        tried = {run.name for run in one.tuned().runs}
+        final = [name for name in one.failed if name not in tried]
+        has_failed |= bool(final)
+        failed += [f"{name}{of_rung}" for name in final if name not in results]
+        diverged += [f"{name}{of_rung}" for name in results]
+    if diverged:
+        say(f"Diverged: {', '.join(diverged)}. That is a result, which is not tried again.")
     if failed:
         say(f"Failed: {', '.join(failed)}. The same command tries them again.")
+    if has_failed:
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ from smolctl.studies.study_file import Study
 from smolctl.talk import say, warn
 from smollm2.errors import RunError, UserError, first_few
 from smollm2.files import write_json
-from smollm2.runs.manifest import Role, now
+from smollm2.runs.manifest import Role, RunState, now
 from smollm2.runs.run import Run
 
 
@@ -69,7 +69,7 @@ def say_what_changed(ledger: Ledger) -> None:
 
 
 def record_results(folder: Path, runs: list[Run]) -> None:
-    """Add the results of finished runs that the ledger, if there is one, does not have yet.
+    """Add the results of runs that the ledger, if there is one, does not have yet.
 
     Raises:
         UserError: as `read_ledger`.
@@ -110,14 +110,25 @@ def require_same_results(study: str, folder: Path, runs: list[Run]) -> None:
         )
 
 
+def is_result(run: Run) -> bool:
+    """Whether a run is a final one that has finished or diverged. To train one of these again would
+    give a seed another chance."""
+    diverged = run.state is RunState.FAILED and run.manifest.get("diverged") is True
+    return run.role is Role.FINAL and (run.is_finished or diverged)
+
+
 def results_of_runs(runs: list[Run]) -> dict[str, PlannedResult]:
-    """The results of the finished final runs among `runs`, by name."""
+    """The results among `runs`, by name. One that diverged has the time at which it is read."""
     return {
         run.name: PlannedResult(
-            run.arm, run.protocol.seed, str(run.manifest["finished_at"]), loss_of_test(run)
+            run.arm,
+            run.protocol.seed,
+            str(run.manifest["finished_at"] or now()),
+            loss_of_test(run) if run.is_finished else None,
+            diverged=not run.is_finished,
         )
         for run in runs
-        if run.is_finished and run.role is Role.FINAL
+        if is_result(run)
     }
 
 

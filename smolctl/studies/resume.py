@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from smolctl.analysis.study_plan import LEDGER, read_ledger
 from smolctl.studies.tokens import tokens_of
 from smollm2.data import TokenData
 from smollm2.errors import UserError
@@ -29,6 +30,12 @@ def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> tuple
         raise UserError(
             f"Run {name!r} is finished. To train its weights further, start a new run with "
             f"--from {name}."
+        )
+    ledger = read_ledger(run.study_path)
+    if ledger and name in ledger.results and ledger.results[name].diverged:
+        raise UserError(
+            f"Run {name!r} diverged, and {LEDGER} has this as its result: to go on would give the "
+            "seed another chance. Start a new run with another --name."
         )
     data = tokens_of(run, asked.pop("data", None), asked.pop("tokenizer", None))
     share = asked.pop("held_out", data.held_out)

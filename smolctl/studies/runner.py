@@ -13,13 +13,17 @@ from smolctl.analysis.run_metrics import tuning_loss
 from smolctl.analysis.study_plan import LEDGER
 from smolctl.studies import step_times
 from smolctl.studies.alternation import measure_in_turns
-from smolctl.studies.ledger import begin_ledger, record_results, require_same_results
-from smolctl.studies.models import Model
+from smolctl.studies.finished_runs import score_and_quantize
+from smolctl.studies.ledger import (
+    begin_ledger,
+    is_result,
+    record_results,
+    require_same_results,
+)
 from smolctl.studies.older_studies import in_order_of, scored_as
 from smolctl.studies.plan import PlannedRun, final_runs, horizons, tuned_by, tuning_runs
-from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
 from smolctl.studies.rate_search import Search, chosen_rates, search
-from smolctl.studies.scorer import Scorer, questions
+from smolctl.studies.scorer import questions
 from smolctl.studies.study_file import KEPT, Study, to_toml
 from smolctl.studies.tokens import tokens_of_study, trained_on
 from smolctl.talk import say, warn
@@ -31,7 +35,6 @@ from smollm2.leftovers import clear_leftovers
 from smollm2.protocol.run_config import differing
 from smollm2.runs.create import create_run
 from smollm2.runs.links import require_own
-from smollm2.runs.load_run import final_weights
 from smollm2.runs.manifest import Role, RunState
 from smollm2.runs.names import run_path
 from smollm2.runs.packed import PackedStudy, is_packed
@@ -80,7 +83,7 @@ class Session:
         self.data: TokenData = tokens_of_study(study, before, source)
         plan = study.evaluation
         # Read before anything runs: a missing file is better reported now than after the training.
-        self.questions = plan and questions(plan.tasks, plan.data_dir, plan.limit)
+        self.questions = questions(plan.tasks, plan.data_dir, plan.limit) if plan else None
         self.step_seconds: dict[str, float] = {}
         if study.equal == "seconds":
             recorded = step_times.read_recorded(study, results)
@@ -90,7 +93,8 @@ class Session:
         self.final = [run.on(self.data) for run in final_runs(study, self.configs)]
         self.failed: dict[str, str] = {}  # errors by run
         self.losses: dict[str, float] = {}  # of finished runs of the tuning, read once
-        # Failed in earlier sessions: tried again, unlike those that another process fails now.
+        # Failed in earlier sessions: tried again, unlike those that another process fails now, and
+        # final runs that diverged.
         self.tried_again = self.failed_runs()
         self.spent_seconds = self.spent_flops = 0.0  # by the runs of this process
 
@@ -191,6 +195,16 @@ class Session:
         run = self.existing(planned)
         return run is not None and run.is_finished
 
+    def is_over(self, planned: PlannedRun) -> bool:
+        """Whether nothing of the planned run is left to train."""
+        run = self.existing(planned)
+        is_done = run is not None and (run.is_finished or is_result(run))
+        return is_done or self.is_lost(planned, run)
+
+    def diverged(self) -> list[str]:
+        """The final runs that diverged: a result, which is not tried again."""
+        return [run.name for run in self.existing_runs() if is_result(run) and not run.is_finished]
+
     def run(self) -> None:
         """Train what is missing, the tuning first, then score and quantize the final runs.
 
@@ -208,10 +222,7 @@ class Session:
 
     def require_complete(self) -> None:
         """Raise `PackedStudy` if a run of the packed study is missing or unfinished."""
-        if not all(
-            self.is_lost(plan, self.existing(plan)) or self.is_finished(plan)
-            for plan in self.planned()
-        ):
+        if not all(map(self.is_over, self.planned())):
             raise PackedStudy(self.folder)
 
     def run_missing(self) -> None:
@@ -224,8 +235,7 @@ class Session:
         with self.alone():
             self.record_results()
             for planned in final:
-                self.evaluate(planned)
-                self.quantize(planned)
+                self.measure(planned)
             if why := measure_in_turns(self.study, self.folder, final, self.data):
                 self.failed["the measurement of speed"] = why
 
@@ -320,6 +330,8 @@ class Session:
         except (UserError, RunError) as error:
             warn(f"Run {planned.name!r} failed: {error} The study continues without it.")
             self.failed[planned.name] = str(error)
+            if planned.role is Role.FINAL:
+                self.record_results()  # that it diverged, if it did
             return True
         self.spent_seconds += seconds
         self.spent_flops += (run.protocol.steps - done) * run.protocol.flops_per_step
@@ -349,7 +361,7 @@ class Session:
         if run.is_finished:
             run.tidy()
             return None
-        if self.is_lost(planned, run):
+        if self.is_lost(planned, run) or (is_result(run) and run.name in self.tried_again):
             return None
         if run.is_being_written:
             raise RunBusy(f"Another process trains run {run.name!r}.")
@@ -370,31 +382,10 @@ class Session:
         seconds = flops * self.spent_seconds / self.spent_flops
         return f"{text}, about {duration(seconds)} of training left"
 
-    def evaluate(self, planned: PlannedRun) -> None:
-        """Score one run on the tasks of the study; what is recorded is not scored again."""
+    def measure(self, planned: PlannedRun) -> None:
+        """Score and quantize one final run as the study says, if it has finished."""
         run = self.existing(planned)
-        if not self.questions or run is None or not run.is_finished:
-            return
-        assert self.study.evaluation is not None
-        try:
-            scorer = Scorer(Model(run, final_weights(run)), dtype=self.study.evaluation.dtype)
-            for acc, *_ in scorer.score(scorer.load(), [], self.questions):
-                say(f"{run.name} {acc['task']}: acc {acc['value']:.4f} ± {acc['stderr']:.4f}")
-        except (UserError, RunError) as error:
-            warn(f"Run {planned.name!r} could not be scored: {error}")
-            self.failed[planned.name] = str(error)
-
-    def quantize(self, planned: PlannedRun) -> None:
-        """Quantize one final run as the study says; what is measured is not measured again."""
-        plan, run = self.study.quantization, self.existing(planned)
-        if plan is None or run is None or not run.is_finished:
-            return
-        try:
-            if not (todo := missing(run, plan.models)):
-                return
-            quantizer = Quantizer(Model(run, final_weights(run)), MeasureOptions(plan.tokens))
-            for row in quantizer.measure(todo):
-                say(row_summary(run, row))
-        except (UserError, RunError) as error:
-            warn(f"Run {planned.name!r} could not be quantized: {error}")
-            self.failed[planned.name] = str(error)
+        if run is not None and run.is_finished:
+            why = score_and_quantize(run, self.study, self.questions)
+            if why is not None:
+                self.failed[planned.name] = why

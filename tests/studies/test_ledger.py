@@ -8,16 +8,21 @@ import pytest
 from support.command import run_main
 from support.tinies import runs_of
 
+from smolctl.analysis.arms import Arm
 from smolctl.analysis.study_plan import (
     ledger_checksum,
     ledger_of,
     ledger_problems,
     read_ledger,
 )
+from smolctl.analysis.study_verdicts import lost_results
 from smolctl.studies.runner import Session
 from smolctl.studies.study_file import read_study
 from smollm2.errors import UserError
 from smollm2.files import write_json
+from smollm2.runs.manifest import now
+from smollm2.training.loop import Loop
+from smollm2.training.trainer import NotFinite
 
 FOLDER = Path("results/tinies")
 
@@ -119,6 +124,53 @@ def test_a_removed_run_is_not_trained_again(capsys, workdir, study_file):
     assert "removed: two-s1" in ledger_problems(read_ledger(FOLDER), runs_of(workdir).values())[0]
     shutil.rmtree(FOLDER)
     done(capsys, study_file)
+
+
+def test_a_final_run_that_diverged_is_a_result_and_is_not_tried_again(
+    capsys, workdir, study_file, monkeypatch
+):
+    original = Loop.train_step
+
+    def failing(self):
+        if self.run.name == "two-s0":
+            raise NotFinite("At step 1 the loss is nan.")
+        original(self)
+
+    monkeypatch.setattr(Loop, "train_step", failing)
+    seen = []
+    claim = Session.claim
+
+    def seeing(self, planned):
+        seen.append(len(read_ledger(self.folder).results))
+        return claim(self, planned)
+
+    monkeypatch.setattr(Session, "claim", seeing)
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 1
+    said = "Diverged: two-s0. That is a result, which is not tried again."
+    assert said in err
+    assert "Failed: " not in err
+    assert seen == [0, 1, 2, 3]
+    result = read_ledger(FOLDER).results["two-s0"]
+    assert (result.test_loss, result.diverged) == (None, True)
+    # Nothing diverges any more, and the study is complete, also packed.
+    monkeypatch.setattr(Loop, "train_step", original)
+    changed(study_file, "seeds = [0, 1]", "margin = 0.5\nseeds = [0, 1]")
+    assert said in done(capsys, study_file)
+    ledger, run = read_ledger(FOLDER), runs_of(workdir)["two-s0"]
+    assert run.has_diverged
+    assert ledger.changes[0].results == 4
+    assert ledger_problems(ledger, runs_of(workdir).values())[1:] == []
+    code, out, _ = run_main(capsys, "study", str(study_file), "--dry-run", "--json")
+    assert json.loads(out)["seconds_left"] == 0
+    # Trained again by hand, it would get another chance.
+    code, _, err = run_main(capsys, "train", "--resume", "two-s0", "--study", "tinies")
+    assert code == 2
+    assert "'two-s0' diverged, and ledger.json has this as its result" in " ".join(err.split())
+    run.update(state="finished", finished_at=now())
+    assert lost_results(Arm("two", ()), ledger) == ["two-s0", "two-s1"]
+    assert lost_results(Arm("two", (), diverged=(0,)), ledger) == ["two-s1"]
+    assert "replaced an older run with the same seed" in refused(capsys, study_file)
 
 
 def test_removing_a_run_warns_that_its_result_stays_in_the_ledger(capsys, workdir, study_file):
@@ -242,6 +294,7 @@ DAMAGES = {
     "alpha": lambda c: c["plan"].update(alpha=1.5),
     "a loss": lambda c: c["results"]["a-s0"].update(test_loss="good"),
     "a time": lambda c: c["results"]["a-s0"].update(finished_at=3),
+    "divergence": lambda c: c["results"]["a-s0"].update(diverged=1),
     "a seed": lambda c: c["results"]["a-s0"].update(seed=True),
     "a change": lambda c: c["changes"].append(3),
     "a missing key": lambda c: c.pop("results"),

@@ -126,7 +126,7 @@ def test_one_process_at_a_time_evaluates(monkeypatch, sessions):
             theirs.lock.acquire(timeout=0)
         evaluated.append(planned.name)
 
-    monkeypatch.setattr(Session, "evaluate", evaluate)
+    monkeypatch.setattr(Session, "measure", evaluate)
     ours.run()
     assert len(evaluated) == 4
     with theirs.alone():

@@ -9,6 +9,8 @@ import pytest
 from support.command import run_main
 from support.tinies import runs_of
 
+from smollm2.errors import RunError
+
 
 def test_a_study_runs_what_is_missing_and_nothing_twice(capsys, workdir, study_file):
     code, _, err = run_main(capsys, "study", str(study_file))
@@ -89,20 +91,20 @@ def test_the_sweep_chooses_the_best_rate_on_validation(capsys, workdir, study_fi
 
 def test_a_failed_run_is_named_and_does_not_stop_the_rest(capsys, workdir, study_file, monkeypatch):
     from smollm2.training.loop import Loop
-    from smollm2.training.trainer import NotFinite
 
     original = Loop.train_step
 
     def failing(self):
         if self.run.name == "three-s0":
-            raise NotFinite("At step 1 the loss is nan.")
+            raise RunError("The disk was full.")
         original(self)
 
     monkeypatch.setattr(Loop, "train_step", failing)
     code, _, err = run_main(capsys, "study", str(study_file))
     assert code == 1
-    assert "Run 'three-s0' failed: At step 1 the loss is nan" in err
+    assert "Run 'three-s0' failed: The disk was full." in err
     assert "3 of 4 runs are finished" in err
+    assert "Failed: three-s0. The same command tries them again." in err
     monkeypatch.setattr(Loop, "train_step", original)
     assert run_main(capsys, "study", str(study_file))[0] == 0
 

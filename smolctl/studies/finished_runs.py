@@ -1,0 +1,52 @@
+"""What a study does with a final run that has finished: score it on tasks, and quantize it."""
+
+from functools import partial
+
+from smolctl.studies.models import Model
+from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
+from smolctl.studies.scorer import Scorer
+from smolctl.studies.study_file import Quantization, Study
+from smolctl.talk import say, warn
+from smollm2.errors import RunError, UserError
+from smollm2.evaluation.tasks import TaskItems
+from smollm2.runs.load_run import final_weights
+from smollm2.runs.run import Run
+
+
+def score_and_quantize(run: Run, study: Study, questions: list[TaskItems] | None) -> str | None:
+    """Score and quantize a finished run as its study says; what is recorded is not done again.
+
+    Args:
+        questions: of the study's tasks.
+
+    Returns:
+        Why it failed, which is also said; None if it did not.
+    """
+    steps = []
+    if study.evaluation and questions:
+        steps.append(("scored", partial(score, run, questions, study.evaluation.dtype)))
+    if study.quantization:
+        steps.append(("quantized", partial(quantize_as_planned, run, study.quantization)))
+    failed = None
+    for done, step in steps:
+        try:
+            step()
+        except (UserError, RunError) as error:
+            warn(f"Run {run.name!r} could not be {done}: {error}")
+            failed = str(error)
+    return failed
+
+
+def score(run: Run, questions: list[TaskItems], dtype: str | None) -> None:
+    """Score a run on the questions of tasks."""
+    scorer = Scorer(Model(run, final_weights(run)), dtype=dtype)
+    for acc, *_ in scorer.score(scorer.load(), [], questions):
+        say(f"{run.name} {acc['task']}: acc {acc['value']:.4f} ± {acc['stderr']:.4f}")
+
+
+def quantize_as_planned(run: Run, plan: Quantization) -> None:
+    """Quantize a run in the ways that have not been measured yet."""
+    if todo := missing(run, plan.models):
+        quantizer = Quantizer(Model(run, final_weights(run)), MeasureOptions(plan.tokens))
+        for row in quantizer.measure(todo):
+            say(row_summary(run, row))

@@ -140,10 +140,9 @@ class SizeLadder:
         grow with the square of the distance in log size from the smallest: a valley is a parabola
         in the logarithm of the rate, and the rule's error a power of the size.
         """
-        found = self.studies[size].primary[arm]
-        if found.interval is not None and found.widened is not None:
-            low, high = (abs(a - b) for a, b in zip(found.interval, found.widened, strict=True))
-            return high, low
+        own = self.studies[size].primary[arm].gaps
+        if own is not None and max(own) < math.inf:
+            return own
         both = [self.checks.get(name) for name in (self.main.base.name, arm)]
         if not self.notes.is_transferred(size) or None in both:
             return math.inf, math.inf

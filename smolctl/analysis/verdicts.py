@@ -106,9 +106,8 @@ class Difference:
         p: two-sided, of no difference, before correction; None without an interval.
         minimum_detectable_effect: the true difference, at the rates the runs had, whose interval
             excludes 0 in 80 % of studies. Rough with few runs, as it uses the estimated spread.
-        widened: `interval` with what better tuning of either arm could still gain: the difference
-            at each arm's own best rate. It makes the verdict. None if it has no bound.
-        tuning_gap: of the arm; None if unknown or without bound.
+        gaps: what better tuning of the base and of the arm could still gain, in nats/token; see
+            `gaps`. None for a difference at the rates that the runs had.
         paired: whether the arms are compared within seeds.
         gain_of_pairing: how many times the seeds it is worth; None if unknown or not paired.
         missing: what an inconclusive verdict lacks; empty for any other verdict.
@@ -124,14 +123,21 @@ class Difference:
     p: float | None
     minimum_detectable_effect: float | None
     verdict: Verdict
-    widened: tuple[float, float] | None = None
-    tuning_gap: float | None = None
+    gaps: tuple[float, float] | None = None
     paired: bool = False
     gain_of_pairing: float | None = None
     missing: tuple[Missing, ...] = ()
     exploratory: bool = False
     standard_error: float | None = None
     degrees_of_freedom: float | None = None
+
+    @property
+    def widened(self) -> tuple[float, float] | None:
+        """`interval` with the gaps: the difference at each arm's own best rate. It makes the
+        verdict. None if it has no bound."""
+        if self.interval is None or self.gaps is None or math.inf in self.gaps:
+            return None
+        return widen(self.interval, self.gaps)
 
 
 def withdrawn_difference(found: Difference) -> Difference:
@@ -225,21 +231,20 @@ def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Dif
     estimate = over_seeds(*losses, blocked=paired)
     exploratory = any(one.planned is None or not one.finished <= one.planned for one in both)
     missing = missing_conditions(base, arm, design.looks)
-    gap = None if arm.tuning_gap is None or math.isinf(arm.tuning_gap) else arm.tuning_gap
+    open_to_tuning = gaps(base, arm)
     if estimate is None:
         return without_interval(
             float(second.mean - first.mean),
             1 - level,
-            tuning_gap=gap,
+            gaps=open_to_tuning,
             missing=missing_in_order([*missing, Missing.SEEDS]),
             exploratory=exploratory,
         )
     interval = bounds(estimate, level)
     mean = float(estimate.mean)
-    widened = widen(interval, gaps(base, arm))
-    verdict = verdict_on(widened, design.margin)
+    verdict = verdict_on(widen(interval, open_to_tuning), design.margin)
     if verdict is Verdict.INCONCLUSIVE:
-        missing += missing_precision(mean, interval, gaps(base, arm), design.margin)
+        missing += missing_precision(mean, interval, open_to_tuning, design.margin)
     elif not stands_with_diverged(verdict, base, arm):
         missing.append(Missing.SEEDS)
     return Difference(
@@ -253,8 +258,7 @@ def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Dif
             else minimum_detectable_effect(first, second, level)
         ),
         verdict=Verdict.INCONCLUSIVE if missing else verdict,
-        widened=widened if all(map(math.isfinite, widened)) else None,
-        tuning_gap=gap,
+        gaps=open_to_tuning,
         paired=paired,
         gain_of_pairing=gain_of_pairing(*losses) if paired else None,
         missing=missing_in_order(missing),
@@ -324,8 +328,8 @@ def is_mistuned(base: ArmResult, arm: ArmResult) -> bool:
 
 
 def gaps(base: ArmResult, arm: ArmResult) -> tuple[float, float]:
-    """What tuning could still gain in either arm: infinite where it is unknown, nothing where both
-    are one model at one rate."""
+    """What tuning could still gain in the base and in the arm: infinite where that has no known
+    bound, nothing where both are one model at one rate."""
     if base.model == arm.model and base.rate == arm.rate:
         return 0.0, 0.0
     first, second = (math.inf if one.tuning_gap is None else one.tuning_gap for one in (base, arm))

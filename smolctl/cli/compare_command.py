@@ -64,7 +64,7 @@ def compare(
     Only runs that differ in nothing but the model and the learning rate are compared; others are
     named and excluded. A verdict needs at least two runs of each arm.
     """
-    from smolctl.analysis.comparison import to_dict
+    from smolctl.analysis.comparison_json import to_dict
     from smolctl.analysis.planning import require_difference, seeds_to_find
     from smolctl.analysis.rungs import ladder_dict
     from smolctl.analysis.selection import compare_arms

@@ -146,8 +146,9 @@ def test_a_control_needs_no_tuning_of_its_own(capsys, workdir, template):
     assert primary(compared(capsys, "a-again", "b"))["b"]["verdict"] == "inconclusive"
     plant_tuning(template, "a")
     found = primary(compared(capsys, "a", "a-again", "b"))
-    assert found["a-again"]["tuning_gap"] is not None
+    assert (found["a-again"]["base_tuning_gap"], found["a-again"]["tuning_gap"]) == (0, 0)
     assert found["b"]["verdict"] == "better"
+    assert min(found["b"]["base_tuning_gap"], found["b"]["tuning_gap"]) > 0
     assert primary(compared(capsys, "a-again", "b"))["b"]["verdict"] == "better"
 
 

@@ -100,7 +100,7 @@ def test_the_tuning_gaps_widen_the_interval(ours, theirs, expected):
     found = verdict(arm(-0.05, tuning_gap=ours), base)
     assert found.verdict is expected
     assert found.missing == (() if expected is Verdict.BETTER else (Missing.TUNING,))
-    assert found.tuning_gap == ours
+    assert found.gaps == tuple(math.inf if gap is None else gap for gap in (theirs, ours))
     if None in (ours, theirs) or math.inf in (ours, theirs):
         assert found.widened is None
     else:
@@ -119,6 +119,7 @@ def test_one_model_at_one_rate_has_nothing_to_tune():
     control = arm(0.001, model="base", tuning_gap=None)
     base = dataclasses.replace(BASE, tuning_gap=None)
     assert verdict(control, base).verdict == "equivalent"
+    assert verdict(control, base).gaps == (0, 0)
     other = dataclasses.replace(control, rate=(2e-3,))
     assert verdict(other, base).missing == (Missing.TUNING,)
     assert verdict(arm(-0.5, model="base", rate=(2e-3,))).missing == (Missing.TUNING,)

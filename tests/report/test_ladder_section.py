@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,8 +25,8 @@ def difference(mean: float, *, gap: float | None = 0.002, error: float = 0.001, 
     """Of ten seeds, with tuning gaps of that size in both arms."""
     half = error * float(critical_t(0.025, 9))
     interval = mean - half, mean + half
-    widened = None if gap is None else (interval[0] - gap, interval[1] + gap)
-    found = Difference(mean, interval, 0.95, 0.01, 0.01, Verdict.WORSE, widened)
+    gaps = (math.inf, math.inf) if gap is None else (gap, gap)
+    found = Difference(mean, interval, 0.95, 0.01, 0.01, Verdict.WORSE, gaps)
     return dataclasses.replace(found, standard_error=error, degrees_of_freedom=9, **fields)
 
 
@@ -118,7 +119,7 @@ def test_the_ladder_is_in_the_card_of_a_rung_and_of_no_other_study(capsys, plant
     [
         ({"missing": (Missing.REGIME,)}, Lack.REGIME),
         ({"missing": (Missing.DOCUMENTS,)}, Lack.DOCUMENTS),
-        ({"widened": None}, Lack.TUNING),
+        ({"gaps": (math.inf, 0.0)}, Lack.TUNING),
         ({"interval": None, "standard_error": None}, Lack.SEEDS),
     ],
 )

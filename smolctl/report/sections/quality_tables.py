@@ -1,10 +1,12 @@
 """Tables of the losses: what the arms are, the verdicts, and every number beside them."""
 
+import math
 from collections.abc import Sequence
 
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison, View
 from smolctl.analysis.run_metrics import ACCURACY, BITS_PER_BYTE, LOSS, Metric
+from smolctl.analysis.verdicts import Difference
 from smolctl.report.document import Table
 from smolctl.report.verdict_words import verdict_text
 from smolctl.report.wording import (
@@ -91,7 +93,7 @@ def verdicts_table(comparison: Comparison) -> Table:
             verdict_text(found),
             number(found.mean, LOSS, signed=True),
             interval_text(found, LOSS),
-            number(found.tuning_gap, LOSS),
+            gap_cell(found),
             number(found.minimum_detectable_effect, LOSS),
         )
         for arm, found in comparison.primary.items()
@@ -102,6 +104,12 @@ def verdicts_table(comparison: Comparison) -> Table:
         rows,
         n_words=2,
     )
+
+
+def gap_cell(found: Difference) -> str:
+    """What tuning could still gain in the arm; `–` without a bound, or with nothing to gain."""
+    gap = found.gaps[1] if found.gaps else math.inf
+    return number(gap, LOSS) if 0 < gap < math.inf else "–"
 
 
 def secondary_table(comparison: Comparison, metrics: Sequence[Metric]) -> Table:

@@ -13,6 +13,7 @@ from smolctl.analysis.task_rows import task_key, task_scores
 from smollm2.errors import UserError
 from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION
 from smollm2.runs.document_sums import read_documents
+from smollm2.runs.manifest_types import SCORED_TEXT
 
 if TYPE_CHECKING:
     from smollm2.protocol.run_config import ResolvedConfig
@@ -115,9 +116,17 @@ class FinishedRun:
     @property
     def floors(self) -> dict[str, float] | None:
         """The test losses of n-gram models counted on as many tokens as the run has seen, in
-        nats/token: `unigram`, `trigram`; None if they were not counted."""
-        found: dict[str, float] | None = self.run.manifest.get("floors")
-        return found
+        nats/token: `unigram`, `trigram`; None if they were not counted on the text that the run
+        was scored on. Older versions counted on the whole test split, whatever was scored."""
+        found: dict[str, Any] | None = self.run.manifest.get("floors")
+        if found and (found.get("text") == SCORED_TEXT or self.is_tested_whole):
+            return found
+        return None
+
+    @property
+    def has_other_floors(self) -> bool:
+        """Whether its floors are of other text than it was scored on."""
+        return self.floors is None and bool(self.run.manifest.get("floors"))
 
     @property
     def is_tested_whole(self) -> bool:

@@ -95,6 +95,11 @@ def missing_regime(study: Comparison, arm: Arm, found: Difference) -> str:
     """Which arm has not learned what a trigram knows."""
     for one in (study.base, arm):
         floor = one.floor("trigram")
+        if floor is None and any(run.has_other_floors for run in one.runs):
+            return (
+                "the trigram of these runs was counted on the whole test split, and they were "
+                "scored on a part of it: the study command counts it again"
+            )
         if floor is None:
             return "no trigram was counted on the text of these runs"
         if not fmean(one.values(LOSS)) < floor:

@@ -7,22 +7,28 @@ from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_su
 from smolctl.studies.scorer import Scorer
 from smolctl.studies.study_file import Quantization, Study
 from smolctl.talk import say, warn
+from smollm2.data import TokenData
 from smollm2.errors import RunError, UserError
 from smollm2.evaluation.tasks import TaskItems
 from smollm2.runs.load_run import final_weights
 from smollm2.runs.run import Run
+from smollm2.training.final_scores import count_floors_of
 
 
-def score_and_quantize(run: Run, study: Study, questions: list[TaskItems] | None) -> str | None:
-    """Score and quantize a finished run as its study says; what is recorded is not done again.
+def complete(
+    run: Run, study: Study, data: TokenData, questions: list[TaskItems] | None
+) -> str | None:
+    """Score and quantize a finished run as its study says, and count the floors of one that has
+    none; what is recorded is not done again.
 
     Args:
+        data: of the study.
         questions: of the study's tasks.
 
     Returns:
         Why it failed, which is also said; None if it did not.
     """
-    steps = []
+    steps = [("given its floors", partial(count_floors_of, run, data))]
     if study.evaluation and questions:
         steps.append(("scored", partial(score, run, questions, study.evaluation.dtype)))
     if study.quantization:

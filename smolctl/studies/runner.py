@@ -13,7 +13,7 @@ from smolctl.analysis.run_metrics import tuning_loss
 from smolctl.analysis.study_plan import LEDGER
 from smolctl.studies import step_times
 from smolctl.studies.alternation import measure_in_turns
-from smolctl.studies.finished_runs import score_and_quantize
+from smolctl.studies.finished_runs import complete
 from smolctl.studies.ledger import (
     begin_ledger,
     is_result,
@@ -383,9 +383,9 @@ class Session:
         return f"{text}, about {duration(seconds)} of training left"
 
     def measure(self, planned: PlannedRun) -> None:
-        """Score and quantize one final run as the study says, if it has finished."""
+        """See `complete`, of one final run if it has finished."""
         run = self.existing(planned)
         if run is not None and run.is_finished:
-            why = score_and_quantize(run, self.study, self.questions)
+            why = complete(run, self.study, self.data, self.questions)
             if why is not None:
                 self.failed[planned.name] = why

@@ -23,7 +23,7 @@ AT_ONCE = 2**23  # trigrams in memory, 8 bytes each, several times
 
 @dataclass(frozen=True)
 class Floors:
-    """Losses in nats/token on the test split of models counted on `tokens` training tokens.
+    """Losses in nats/token on test text of models counted on `tokens` training tokens.
 
     Args:
         unigram: of the shares of single tokens.
@@ -99,11 +99,9 @@ def count_floors(
         In order of size; empty if a split has fewer than three tokens, or the vocabulary is so
         large (2^21) that a trigram does not fit into 64 bits.
     """
-    if min(len(train), len(test)) < 3 or (vocab_size + 1) ** 3 > 2**63:
+    if not can_count(train, test, vocab_size):
         return ()
-    scored = Spread.over(test, MOST_SCORED)
-    asked = np.concatenate(list(scored.trigrams(vocab_size)))
-    asked, times = np.unique(asked, return_counts=True)
+    asked, times = Spread.over(test, MOST_SCORED).counts(vocab_size)
     whole = Spread.over(train, MOST_COUNTED)
     sizes = [FEWEST_TOKENS << i for i in range(64) if FEWEST_TOKENS << i < whole.n_tokens]
     samples = [Spread.over(train, size) for size in sizes] + [whole]
@@ -112,15 +110,58 @@ def count_floors(
     done = 0
     for sample in samples:
         on_progress(done, total)
-        chances = (
-            unigram_chances(sample, asked, vocab_size),
-            trigram_chances(sample, asked, vocab_size),
-        )
-        losses = [-float(times @ np.log(each)) / int(times.sum()) for each in chances]
-        found.append(Floors(sample.n_tokens, *(round(loss, 6) for loss in losses)))
+        found.append(floors_from(sample, asked, times, vocab_size))
         done += sample.n_tokens
     on_progress(total, total)
     return tuple(found)
+
+
+def floors_on_windows(
+    train: np.ndarray,
+    test: np.ndarray,
+    vocab_size: int,
+    *,
+    seq_len: int,
+    numbers: Sequence[int],
+    n_tokens: int,
+) -> Floors | None:
+    """The floors for `n_tokens` training tokens, or all of them, on windows of the test split.
+
+    Of more than 2^22 tokens a part is scored, in windows at even distances. Other than the model,
+    a trigram knows the token before a window. None where `count_floors` finds none.
+
+    Args:
+        train, test: token ids, unsigned `[n]`.
+        seq_len: tokens of a window.
+        numbers: of the windows, as in `data.windows`.
+    """
+    if not can_count(train, test, vocab_size):
+        return None
+    every = -(-len(numbers) * seq_len // MOST_SCORED)
+    starts = 1 + np.asarray(numbers[::every], dtype=np.int64) * seq_len
+    asked, times = Spread(test, seq_len, starts).counts(vocab_size)
+    sample = Spread.over(train, min(max(n_tokens, FEWEST_TOKENS), MOST_COUNTED))
+    return floors_from(sample, asked, times, vocab_size)
+
+
+def can_count(train: np.ndarray, test: np.ndarray, vocab_size: int) -> bool:
+    """Whether splits have a trigram, and it fits into 64 bits."""
+    return min(len(train), len(test)) >= 3 and (vocab_size + 1) ** 3 <= 2**63
+
+
+def floors_from(sample: "Spread", asked: np.ndarray, times: np.ndarray, vocab_size: int) -> Floors:
+    """The floors for the training tokens of `sample`.
+
+    Args:
+        asked: keys of the trigrams of the test text, `int64 [m]`.
+        times: how often each occurs there.
+    """
+    chances = (
+        unigram_chances(sample, asked, vocab_size),
+        trigram_chances(sample, asked, vocab_size),
+    )
+    losses = [-float(times @ np.log(each)) / int(times.sum()) for each in chances]
+    return Floors(sample.n_tokens, *(round(loss, 6) for loss in losses))
 
 
 def floors_between(floors: Sequence[Floors], n_tokens: int) -> Floors | None:
@@ -145,7 +186,8 @@ class Spread:
     """Windows of `length` tokens at even distances, whose n-grams are counted.
 
     Args:
-        starts: the first token of each, `int64 [n]`; two tokens stand before it.
+        starts: the first token of each, `int64 [n]`; two tokens stand before it. Before the second
+            token of the text that is its first one, twice.
     """
 
     tokens: np.ndarray
@@ -172,7 +214,12 @@ class Spread:
         places = np.arange(-2, self.length)
         for first in range(0, len(self.starts), step):
             starts = self.starts[first : first + step, None]
-            yield self.tokens[starts + places].astype(np.int64)
+            yield self.tokens[np.maximum(starts + places, 0)].astype(np.int64)
+
+    def counts(self, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The keys of the trigrams that end in the windows, and how often each does."""
+        keys = np.concatenate(list(self.trigrams(vocab_size)))
+        return np.unique(keys, return_counts=True)
 
     def trigrams(self, vocab_size: int, part: int = 0, parts: int = 1) -> Iterator[np.ndarray]:
         """Keys of the trigrams that end in the windows, some at a time; only those whose token in

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smollm2.data import spread_windows, window_count
+from smollm2.data.ngram import floors_on_windows
 from smollm2.evaluation.text import TextScore, document_rows, held_out, held_out_rows
 from smollm2.protocol.run_config import SPREAD, ResolvedConfig
 from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION, Conditions
 from smollm2.runs.manifest import Role
+from smollm2.runs.manifest_types import SCORED_TEXT
 from smollm2.runs.run import Run
 from smollm2.runs.step_rows import start_step
 
@@ -55,9 +57,35 @@ def record_final(run: Run, data: "TokenData", scores: list[TextScore]) -> None:
 
 
 def floors_of(run: Run, data: "TokenData") -> dict[str, Any] | None:
-    """What the model must beat: the test losses of n-gram models of as many training tokens. None
-    if it is unknown how many it has seen, as it started with the weights of another run."""
-    if run.manifest["started_from"] and not start_step(run):
+    """What the model must beat: the losses of n-gram models of as many training tokens, on the very
+    windows of the final test. None if it is unknown how many tokens it has seen, as it started with
+    the weights of another run; and for a run that tunes the learning rate."""
+    if run.role is Role.SWEEP or (run.manifest["started_from"] and not start_step(run)):
         return None
-    floors = data.floors_at(run.protocol.steps * run.protocol.tokens_per_step)
-    return dataclasses.asdict(floors) if floors else None
+    protocol = run.protocol
+    n_tokens = protocol.steps * protocol.tokens_per_step
+    numbers = windows_of(protocol, data.test, protocol.test_tokens)
+    if len(numbers) == window_count(data.test, protocol.seq_len):
+        floors = data.floors_at(n_tokens)
+    else:
+        floors = floors_on_windows(
+            *(data.train, data.test, data.vocab_size),
+            seq_len=protocol.seq_len,
+            numbers=numbers,
+            n_tokens=n_tokens,
+        )
+    return dataclasses.asdict(floors) | {"text": SCORED_TEXT} if floors else None
+
+
+def count_floors_of(run: Run, data: "TokenData") -> None:
+    """Record the floors of a finished run that has none of the text that it was scored on, as those
+    of older versions: their floors are of the whole test split.
+
+    Raises:
+        RunError: run.json cannot be written.
+    """
+    recorded = run.manifest.get("floors")
+    if not recorded or recorded.get("text") != SCORED_TEXT:
+        floors = floors_of(run, data)
+        if floors != recorded:
+            run.update(floors=floors)

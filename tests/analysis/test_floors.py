@@ -65,3 +65,20 @@ def test_arms_that_saw_more_tokens_have_another_floor(capsys, workdir, template)
             manifest = {"equal": "seconds", "floors": FLOORS | {"trigram": trigram}}
             planted(template, arm, seed, 5.0, steps=steps, manifest=manifest)
     assert notes(compared(capsys, "a", "b")) == []
+
+
+def test_floors_of_older_versions_are_of_the_whole_test_split(capsys, study):
+    older = {name: value for name, value in FLOORS.items() if name != "text"}
+    names = [f"{arm}-s{seed}" for arm in "ab" for seed in range(3)]
+    for name in names:
+        record(name, older)
+    found = compared(capsys, "a", "b")
+    assert "regime" in primary(found)["b"]["missing"]
+    assert found["verdicts"][0]["trigram_loss"] is None
+    assert "the study command counts it again" in " ".join(found["conclusion"])
+    for name in names:
+        run = Run(Path("results/s") / name)
+        run.replace("eval", [row | {"total": row["n"]} for row in run.rows("eval")])
+    found = compared(capsys, "a", "b")
+    assert "regime" not in primary(found)["b"]["missing"]
+    assert found["verdicts"][0]["trigram_loss"] == 20.0

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from smollm2.data import ngram, open_prepared, prepare
-from smollm2.data.ngram import Floors, count_floors, floors_between, kneser_ney
+from smollm2.data.ngram import (
+    Floors,
+    count_floors,
+    floors_between,
+    floors_on_windows,
+    kneser_ney,
+)
 from smollm2.errors import UserError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -113,6 +119,27 @@ def test_a_split_without_a_trigram_has_no_floor():
     assert count_floors(few, more, VOCAB) == count_floors(more, few, VOCAB) == ()
     assert floors_between((), 100) is None
     assert [each.tokens for each in count_floors(more, more, VOCAB)] == [1]
+
+
+def test_floors_on_windows_are_of_their_targets_alone(monkeypatch):
+    train, test = zipf(2562, 300, 0), zipf(770, 300, 1)
+    test[256:] = test[256:][::-1]  # text of another kind
+    keys = joined(test, 3)  # the first is of the third token
+
+    def on(numbers, n_tokens=2560):
+        return floors_on_windows(train, test, 300, seq_len=32, numbers=numbers, n_tokens=n_tokens)
+
+    for numbers in ([3], [1, 5, 9], [23]):
+        wanted = np.concatenate([keys[32 * number - 1 :][:32] for number in numbers])
+        chances = kneser_ney(joined(train, 3), wanted, 3, 300)
+        assert on(numbers).trigram == pytest.approx(-np.log(chances).mean(), abs=1e-6)
+    assert on([0, 1, 2]).trigram < on([20, 21, 22]).trigram - 0.05
+    whole = count_floors(train, test, 300)[-1]
+    assert on(range(24)).trigram == pytest.approx(whole.trigram, abs=0.01)
+    assert on([0], n_tokens=10**9) == on([0])
+    monkeypatch.setattr(ngram, "MOST_SCORED", 64)
+    assert on(range(24)) == on([0, 12])
+    assert floors_on_windows(train, test[:2], 300, seq_len=1, numbers=[0], n_tokens=9) is None
 
 
 def test_floors_between_two_sizes_are_interpolated_in_the_logarithm():

@@ -60,14 +60,19 @@ FLOORS = {"tokens": 640, "unigram": 5.8, "trigram": 5.1}
     "floors",
     [3, [], {}, {"tokens": 640}, FLOORS | {"tokens": 0}, FLOORS | {"tokens": 6.5},
      FLOORS | {"unigram": "5"}, FLOORS | {"trigram": -1}, FLOORS | {"trigram": None},
-     FLOORS | {"trigram": 1e308}, FLOORS | {"bigram": 5.2}],
+     FLOORS | {"trigram": 1e308}, FLOORS | {"bigram": 5.2},
+     FLOORS | {"text": "all"}, FLOORS | {"text": None}],
 )  # fmt: skip
 def test_floors_that_no_training_records_are_named(template, workdir, floors):
     run = planted(template, "a", 0, 5.0)
     write_json(run.path / "run.json", run.manifest | {"floors": floors})
     with pytest.raises(UserError, match=r"a-s0/run.json is damaged: its floors is "):
         Run(run.path)
-    for known in (FLOORS, None):  # older runs and those from other weights have none
+    for known in (
+        FLOORS,
+        FLOORS | {"text": "scored"},
+        None,
+    ):  # older runs and those from other weights have none
         write_json(run.path / "run.json", run.manifest | {"floors": known})
         assert Run(run.path).manifest["floors"] == known
 

@@ -89,6 +89,15 @@ def test_the_sweep_chooses_the_best_rate_on_validation(capsys, workdir, study_fi
     assert json.loads(out)["arms"][0]["runs"] == ["two-s0", "two-s1"]
 
 
+def test_floors_of_an_older_version_are_counted_again(capsys, workdir, study_file):
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    recorded = {name: run.manifest["floors"] for name, run in runs_of(workdir).items()}
+    for run in runs_of(workdir).values():
+        run.update(floors={"tokens": 384, "unigram": 9.0, "trigram": 9.0})
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    assert {name: run.manifest["floors"] for name, run in runs_of(workdir).items()} == recorded
+
+
 def test_a_failed_run_is_named_and_does_not_stop_the_rest(capsys, workdir, study_file, monkeypatch):
     from smollm2.training.loop import Loop
 

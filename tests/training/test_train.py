@@ -140,9 +140,15 @@ def plain_scores(
 
 def test_a_finished_run_has_the_floors_of_the_tokens_it_has_seen(asked, run_of, data):
     floors = run_of(asked).manifest["floors"]
-    assert floors == dataclasses.asdict(data.floors_at(20 * 4 * 32))
+    assert floors.pop("text") == "scored"
     assert floors["tokens"] == 20 * 4 * 32
     assert floors["trigram"] < floors["unigram"]
+    whole = dataclasses.asdict(data.floors_at(20 * 4 * 32))
+    assert floors != whole  # a part of the test split is scored
+    every = run_of(dataclasses.replace(asked, test_tokens=len(data.test))).manifest["floors"]
+    assert every == whole | {"text": "scored"}
+    first = run_of(dataclasses.replace(asked, held_out_windows="first")).manifest["floors"]
+    assert first["trigram"] != floors["trigram"]
 
 
 def test_held_out_scores_are_those_of_the_definition(asked, run_of, data):

@@ -6,7 +6,8 @@ runs, which `smolctl study` writes and verdicts are judged by.
       "planned_at": "2026-01-01T10:00:00.000+00:00",
       "first_result_at": null,
       "plan": {"seeds": {"orig": [0, 1, 2], "pow2": [0, 1, 2]}, "looks": [3], "margin": 0.01,
-               "blocked": true, "alpha": 0.05},
+               "blocked": true, "alpha": 0.05,
+               "tuning": {"rates": [0.001, 0.00141], "seeds": [100, 101, 102], "grows": true}},
       "results": {"orig-s0": {"arm": "orig", "seed": 0, "finished_at": "...", "test_loss": 4.6,
                               "diverged": false}},
       "changes": [{"at": "...", "results": 6, "plan": {...}}],
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smolctl.analysis.learning_rates import GridLosses
 from smolctl.command_line import short_path
 from smollm2.errors import UserError, first_few
 from smollm2.parse import MissingFile, Unreadable, read_json
@@ -45,6 +47,30 @@ ALPHA = 0.05  # of all verdicts of a study together
 
 
 @dataclass(frozen=True)
+class TuningPlan:
+    """How the learning rates are to be chosen.
+
+    Args:
+        rates: of the grid as it begins; empty if no rate is tuned.
+        seeds: of every rate.
+        grows: whether the grid grows at its edges.
+    """
+
+    rates: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    grows: bool = False
+
+    def has_led_to(self, grid: GridLosses) -> bool:
+        """Whether the tuning of an arm is as planned: every planned run is there, and besides them
+        only rates that the grid may have grown by."""
+        found = {(rate, seed) for rate, losses in grid.items() for seed in losses}
+        rates = {*self.rates, *(grid if self.grows else ())}
+        most = {(rate, seed) for rate in rates for seed in self.seeds}
+        least = {(rate, seed) for rate in self.rates for seed in self.seeds}
+        return least <= found <= most
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """What is fixed before the first result.
 
@@ -56,6 +82,7 @@ class StudyPlan:
             study names none.
         blocked: whether arms are compared within seeds.
         alpha: the chance of any false verdict.
+        tuning: None in older ledgers, which plan nothing about it.
     """
 
     seeds: dict[str, tuple[int, ...]]
@@ -63,6 +90,7 @@ class StudyPlan:
     margin: float | None
     blocked: bool
     alpha: float = ALPHA
+    tuning: TuningPlan | None = None
 
     def next_look(self, finished: int) -> int:
         """The first look at `finished` seeds or more; the last if there is none."""
@@ -205,6 +233,16 @@ def study_plan_of(values: Mapping[str, Any]) -> StudyPlan:
         margin=of_kind(values["margin"], optional(is_positive)),
         blocked=of_kind(values["blocked"], is_truth),
         alpha=of_kind(values["alpha"], lambda value: is_positive(value) and value < 1),
+        tuning=None if values.get("tuning") is None else tuning_plan_of(values["tuning"]),
+    )
+
+
+def tuning_plan_of(values: Mapping[str, Any]) -> TuningPlan:
+    """What a ledger plans about the tuning; raises as `study_plan_of`."""
+    return TuningPlan(
+        rates=tuple(of_kind(values["rates"], is_rate_list)),
+        seeds=tuple(of_kind(values["seeds"], is_seed_list)),
+        grows=of_kind(values["grows"], is_truth),
     )
 
 
@@ -233,6 +271,11 @@ def is_seed(value: Any) -> bool:
 def is_seed_list(value: Any) -> bool:
     """A list of seeds."""
     return isinstance(value, list) and all(map(is_seed, value))
+
+
+def is_rate_list(value: Any) -> bool:
+    """A list of learning rates."""
+    return isinstance(value, list) and all(map(is_positive, value))
 
 
 def of_kind(value: Any, check: Check) -> Any:

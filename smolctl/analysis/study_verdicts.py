@@ -28,9 +28,11 @@ def family_verdicts(
     is_planned_base = plan is not None and next(iter(plan.seeds), None) == arms[0].name
     results = {}
     for arm in arms:
-        own = plan if ledger and is_planned_base and is_of_first_results(arm, ledger) else None
+        grid, own = tuning.get(arm.name), None
+        if ledger and is_planned_base and is_of_first_results(arm, ledger):
+            own = plan if is_tuned_as_planned(grid, ledger) else None
         lost = bool(ledger and lost_results(arm, ledger))
-        results[arm.name] = result_of_arm(arm, tuning.get(arm.name), own, lost)
+        results[arm.name] = result_of_arm(arm, grid, own, lost)
     return judge(results, design_of(arms, plan, margin))
 
 
@@ -40,6 +42,16 @@ def is_of_first_results(arm: Arm, ledger: Ledger) -> bool:
         ledger.is_first(arm.name, run.protocol.seed, str(run.run.manifest["finished_at"]))
         for run in arm.runs
     )
+
+
+def is_tuned_as_planned(grid: GridLosses | None, ledger: Ledger) -> bool:
+    """Whether the tuning of an arm, if it has one, is that of the plan, and the study file has not
+    changed it later: more rates or seeds could be added until the gap permits a verdict."""
+    planned = ledger.binding.tuning
+    if grid is None or planned is None:
+        return True
+    later = [change.plan.tuning for change in ledger.changes if change.results]
+    return all(plan == planned for plan in later) and planned.has_led_to(grid)
 
 
 def lost_results(arm: Arm, ledger: Ledger) -> list[str]:

@@ -12,6 +12,7 @@ from smolctl.analysis.study_plan import (
     PlanChange,
     PlannedResult,
     StudyPlan,
+    TuningPlan,
     gone_or_replaced,
     ledger_checksum,
     read_ledger,
@@ -27,8 +28,14 @@ from smollm2.runs.run import Run
 
 def planned_by(study: Study) -> StudyPlan:
     """The plan that a study file makes."""
-    seeds = {arm.name: arm.seeds for arm in study.arms}
-    return StudyPlan(seeds, study.planned_looks, study.notes.margin, study.is_blocked)
+    grid = study.tuning
+    return StudyPlan(
+        seeds={arm.name: arm.seeds for arm in study.arms},
+        looks=study.planned_looks,
+        margin=study.notes.margin,
+        blocked=study.is_blocked,
+        tuning=TuningPlan(grid.lr, grid.seeds, grid.grows) if grid else TuningPlan(),
+    )
 
 
 def begin_ledger(study: Study, folder: Path, runs: list[Run]) -> None:
@@ -44,6 +51,8 @@ def begin_ledger(study: Study, folder: Path, runs: list[Run]) -> None:
     record_results(folder, runs)  # those that no study saw, such as of a run that was resumed alone
     ledger, plan = read_ledger(folder), planned_by(study)
     results = results_of_runs(runs)
+    if ledger is not None and ledger.current.tuning is None:  # of an older version
+        plan = dataclasses.replace(plan, tuning=None)
     if ledger is None:
         if results:
             warn(
@@ -63,8 +72,8 @@ def say_what_changed(ledger: Ledger) -> None:
     if ledger.results:
         say(
             f"The plan has changed after {len(ledger.results)} results; the ledger notes it. "
-            "Verdicts are judged by the plan before the first result; with seeds beyond it they "
-            "are exploratory."
+            "Verdicts are judged by the plan before the first result; with seeds beyond it, or "
+            "another tuning, they are exploratory."
         )
 
 

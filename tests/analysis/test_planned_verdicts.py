@@ -8,7 +8,7 @@ import pytest
 from support.compared import compared, primary
 from support.planted import plan, plant_tuning, planted
 
-from smolctl.analysis.study_plan import PlanChange, PlannedResult, read_ledger
+from smolctl.analysis.study_plan import PlanChange, PlannedResult, TuningPlan, read_ledger
 from smolctl.studies.ledger import record_results, write_ledger
 from smollm2.runs.manifest import now
 from smollm2.runs.run import Run, list_runs
@@ -31,7 +31,10 @@ def test_a_verdict_against_another_base_than_planned_is_exploratory(capsys, work
     assert not primary(compared(capsys, "a", "b"))["b"]["exploratory"]
     found = compared(capsys, "b", "a")
     assert primary(found)["a"]["exploratory"]
-    assert any("another first arm than planned make" in text for text in found["conclusion"])
+    assert any(
+        "another tuning than planned, or another first arm make" in text
+        for text in found["conclusion"]
+    )
     (Path("results/s") / "ledger.json").unlink()
     found = compared(capsys, "a", "b")
     assert "No plan was written before the first result" in " ".join(found["conclusion"])
@@ -192,3 +195,38 @@ def test_a_lost_result_of_another_arm_or_of_no_plan_is_no_matter(capsys, workdir
     found = primary(compared(capsys, "a", "b", "c"))
     assert found["b"]["verdict"] == "better"
     assert found["c"]["missing"] == ["seeds"]
+
+
+def test_another_tuning_than_planned_is_exploratory(capsys, workdir, template):
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.001 * seed)
+        planted(template, "b", seed, 4.0 + 0.002 * seed, model={"d_ff": 72})
+    plant_tuning(template, "a")
+    plant_tuning(template, "b", model={"d_ff": 72})
+    study, rate = Path("results/s"), Run(template).protocol.recipe.lr
+    planned_as = TuningPlan((rate / 2, rate, rate * 2), (100, 101, 102), grows=False)
+
+    def is_exploratory() -> bool:
+        found = primary(compared(capsys, "a", "b"))["b"]
+        assert found["verdict"] == "better"
+        return found["exploratory"]
+
+    assert not is_exploratory()  # an older ledger plans nothing about the tuning
+    for tuning, expected in (
+        (planned_as, False),
+        (dataclasses.replace(planned_as, seeds=(100, 101)), True),
+        (dataclasses.replace(planned_as, seeds=(100, 101, 102, 103)), True),
+        (dataclasses.replace(planned_as, rates=(rate, rate * 2)), True),
+        (dataclasses.replace(planned_as, rates=(rate, rate * 2), grows=True), False),
+        (TuningPlan(), True),
+        (planned_as, False),
+    ):
+        plan(study, tuning=tuning)
+        assert is_exploratory() is expected
+    ledger = read_ledger(study)
+    later = dataclasses.replace(ledger.plan, tuning=TuningPlan())
+    write_ledger(study, dataclasses.replace(ledger, changes=(PlanChange(now(), 6, later),)))
+    assert is_exploratory()
+    write_ledger(study, ledger)
+    remove(study / "b-tuning0.5-s100")
+    assert is_exploratory()

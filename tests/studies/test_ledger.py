@@ -1,5 +1,6 @@
 """The ledger: what was planned before the first result, and what became of it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +11,15 @@ from support.tinies import runs_of
 
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.study_plan import (
+    Ledger,
+    TuningPlan,
     ledger_checksum,
     ledger_of,
     ledger_problems,
     read_ledger,
 )
 from smolctl.analysis.study_verdicts import lost_results
+from smolctl.studies.ledger import begin_ledger, planned_by, write_ledger
 from smolctl.studies.runner import Session
 from smolctl.studies.study_file import read_study
 from smollm2.errors import UserError
@@ -95,6 +99,23 @@ def test_a_plan_that_changes_before_the_first_result_binds(capsys, workdir, stud
     ledger = read_ledger(FOLDER)
     assert ledger.binding.seeds["two"] == (0, 1, 2)
     assert ledger.binding.seeds["two"] == (0, 1, 2)
+
+
+def test_the_tuning_is_in_the_plan_but_not_in_that_of_an_older_ledger(workdir, study_file):
+    plain = planned_by(read_study(study_file))
+    assert plain.tuning == TuningPlan()
+    study_file.write_text(study_file.read_text() + "[tune]\nlr = [1e-3, 1.4e-3]\n")
+    tuned = planned_by(read_study(study_file))
+    assert tuned.tuning == TuningPlan((1e-3, 1.4e-3), (100, 101, 102), grows=True)
+    FOLDER.mkdir(parents=True)
+    study = read_study(study_file)
+    older = Ledger(now(), None, dataclasses.replace(tuned, tuning=None), {}, ())
+    write_ledger(FOLDER, older)
+    begin_ledger(study, FOLDER, [])
+    assert read_ledger(FOLDER) == older
+    write_ledger(FOLDER, dataclasses.replace(older, plan=plain))
+    begin_ledger(study, FOLDER, [])
+    assert read_ledger(FOLDER).current == tuned
 
 
 def test_a_run_whose_process_died_before_the_ledger_was_written_is_added(
@@ -292,6 +313,7 @@ DAMAGES = {
     "margin": lambda c: c["plan"].update(margin=-0.1),
     "blocked": lambda c: c["plan"].update(blocked=1),
     "alpha": lambda c: c["plan"].update(alpha=1.5),
+    "tuning": lambda c: c["plan"].update(tuning={"rates": [0], "seeds": [1], "grows": True}),
     "a loss": lambda c: c["results"]["a-s0"].update(test_loss="good"),
     "a time": lambda c: c["results"]["a-s0"].update(finished_at=3),
     "divergence": lambda c: c["results"]["a-s0"].update(diverged=1),

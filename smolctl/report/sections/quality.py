@@ -144,8 +144,8 @@ def why_exploratory(study: Comparison) -> list[str]:
     if study.ledger is None:
         return ["No plan was written before the first result, so every verdict is exploratory."]
     return [
-        "Arms or seeds beyond the plan, a run that was trained again or is older than the plan, or "
-        "another first arm than planned make a verdict exploratory."
+        "Arms or seeds beyond the plan, a run that was trained again or is older than the plan, "
+        "another tuning than planned, or another first arm make a verdict exploratory."
     ]
 
 

@@ -114,6 +114,16 @@ class FinishedRun:
         return int(self._final_test["clusters"])
 
     @property
+    def effective_documents(self) -> float:
+        """As many documents of one length would have the spread of these: the squared sum of their
+        tokens over the sum of their squares (Kish 1965, *Survey Sampling*, 11.7). Their number in
+        runs of older versions, which kept no sums of each."""
+        if self.documents is None:
+            return self.test_documents
+        sizes = [int(size) for size in self.documents["n_tokens"]]
+        return sum(sizes) ** 2 / sum(size**2 for size in sizes)
+
+    @property
     def floors(self) -> dict[str, float] | None:
         """The test losses of n-gram models counted on as many tokens as the run has seen, in
         nats/token: `unigram`, `trigram`; None if they were not counted on the text that the run

@@ -115,7 +115,7 @@ def result_of_arm(
         planned=None if planned is None else blocks_with(planned, block),
         lost=lost,
         tuning_gap=tuning_gap(grid, arm.rates[0]) if grid else None,
-        documents=min(run.test_documents for run in arm.runs),
+        documents=min(run.effective_documents for run in arm.runs),
         trigram=arm.floor("trigram"),
     )
 

@@ -51,7 +51,7 @@ class ArmResult:
         planned: the seeds that the study's ledger planned before the first result; None: no plan.
         lost: whether results that the ledger has are missing here: what is left is no sample.
         tuning_gap: upper bound in nats/token, infinite without one; None if the arm was not tuned.
-        documents: of the test set.
+        documents: of the test set, as many as they would be of one length.
         trigram: loss of a trigram model counted on as many tokens as a run has seen, on the same
             test text; None if unknown. Two arms of one model need not be below it.
     """
@@ -63,7 +63,7 @@ class ArmResult:
     planned: frozenset[int] | None = None
     lost: bool = False
     tuning_gap: float | None = None
-    documents: int = 0
+    documents: float = 0
     trigram: float | None = None
 
     @property

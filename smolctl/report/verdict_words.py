@@ -88,7 +88,11 @@ def missing_tuning(study: Comparison, arm: Arm, found: Difference) -> str:
 def missing_documents(study: Comparison, arm: Arm, found: Difference) -> str:
     """How many documents there are."""
     documents = min(run.test_documents for run in study.runs)
-    return f"{documents} of at least {FEWEST_DOCUMENTS} test documents"
+    text = f"{documents} of at least {FEWEST_DOCUMENTS} test documents"
+    if documents < FEWEST_DOCUMENTS:
+        return text
+    effective = min(run.effective_documents for run in study.runs)
+    return f"{text}, which are worth {effective:.1f} of one length"
 
 
 def missing_regime(study: Comparison, arm: Arm, found: Difference) -> str:

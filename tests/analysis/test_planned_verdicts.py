@@ -230,3 +230,26 @@ def test_another_tuning_than_planned_is_exploratory(capsys, workdir, template):
     write_ledger(study, ledger)
     remove(study / "b-tuning0.5-s100")
     assert is_exploratory()
+
+
+@pytest.mark.parametrize(("longest", "missing"), [(2, []), (20, ["documents"])])
+def test_a_document_that_is_most_of_the_text_is_no_sample(
+    capsys, workdir, template, longest, missing
+):
+    planted_ab(template)
+    for run in list_runs(Path("results"), "s")[0]:
+        rows, loss = run.rows("documents"), float(run.test_scores()["loss"])
+        total = sum(int(row["n_tokens"]) for row in rows)
+        sizes = [total // (len(rows) - 1 + longest)] * (len(rows) - 1)
+        sizes.append(total - sum(sizes))
+        run.replace(
+            "documents",
+            [
+                row | {"n_tokens": n, "nats": loss * n, "text_nats": loss * n, "n_bytes": n}
+                for row, n in zip(rows, sizes, strict=True)
+            ],
+        )
+    found = compared(capsys, "a", "b")
+    assert primary(found)["b"]["missing"] == missing
+    text = "6 of at least 5 test documents, which are worth 1."
+    assert (text in " ".join(found["conclusion"])) is bool(missing)

@@ -36,7 +36,7 @@ def arm(name, values, look, model, rate):
         recipe = SimpleNamespace(rates={"lr": rate})
         protocol = SimpleNamespace(seed=seed, data_seed=seed, steps=100, model=model, recipe=recipe)
         manifest = SimpleNamespace(manifest={"finished_at": "then"})
-        tested = {"test_documents": 5, "floors": {"trigram": 100.0}}
+        tested = {"effective_documents": 5, "floors": {"trigram": 100.0}}
         of_loss = {LOSS.name: float(value)}
         runs.append(SimpleNamespace(protocol=protocol, values=of_loss, run=manifest, **tested))
     return Arm(name, tuple(runs), diverged=tuple(diverged))

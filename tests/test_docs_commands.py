@@ -73,7 +73,7 @@ def tiny_world(tmp_path_factory) -> Iterator[pytest.MonkeyPatch]:
             patch.setitem(VARIANTS, name, ModelConfig(**TINY, **heads, **experts))
         patch.setattr("smollm2.data.kinds.stdlib_corpus.stdlib_files", lambda: files)
         patch.setattr("smolctl.studies.rate_grid.ON_EITHER_SIDE", 1)
-        patch.setattr("smolctl.studies.rate_search.MOST_EXTENSIONS", 0)
+        patch.setattr("smolctl.studies.rate_search.MOST_ADDED", 0)
         # Read from the environment when datasets was imported, maybe before the tests.
         patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
         patch.setattr(

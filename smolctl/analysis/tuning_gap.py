@@ -18,6 +18,11 @@ from smolctl.analysis.stats import SMALLEST_SPREAD
 # difference at the best rates in at least 95 %, also where the noise at high rates is three times
 # that at low ones; 0.9 would not do there (docs/statistics.md).
 QUANTILE = 0.95
+# Of the drawn means: the share in which the lowest is that of a rate at an edge of the grid, above
+# which the best rate may lie beyond. With it some 2 % of equal arms whose best rates are far
+# apart are called different; with an edge that is open only while its rate is the best one, some
+# 30 % (docs/statistics.md).
+OPEN = 0.05
 DRAWS = 4000
 PARTS = 6  # of the way between two rates, at whose ends the curve is looked at
 
@@ -25,9 +30,9 @@ PARTS = 6  # of the way between two rates, at whose ends the curve is looked at
 def tuning_gap(grid: GridLosses, rate: float | None = None) -> float:
     """The upper bound of the tuning gap at the rate of the final runs, in nats/token.
 
-    It is infinite where the grid does not show how low the loss can be: the best rate is at an edge
-    of the grid, the final runs have a rate that is not in the grid or is unusable, or there are
-    fewer than two usable rates or two common seeds.
+    It is infinite where the grid does not show how low the loss can be: the best rate may lie
+    beyond an edge (`open_edges`), the final runs have a rate that is not in the grid or is
+    unusable, or there are fewer than two usable rates or two common seeds.
 
     Args:
         grid: a rate with a failed run is unusable. Seeds that a rate lacks are left aside.
@@ -36,7 +41,7 @@ def tuning_gap(grid: GridLosses, rate: float | None = None) -> float:
     rates, losses, best = sorted(grid), usable_losses(grid), best_rate(grid)
     kept = list(losses)
     wanted = best if rate is None else rate
-    if best is None or wanted is None or best in (rates[0], rates[-1]):
+    if best is None or wanted is None or any(open_edges(grid)):
         return math.inf
     own = [i for i, one in enumerate(kept) if math.isclose(one, wanted, rel_tol=1e-6)]
     if not own or len(kept) < 2 or len(losses[best]) < 2:
@@ -48,6 +53,26 @@ def tuning_gap(grid: GridLosses, rate: float | None = None) -> float:
         failed=failed_beside(np.log(rates), rates.index(kept[0]), rates.index(kept[-1])),
     )
     return float(bound[0])
+
+
+def open_edges(grid: GridLosses) -> tuple[bool, bool]:
+    """Whether the best rate may lie beyond the lower edge of the grid, and beyond the upper one.
+
+    An edge is open if its rate is the best one, or may be by `lowest_at_edges`. A rate that failed
+    closes its edge. If all failed, smaller ones may be better.
+    """
+    rates, losses, best = sorted(grid), usable_losses(grid), best_rate(grid)
+    kept = list(losses)
+    if best is None:
+        return True, False
+    maybe = (False, False)
+    if len(kept) > 1 and len(losses[best]) > 1:
+        below, above = lowest_at_edges(np.array([list(losses.values())]))[0] > OPEN
+        maybe = bool(below), bool(above)
+    return (
+        rates[0] == kept[0] and (maybe[0] or best == kept[0]),
+        rates[-1] == kept[-1] and (maybe[1] or best == kept[-1]),
+    )
 
 
 def failed_beside(x: Numbers, first: int, last: int) -> tuple[float, float]:
@@ -79,6 +104,24 @@ def gap_bounds(
         chosen: index of the final runs' rate, (grids,).
         failed: see `failed_beside`.
     """
+    drawn = drawn_means(losses, draws)
+    own = np.take_along_axis(drawn, chosen[:, None, None], axis=2)[..., 0]
+    return np.quantile(own - least_of(x, drawn, failed), QUANTILE, axis=1)
+
+
+def lowest_at_edges(losses: Numbers, *, draws: int = DRAWS) -> Numbers:
+    """In which share of the drawn means the first rate is the lowest, and the last, (grids, 2).
+
+    Args:
+        losses: (grids, rates, seeds), finite.
+    """
+    lowest = drawn_means(losses, draws).argmin(axis=2)
+    at = np.array([0, losses.shape[1] - 1])
+    return np.asarray((lowest[..., None] == at).mean(axis=1))
+
+
+def drawn_means(losses: Numbers, draws: int) -> Numbers:
+    """The means over seeds, drawn again: (grids, draws, rates); see `gap_bounds`."""
     _, rates, seeds = losses.shape
     means = losses.mean(axis=2)
     residuals = losses - means[:, :, None] - losses.mean(axis=1, keepdims=True)
@@ -87,9 +130,7 @@ def gap_bounds(
     variance = np.maximum((residuals**2).sum(axis=(1, 2)) / df, SMALLEST_SPREAD**2)
     random = np.random.default_rng(0)
     noise = random.normal(size=(draws, rates)) / np.sqrt(random.chisquare(df, (draws, 1)) / df)
-    drawn = means[:, None] + np.sqrt(variance / seeds)[:, None, None] * noise
-    own = np.take_along_axis(drawn, chosen[:, None, None], axis=2)[..., 0]
-    return np.quantile(own - least_of(x, drawn, failed), QUANTILE, axis=1)
+    return np.asarray(means[:, None] + np.sqrt(variance / seeds)[:, None, None] * noise)
 
 
 def least_of(x: Numbers, y: Numbers, failed: tuple[float, float]) -> Numbers:

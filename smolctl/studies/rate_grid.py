@@ -4,7 +4,7 @@
     lr = 2e-3                       # five rates around it, or a list; default: the recipe's rate
     seeds = [100, 101, 102]
 
-The grid grows by itself while an arm's best rate is at its edge (see `rate_search`). [sweep] is
+The grid grows by itself while an arm's best rate may lie beyond it (see `rate_search`). [sweep] is
 the older table: its rates may be far apart, one seed is enough, and they are all that is tried.
 """
 

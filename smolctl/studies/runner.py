@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from smolctl.analysis.run_metrics import tuning_loss
 from smolctl.analysis.study_plan import LEDGER
 from smolctl.studies import step_times
@@ -25,6 +23,7 @@ from smolctl.studies.plan import PlannedRun, final_runs, horizons, tuned_by, tun
 from smolctl.studies.rate_search import Search, chosen_rates, search
 from smolctl.studies.scorer import questions
 from smolctl.studies.study_file import KEPT, Study, to_toml
+from smolctl.studies.study_lock import StudyLock
 from smolctl.studies.tokens import tokens_of_study, trained_on
 from smolctl.talk import say, warn
 from smolctl.units import duration
@@ -43,7 +42,6 @@ from smollm2.training.active_clock import ActiveClock
 from smollm2.training.loop import Observer, train
 
 BUSY_SECONDS = 1.0  # between looks at runs that another process trains
-LEDGER_SECONDS = 1.0  # to wait for a process that only writes the ledger
 
 # Gives the observer of a run while it trains.
 Observe = Callable[[Run], AbstractContextManager[Observer]]
@@ -79,7 +77,7 @@ class Session:
         self.study, self.results, self.observe = study, results, observe
         self.folder = results / study.name
         require_own(self.folder, "study.lock", LEDGER)
-        self.lock = FileLock(self.folder / "study.lock")
+        self.lock = StudyLock(self.folder)
         self.data: TokenData = tokens_of_study(study, before, source)
         plan = study.evaluation
         # Read before anything runs: a missing file is better reported now than after the training.
@@ -120,7 +118,14 @@ class Session:
         """The tuning as far as it has come; without runs if the study has none."""
         if self.study.tuning is None:
             return Search([], {})
-        return search(self.study.tuning, self.runs_at, self.loss_of)
+        return search(self.study.tuning, self.runs_at, self.loss_of, self.may_add)
+
+    def may_add(self, runs: list[PlannedRun]) -> bool:
+        """Whether the grid may grow by these runs: once a final run exists, the rates are chosen,
+        and the grid is what has been tried, by whatever rule."""
+        return bool(runs) and not (
+            self.has_chosen and all(self.existing(planned) is None for planned in runs)
+        )
 
     def runs_at(self, rates: tuple[float, ...]) -> list[PlannedRun]:
         """The runs of the tuning at these rates."""
@@ -187,7 +192,7 @@ class Session:
 
     def record_results(self) -> None:
         """Add to the ledger what has finished, here or in another process."""
-        with self.alone():
+        with self.lock.alone():
             record_results(self.folder, self.existing_runs())
 
     def is_finished(self, planned: PlannedRun) -> bool:
@@ -215,7 +220,7 @@ class Session:
         if is_packed(self.folder):
             self.require_complete()
         elif self.study.equal == "seconds":
-            with self.alone("its arms get equal seconds of a machine, which two would share"):
+            with self.lock.alone("its arms get equal seconds of a machine, which two would share"):
                 self.run_missing()
         else:
             self.run_missing()
@@ -232,7 +237,7 @@ class Session:
         final = self.final_at_rates()
         self.train_all(final)
         # By one process: what is timed must not share the machine.
-        with self.alone():
+        with self.lock.alone():
             self.record_results()
             for planned in final:
                 self.measure(planned)
@@ -244,31 +249,9 @@ class Session:
         runs = self.tuned().runs
         self.train_all(runs)
         while len(more := self.tuned().runs) > len(runs):
-            say("The best rate of an arm is at the edge of the grid, which grows for every arm.")
+            say("The best rate of an arm may lie beyond the grid, which grows for every arm.")
             self.train_all(more)
             runs = more
-
-    @contextlib.contextmanager
-    def alone(self, why: str | None = None) -> Iterator[None]:
-        """Keep other processes out of what follows; wait for one that is inside.
-
-        Raises:
-            UserError: one is inside; `why` says why this one does not wait.
-        """
-        make_folder(self.folder)
-        try:
-            self.lock.acquire(timeout=0 if why else LEDGER_SECONDS)
-        except Timeout:
-            if why is not None:
-                raise UserError(
-                    f"Another process is running study {self.study.name!r}, and {why}."
-                ) from None
-            say("Waiting for another process, which evaluates the runs ...")
-            self.lock.acquire()
-        try:
-            yield
-        finally:
-            self.lock.release()
 
     def failed_runs(self) -> set[str]:
         """The runs of the study that have failed so far."""
@@ -287,7 +270,7 @@ class Session:
             replace_file(self.folder / KEPT, to_toml(self.study))
             if self.step_seconds:
                 step_times.write_record(self.study, self.results, self.step_seconds)
-            with self.alone():
+            with self.lock.alone():
                 begin_ledger(self.study, self.folder, self.existing_runs())
         except OSError as error:
             if error.errno in FULL:

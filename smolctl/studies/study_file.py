@@ -239,7 +239,7 @@ def tuning_of(table: Mapping[str, Any], plans: tuple[ArmPlan, ...]) -> Tuning | 
     if "sweep" in table:
         say(
             "[sweep] is read as before: its rates only, however far apart. [tune] tries a finer "
-            "grid, with three seeds, that grows where the best rate is at its edge."
+            "grid, with three seeds, that grows where the best rate may lie beyond it."
         )
         return sweep_of(subtable(table, "sweep"), plans)
     return tune_of(subtable(table, "tune"), plans) if "tune" in table else None

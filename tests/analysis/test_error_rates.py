@@ -21,6 +21,7 @@ EVERY = {
     "divergence": 23,
     "tuning": 53,
     "noisy_tuning": 23,
+    "growing": 32,
     "ladders": 37,
     "these_documents": 11,
     "like_documents": 11,

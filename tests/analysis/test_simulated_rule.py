@@ -14,6 +14,7 @@ from support.simulated import (
     losses,
 )
 from support.simulated_documents import document_scores, half_widths
+from support.simulated_growth import searches
 from support.simulated_tuning import grids
 
 from smolctl.analysis.arms import Arm
@@ -21,6 +22,9 @@ from smolctl.analysis.document_interval import document_intervals
 from smolctl.analysis.run_metrics import LOSS
 from smolctl.analysis.study_plan import Ledger, StudyPlan
 from smolctl.analysis.study_verdicts import family_verdicts
+from smolctl.analysis.tuning_gap import tuning_gap
+from smolctl.studies.rate_grid import Tuning
+from smolctl.studies.rate_search import grown
 
 STUDIES = 50
 DECIDED = {"better", "worse"}
@@ -132,6 +136,30 @@ def test_tuned_arms():
         assert said in expected
     assert np.isfinite(low).any()
     assert not np.isfinite(low).all()
+
+
+def test_grids_that_grow():
+    """The rates that `grown` adds, and the bounds of `tuning_gap`."""
+    random = np.random.default_rng(0)
+    made = searches(random, STUDIES, arms=1, rise=0.01, octaves=2, draws=4000)
+    rates = [float(f"{1e-3 * 2 ** (step / 2):.4g}") for step in range(-6, 7)]
+    plan = Tuning(tuple(rates[4:9]), (0, 1, 2), grows=True)
+    _, bounds = made.gaps()
+    for study in range(STUDIES):
+        grid = plan.lr
+        while True:
+            losses = {
+                arm: {rate: dict(enumerate(found[study, rates.index(rate)])) for rate in grid}
+                for arm, found in enumerate(made.found)
+            }
+            if (larger := grown(plan, grid, losses)) == grid:
+                break
+            grid = larger
+        assert grid == tuple(rates[made.first[study] : made.last[study] + 1])
+        expected = bounds[:, study].tolist()  # of rates that are not rounded
+        assert [tuning_gap(one) for one in losses.values()] == pytest.approx(expected, rel=1e-3)
+    assert np.isfinite(bounds).any(axis=1).all()
+    assert not np.isfinite(bounds).all()
 
 
 def test_intervals_over_documents():

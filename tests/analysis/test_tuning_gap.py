@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smolctl.analysis.learning_rates import best_rate
-from smolctl.analysis.tuning_gap import tuning_gap
+from smolctl.analysis.tuning_gap import open_edges, tuning_gap
 from smolctl.analysis.verdicts import ArmResult, Design, Missing, judge
 from smollm2.runs.manifest import Role
 from smollm2.runs.run import list_runs
@@ -80,6 +80,29 @@ def test_a_rate_with_a_failed_run_is_unusable(failed):
     assert best_rate(losses) == 4e-3
     assert 0.04 < tuning_gap(losses) < 0.06
     assert tuning_gap(losses, 8e-3) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ({}, (True, False)),
+        (grid(), (False, False)),
+        (grid({1e-3: 3.2, 2e-3: 3.1, 4e-3: 3.0}), (False, True)),
+        (grid({1e-3: 3.0, 2e-3: 3.1, 4e-3: 3.2}), (True, False)),
+        # No rate is significantly better than the last, so the best may lie beyond.
+        (grid({1e-3: 3.2, 2e-3: 3.0, 4e-3: 3.001}), (False, True)),
+        (grid({1e-3: 3.0, 2e-3: 2.999, 4e-3: 3.001}), (True, True)),
+        (grid({1e-3: 3.2, 2e-3: 3.0, 4e-3: 3.001, 8e-3: math.inf}), (False, False)),
+        (grid({1e-3: math.inf, 2e-3: 3.0, 4e-3: 3.2}), (False, False)),
+        (grid({1e-3: 3.2, 2e-3: 3.0, 4e-3: 3.001}, {0: 0.003}), (False, False)),  # unknown spread
+        (grid({1e-3: 3.0}), (True, True)),
+        (grid(dict.fromkeys(VALLEY, math.inf)), (True, False)),
+    ],
+)
+def test_an_edge_is_open_while_its_rate_may_be_the_best(losses, expected):
+    assert open_edges(losses) == expected
+    if any(expected):
+        assert tuning_gap(losses) == math.inf
 
 
 def test_the_published_study_is_inconclusive_for_lack_of_tuning():

@@ -113,7 +113,7 @@ def test_a_run_that_failed_in_another_process_is_not_tried_again(monkeypatch, se
 def test_equal_seconds_are_for_one_process(monkeypatch, workdir, study_file):
     study = dataclasses.replace(read_study(study_file), equal="seconds")
     ours, theirs = (Session(study, Path("results")) for _ in range(2))
-    with theirs.alone(), pytest.raises(UserError, match="Another process is running study"):
+    with theirs.lock.alone(), pytest.raises(UserError, match="Another process is running study"):
         ours.run()
 
 
@@ -123,11 +123,11 @@ def test_one_process_at_a_time_evaluates(monkeypatch, sessions):
 
     def evaluate(self, planned):
         with pytest.raises(Timeout):
-            theirs.lock.acquire(timeout=0)
+            theirs.lock.file.acquire(timeout=0)
         evaluated.append(planned.name)
 
     monkeypatch.setattr(Session, "measure", evaluate)
     ours.run()
     assert len(evaluated) == 4
-    with theirs.alone():
+    with theirs.lock.alone():
         pass

@@ -9,6 +9,7 @@ from typing import Any
 
 from support.simulated import SPREAD, Shares, false_equivalence, false_verdicts, lost_seeds
 from support.simulated_documents import document_coverage
+from support.simulated_growth import grown_false_verdicts
 from support.simulated_ladders import LARGEST, TRUTHS, false_trends
 from support.simulated_tuning import VALLEYS, tuned_false_verdicts
 
@@ -110,6 +111,13 @@ def noisy_tuning() -> Iterator[Simulation]:
         yield partial(tuned_false_verdicts, final_seeds=final, **grid)
 
 
+def growing() -> Iterator[Simulation]:
+    """Grids that grow at most two octaves beyond their first edges, at one octave."""
+    for rise, octaves, arms in product((0.002, 0.005, 0.01, 0.03), (4, 3, 2, 1), (1, 4)):
+        grid: dict[str, Any] = {"rise": rise, "octaves": octaves, "arms": arms}
+        yield partial(grown_false_verdicts, final_seeds=50, **grid)
+
+
 def ladders() -> Iterator[Simulation]:
     """Even and uneven numbers of seeds and spreads of two to six sizes, for a size among them and
     one beyond."""
@@ -169,6 +177,8 @@ GROUPS: dict[str, Callable[[], Iterator[Simulation]]] = {
     "them steeper on the right; 20 and 5 final seeds": tuning,
     "tuning: noise three times as large at high rates; 4 arms; 20 and 100 final "
     "seeds": noisy_tuning,
+    "tuning: grids of 5 rates and 3 seeds that grow; the best rates of the arms 1 to 4 octaves "
+    "above that of the base; 50 final seeds; 1 and 4 arms": growing,
     "ladders: no difference, a constant one, one that is gone at 2 M; 2, 3 and 6 sizes, 3 to 10 "
     "seeds, spreads up to 10 times apart; 1 and 4 arms": ladders,
     "interval for these documents: 2, 5, 15, 50 documents; 2, 5, 10 seeds": these_documents,

@@ -3,6 +3,7 @@
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.learning_rates import best_rate
 from smolctl.analysis.run_metrics import LOSS
+from smolctl.analysis.tuning_gap import open_edges
 from smolctl.report.document import Block, Section, Table, bullets
 from smolctl.report.evidence import Evidence
 from smolctl.report.sections.per_study import per_study
@@ -46,17 +47,12 @@ def tuning_findings(comparison: Comparison) -> list[str]:
     if comparison.superseded is not None:
         return []
     if comparison.is_swept:
-        edges = [
-            arm.name
-            for arm in comparison.arms
-            if arm.rates[0] in (min(comparison.grids[arm.name]), max(comparison.grids[arm.name]))
+        beyond = [
+            arm.name for arm in comparison.arms if any(open_edges(comparison.grids[arm.name]))
         ]
-        if not edges:
+        if not beyond:
             return []
-        return [
-            f"The best learning rate of {listed(edges)} is at the edge of the sweep; a rate beyond "
-            "it may be better."
-        ]
+        return [f"The best learning rate of {listed(beyond)} may lie beyond the edge of the sweep."]
     if len({arm.rates for arm in comparison.arms}) == 1:
         return []
     rates = (f"{rates_text(arm)} for {arm.name}" for arm in comparison.arms)

@@ -35,7 +35,7 @@ from smolctl.analysis.task_scores import (
 )
 from smolctl.analysis.verdicts import Difference, differences, withdrawn_difference
 from smollm2.protocol.run_config import ResolvedConfig
-from smollm2.runs.manifest import Role, RunState
+from smollm2.runs.manifest import Role
 from smollm2.runs.run import Run
 
 # Budgets that differ by a smaller share count as equal: steps are whole, and clocks are noisy.
@@ -218,7 +218,7 @@ class Comparison:
     @cached_property
     def grids(self) -> Mapping[str, GridLosses]:
         """The validation losses of the study's tuning, by arm, learning rate and seed; infinite
-        for a run that failed. Runs of another length, or with a seed of the final runs, do not
+        for a run that diverged. Runs of another length, or with a seed of the final runs, do not
         count."""
         return tuning_losses(self)
 
@@ -276,13 +276,13 @@ def tuning_losses(comparison: Comparison) -> Mapping[str, GridLosses]:
 
 
 def ended_tuning_loss(run: Run) -> float | None:
-    """The validation loss of a run of the tuning: infinite if it failed, None if it has not ended
-    or is no such run."""
+    """The validation loss of a run of the tuning: infinite if it diverged, None if it has not
+    ended, failed otherwise or is no such run."""
     if run.role is not Role.SWEEP:
         return None
     if run.is_finished:
         return tuning_loss(run)
-    return math.inf if run.state is RunState.FAILED else None
+    return math.inf if run.has_diverged else None
 
 
 def tunes(protocol: ResolvedConfig, arm: Arm) -> bool:

@@ -134,17 +134,18 @@ class Session:
         return [run.on(self.data) for run in runs]
 
     def loss_of(self, planned: PlannedRun) -> float | None:
-        """The validation loss of a run of the tuning: infinite if it failed for good, None if it
-        has not ended."""
+        """The validation loss of a run of the tuning: infinite if it diverged, None if it has not
+        ended. One that failed otherwise has not ended, unless the rates are chosen already."""
         if planned.name not in self.losses:
             run = self.existing(planned)
             if run is None or not run.is_finished:
-                return math.inf if self.is_lost(planned, run) else None
+                is_result = run is not None and (run.has_diverged or self.has_chosen)
+                return math.inf if is_result and self.is_lost(planned, run) else None
             self.losses[planned.name] = tuning_loss(run)
         return self.losses[planned.name]
 
     def is_lost(self, planned: PlannedRun, run: Run | None) -> bool:
-        """Whether a run of the tuning has failed for good. That is a result: the rate is unusable.
+        """Whether a run of the tuning has failed and is not tried again here.
 
         Once a final run exists, the rates stay: no run of the tuning is tried again.
         """
@@ -245,13 +246,23 @@ class Session:
                 self.failed["the measurement of speed"] = why
 
     def tune(self) -> None:
-        """Train the runs of the tuning, whose grid may grow with their results."""
+        """Train the runs of the tuning, whose grid may grow with their results.
+
+        Raises:
+            RunError: one failed without having diverged, so no rate can be chosen.
+        """
         runs = self.tuned().runs
         self.train_all(runs)
         while len(more := self.tuned().runs) > len(runs):
             say("The best rate of an arm may lie beyond the grid, which grows for every arm.")
             self.train_all(more)
             runs = more
+        if lost := [run.name for run in runs if self.loss_of(run) is None]:
+            raise RunError(
+                f"No learning rate can be chosen: run {lost[0]!r} of the tuning failed without "
+                f"having diverged: {self.failed[lost[0]]} Type the same command again, and it is "
+                "trained again."
+            )
 
     def failed_runs(self) -> set[str]:
         """The runs of the study that have failed so far."""

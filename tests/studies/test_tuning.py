@@ -157,6 +157,23 @@ def test_a_control_has_the_rate_of_the_arm_that_it_repeats():
 # The study
 
 
+@pytest.mark.parametrize("diverged", [True, False])
+def test_a_failed_run_of_the_tuning_is_a_result_only_if_it_diverged(
+    monkeypatch, study_file, diverged
+):
+    with study_file.open("a") as file:
+        file.write("[tune]\nlr = [1e-3, 1.4e-3]\n")
+    session = Session(read_study(study_file), study_file.parent / "results")
+    planned = session.tuned().runs[0]
+    session.claim(planned).update(state="failed", error="The disk was full.", diverged=diverged)
+    session.failed[planned.name] = "The disk was full."
+    assert session.loss_of(planned) == (math.inf if diverged else None)
+    if not diverged:
+        monkeypatch.setattr(Session, "train_all", lambda self, runs: None)
+        with pytest.raises(RunError, match=r"failed without having diverged: The disk was full\."):
+            session.tune()
+
+
 def test_a_study_grows_its_grid_and_trains_at_the_best_rates(
     capsys, monkeypatch, workdir, study_file
 ):

@@ -1,6 +1,5 @@
 """`smolctl compare`: finished runs of two or more arms, with a verdict or the lack of one."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +8,9 @@ import typer
 from smolctl.cli.options import Json, Results, Section, Study, complete_target
 from smolctl.command_line import RESULTS, STUDY, command
 from smollm2.errors import UserError
-from smollm2.runs.conditions import FEW_DOCUMENTS
 
 if TYPE_CHECKING:
-    from smolctl.analysis.comparison import Comparison
+    pass
 
 EXAMPLES = """
 **Examples**
@@ -109,8 +107,6 @@ def compare(
             f"To find a true difference of {detect:g} nats/token four times in five: "
             f"{seeds:,} seeds an arm."
         )
-    if "quality" in names:
-        say_if_few_documents(found)
     has_weights = not any(one.run.packed_in for one in found.runs)
     if "tasks" in names and found.tasks.empty and has_weights:
         words = ("eval", *arms, "--tasks", "arc_easy,hellaswag")
@@ -119,23 +115,3 @@ def compare(
     name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
     for path in write_figures(shown, figures or results / study / "figures" / name).values():
         say(f"Figure: {path}")
-
-
-def say_if_few_documents(found: "Comparison") -> None:
-    """Say how runs are scored on more documents, if the test loss stands on few."""
-    from smolctl.cli.console import say
-
-    base = found.base.runs[0]
-    if base.test_documents >= FEW_DOCUMENTS:
-        return
-    advice = (
-        "They are all of the test split. For more, hold out a larger share of the text: held_out "
-        "below [train] of the study file, or --held-out."
-    )
-    if not base.is_tested_whole:
-        more = math.ceil(base.protocol.test_tokens * FEW_DOCUMENTS / base.test_documents)
-        advice = (
-            f"For about {FEW_DOCUMENTS}, if the text has so many, give new runs test_tokens = "
-            f"{more} below [train] of the study file, or --test-tokens {more}."
-        )
-    say(f"Few held-out documents: {base.test_documents}. {advice}")

@@ -56,20 +56,34 @@ def missing_seeds(study: Comparison, arm: Arm, found: Difference) -> str:
     for one in (study.base, arm):
         if one.failed:
             return f"{listed(one.failed)} of {one.name} failed"
-    plan = ledger.binding if ledger else None
-    if plan is not None:
-        counts = []
-        for one in (study.base, arm):
-            planned = set(plan.seeds.get(one.name, ()))
-            counts.append((len(planned & {*one.seeds, *one.diverged}), len(planned)))
-        if not is_at_a_look(counts, plan.looks):
-            done = [finished for finished, _ in counts]
-            look = plan.next_look(min(done) + 1)
-            return f"the next look is at {look} seeds, and there are {listed(list(map(str, done)))}"
+    if (look := awaited_look(study, arm)) is not None:
+        done = [str(finished) for finished, _ in planned_counts(study, arm)]
+        return f"the next look is at {look} seeds, and there are {listed(done)}"
     fewest = min(len(study.base.runs), len(arm.runs))
     if fewest < 2:
         return f"{runs_text(fewest)} of an arm shows no noise"
     return "the interval leaves the sign open"
+
+
+def awaited_look(study: Comparison, arm: Arm) -> int | None:
+    """The number of seeds at which the arm is judged next; None at a look, or without a plan."""
+    plan = study.ledger.binding if study.ledger else None
+    counts = planned_counts(study, arm)
+    if plan is None or is_at_a_look(counts, plan.looks):
+        return None
+    return plan.next_look(min(finished for finished, _ in counts) + 1)
+
+
+def planned_counts(study: Comparison, arm: Arm) -> list[tuple[int, int]]:
+    """How many seeds of the plan have ended and how many there are, of the base and the arm."""
+    plan = study.ledger.binding if study.ledger else None
+    if plan is None:
+        return []
+    counts = []
+    for one in (study.base, arm):
+        planned = set(plan.seeds.get(one.name, ()))
+        counts.append((len(planned & {*one.seeds, *one.diverged}), len(planned)))
+    return counts
 
 
 def missing_tuning(study: Comparison, arm: Arm, found: Difference) -> str:

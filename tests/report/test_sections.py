@@ -166,6 +166,6 @@ def test_compare_has_its_sections_in_json(capsys, study):
     code, out, _ = run_main(capsys, "compare", "orig", "pow2", "--study", "s", "--json")
     assert code == 0
     found = json.loads(out)
-    assert [one["name"] for one in found["sections"]] == ["quality", "speed"]
+    assert [one["name"] for one in found["sections"]] == ["quality", "decision", "speed"]
     quality = found["sections"][0]["blocks"][0]
     assert quality["sentences"][0] == found["conclusion"][0]

@@ -12,6 +12,7 @@ from smolctl.report.evidence import Evidence
 from smolctl.report.sections.answer import answer_section
 from smolctl.report.sections.architecture import architecture_section
 from smolctl.report.sections.claims import claims_in_detail_section, claims_section
+from smolctl.report.sections.decision import decision_section
 from smolctl.report.sections.experts import experts_section
 from smolctl.report.sections.ladder_section import ladder_in_detail_section, ladder_section
 from smolctl.report.sections.limits import limits_section
@@ -55,6 +56,7 @@ SECTIONS = {
     "usage": Entry(usage_section, (CARD,)),
     "transformers-usage": Entry(transformers_usage_section, (EXPORTED,)),
     "quality": Entry(quality_section, (APPENDIX, COMPARE)),
+    "decision": Entry(decision_section, (APPENDIX, COMPARE)),
     "speed": Entry(speed_section, (APPENDIX, COMPARE)),
     "experts": Entry(experts_section, (APPENDIX, COMPARE)),
     "quantization": Entry(quantization_section, (APPENDIX,)),

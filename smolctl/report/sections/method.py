@@ -8,11 +8,6 @@ from smolctl.report.evidence import Evidence
 from smolctl.report.sections.architecture import what_they_are
 from smolctl.report.wording import described, listed, machine, once
 
-UNIT = (
-    "The unit is the run. Verdicts on the final test loss: Welch's test over seeds, "
-    "corrected for the number of arms (Bonferroni)."
-)
-
 
 def method_section(evidence: Evidence) -> Section | None:
     """Models, protocol, test and the role of each further study."""
@@ -24,13 +19,27 @@ def method_section(evidence: Evidence) -> Section | None:
                 [
                     f"{what_they_are(evidence)}.",
                     protocol_sentence(study),
-                    *([UNIT] if study.others else []),
+                    *([unit_sentence(study)] if study.others else []),
                     *margins(evidence),
                     *further_sentences(evidence),
                     *machine_sentences(evidence),
                 ]
             )
         ],
+    )
+
+
+def unit_sentence(study: Comparison) -> str:
+    """What is tested, and how."""
+    paired = {found.paired for found in study.primary.values()}
+    test = "Welch's test over seeds"
+    if paired == {True}:
+        test = "Student's t on the differences within seeds"
+    elif True in paired:
+        test = "Student's t on the differences within seeds where arms share them, else Welch's"
+    return (
+        f"The unit is the run. Verdicts on the final test loss: {test}, corrected for the number "
+        "of arms (Bonferroni)."
     )
 
 

@@ -22,6 +22,11 @@ def command(*words: str, study: str = STUDY, results: Path = RESULTS) -> str:
     return " ".join(map(quoted, ("smolctl", *words, *where)))
 
 
+def resume_command(run: Run) -> str:
+    """The command that continues a run, with --study and --results if they are not the defaults."""
+    return command("train", "--resume", run.name, study=run.study, results=results_of(run))
+
+
 def results_of(run: Run) -> Path:
     """The results directory of a run."""
     return absolute(run.home).parent.parent

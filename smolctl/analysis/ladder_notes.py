@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smolctl.analysis.study_plan import KEPT
 from smollm2.errors import UserError, did_you_mean
 from smollm2.model.config import typed
 from smollm2.parse import read_toml, with_underscores
@@ -156,7 +157,7 @@ def read_ladder_notes(study: Path) -> LadderNotes | None:
     Raises:
         UserError: its file cannot be read, or as `ladder_notes_of`; the message names the file.
     """
-    path = study / "study.toml"
+    path = study / KEPT
     return read_toml(path, "study", notes_in) if path.exists() else None
 
 

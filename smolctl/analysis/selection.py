@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from smolctl.analysis.arms import Arm, floor_problems
 from smolctl.analysis.comparison import SAME_BUDGET, Comparison
+from smolctl.analysis.kept_study import continue_command
 from smolctl.analysis.quantized_arms import quantized
 from smolctl.analysis.run_metrics import FinishedRun, read_finished, read_imported, siblings
 from smolctl.analysis.study_notes import read_notes
 from smolctl.analysis.study_plan import ledger_problems, read_ledger
-from smolctl.command_line import command, results_of
 from smollm2.errors import UserError
 from smollm2.runs.manifest import Role, RunState
 
@@ -171,9 +171,10 @@ def unfinished_of(found: list[FinishedRun], arm: str, excluded: list[str]) -> "l
             failed.append(run)
             excluded.append(f"{run.name} is excluded: it failed. {run.manifest['error']}")
         else:
-            words = ("train", "--resume", run.name)
-            resume = command(*words, study=run.study, results=results_of(run))
-            excluded.append(f"{run.name} is excluded: it is not finished. Resume it: {resume}")
+            go_on = f"Continue it: {continue_command(run)}"
+            if run.is_being_written:
+                go_on = "Another process is training it."
+            excluded.append(f"{run.name} is excluded: it is not finished. {go_on}")
     return failed
 
 

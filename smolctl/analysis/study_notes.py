@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from smolctl.analysis.study_plan import KEPT
 from smollm2.errors import UserError, did_you_mean
 from smollm2.model.config import typed
 from smollm2.parse import read_toml
@@ -77,5 +78,5 @@ def read_notes(study: Path) -> StudyNotes:
     Raises:
         UserError: the file cannot be read, or as `notes_of`; the message names the file.
     """
-    path = study / "study.toml"
+    path = study / KEPT
     return read_toml(path, "study", notes_of) if path.exists() else StudyNotes()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from smollm2.runs.run import Run
 
 LEDGER = "ledger.json"
+KEPT = "study.toml"  # the study file next to the runs that follow from it
 FORMAT = 1
 ALPHA = 0.05  # of all verdicts of a study together
 

@@ -1,21 +1,19 @@
 """`smolctl compare`: finished runs of two or more arms, with a verdict or the lack of one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from smolctl.cli.options import Json, Results, Section, Study, complete_target
 from smolctl.command_line import RESULTS, STUDY, command
-from smollm2.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 EXAMPLES = """
 **Examples**
 
 - `smolctl compare orig pow2`
+
+- every arm of a study, in the order of its file: `smolctl compare --study gqa`
 
 - `smolctl compare pow2 pow2:n_kv_heads=8 pow2:n_kv_heads=1 --study gqa --verbose`
 
@@ -29,12 +27,13 @@ EXAMPLES = """
 
 def compare(
     arms: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            help="Arms, variants or runs; the first is the baseline.",
+            metavar="[ARM]...",
+            help="Arms, variants or runs; the first is the baseline (default: all of the study).",
             autocompletion=complete_target,
         ),
-    ],
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Also print the numbers of every run.")
     ] = False,
@@ -67,6 +66,7 @@ def compare(
     from smolctl.analysis.rungs import ladder_dict
     from smolctl.analysis.selection import compare_arms
     from smolctl.cli.console import print_json, say, warn
+    from smolctl.cli.run_list import require_study
     from smolctl.cli.terminal import say_what_is_missing, show_sections
     from smolctl.report.card import write_figures
     from smolctl.report.document import sentences_of
@@ -74,18 +74,19 @@ def compare(
     from smolctl.report.render.json import as_json as in_json
     from smolctl.report.sections import COMPARE, names_in, sections
     from smolctl.report.wording import briefly
-    from smolctl.studies.targets import runs_of
+    from smolctl.studies.compared_arms import at_least_two, finished_arms
     from smollm2.protocol.run_config import plain_name
     from smollm2.runs.links import require_own
     from smollm2.runs.names import LONGEST_NAME
 
     if detect is not None:
         require_difference(detect)
-    if len(set(arms)) < 2:
-        raise UserError("Name at least two different arms: smolctl compare orig pow2.")
+    if study != STUDY:
+        require_study(results, study)
+    arms = at_least_two(arms or [], results, study)
     names = section or [*names_in(COMPARE), *(["runs"] if verbose else [])]
-    runs = {arm: runs_of(arm, results, study, with_imported=False) for arm in arms}
-    found = compare_arms(study, runs)
+    runs, left_out = finished_arms(arms, results, study)
+    found = compare_arms(study, runs, left_out)
     # Before anything is printed: it may have no answer.
     seeds = None if detect is None else seeds_to_find(found, detect)
     if figures is None:
@@ -109,9 +110,9 @@ def compare(
         )
     has_weights = not any(one.run.packed_in for one in found.runs)
     if "tasks" in names and found.tasks.empty and has_weights:
-        words = ("eval", *arms, "--tasks", "arc_easy,hellaswag")
+        words = ("eval", *runs, "--tasks", "arc_easy,hellaswag")
         say(f"Tasks: not measured. {command(*words, study=study, results=results)}")
     # A folder of their own: those of the model card show every arm of the study.
-    name = plain_name("-vs-".join(arms))[:LONGEST_NAME]
+    name = plain_name("-vs-".join(runs))[:LONGEST_NAME]
     for path in write_figures(shown, figures or results / study / "figures" / name).values():
         say(f"Figure: {path}")

@@ -26,18 +26,17 @@ EXAMPLES = """
 
 - `smolctl study gqa.toml --dry-run`
 
-- `smolctl study gqa.toml`, then `smolctl compare pow2 mqa --study gqa`
+- `smolctl study gqa.toml`, then `smolctl compare --study gqa`
 
-A study file:
+The study file gqa.toml:
 
     seeds = [0, 1, 2]
-    equal = "tokens"        # or flops, seconds
-    arms.orig = "orig"
-    arms.pow2 = "pow2"
+    arms = ["pow2", "pow2:n_kv_heads=8", "pow2:n_kv_heads=1"]
     train = { scale = "nano", steps = 300, data = "novels.jsonl.gz" }
-    tune = { lr = 2e-3 }    # each arm's rate, from a grid around it
-    eval = { tasks = "arc_easy", limit = 500 }
-    speed = { rounds = 5 }  # of training, measured in turns
+    tune = { lr = 3e-3 }    # each arm's rate, from a grid around it
+    equal = "tokens"        # optional, or flops, seconds
+    eval = { tasks = "arc_easy", limit = 500 }  # optional
+    speed = { rounds = 5 }  # optional: of training, measured in turns
 """
 
 

@@ -22,8 +22,8 @@ from smolctl.cli.options import (
     is_typed,
     take_older,
 )
-from smolctl.command_line import RESULTS, STUDY, command, results_of
-from smolctl.studies.targets import comparison_command, resume_command
+from smolctl.command_line import RESULTS, STUDY, command, results_of, resume_command
+from smolctl.studies.targets import comparison_command
 from smolctl.units import count, duration
 from smollm2.errors import UserError
 from smollm2.model.config import split_setting

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from smolctl.analysis.run_metrics import tuning_loss
-from smolctl.analysis.study_plan import LEDGER
+from smolctl.analysis.study_plan import KEPT, LEDGER
 from smolctl.studies import step_times
 from smolctl.studies.alternation import measure_in_turns
 from smolctl.studies.finished_runs import complete
@@ -22,7 +22,7 @@ from smolctl.studies.older_studies import in_order_of, scored_as
 from smolctl.studies.plan import PlannedRun, final_runs, horizons, tuned_by, tuning_runs
 from smolctl.studies.rate_search import Search, chosen_rates, search
 from smolctl.studies.scorer import questions
-from smolctl.studies.study_file import KEPT, Study, to_toml
+from smolctl.studies.study_file import Study, to_toml
 from smolctl.studies.study_lock import StudyLock
 from smolctl.studies.tokens import tokens_of_study, trained_on
 from smolctl.talk import say, warn

@@ -42,6 +42,7 @@ from typing import Any
 
 from smolctl.analysis.ladder_notes import LadderNotes, ladder_notes_of
 from smolctl.analysis.study_notes import StudyNotes, notes_of
+from smolctl.analysis.study_plan import KEPT
 from smolctl.studies.arm_plan import ArmPlan, arm_plans, share_orders
 from smolctl.studies.rate_grid import Tuning, sweep_of, tune_of
 from smolctl.studies.speed_plan import SpeedPlan, speed_plan_of
@@ -58,7 +59,7 @@ from smolctl.studies.study_keys import (
 )
 from smolctl.talk import say
 from smollm2.device import resolve_dtype
-from smollm2.errors import UserError, did_you_mean
+from smollm2.errors import UserError, did_you_mean, first_few
 from smollm2.evaluation.tasks import TASKS, task_names
 from smollm2.files import absolute
 from smollm2.model.config import typed
@@ -69,7 +70,6 @@ from smollm2.runs.names import require_plain
 from smollm2.runs.packed import is_packed
 
 EQUAL = ("tokens", "flops", "seconds")
-KEPT = "study.toml"  # the study file next to the runs that follow from it
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,21 @@ def read_study(path: Path) -> Study:
             raise
         files = [str(file) for file in path.parent.glob("*.toml")]
         own = [file for file in (f"{path}.toml", str(path / KEPT)) if Path(file).is_file()]
+        if path.is_dir() and not own:
+            raise MissingFile(
+                f"{str(path)!r} is a folder; name a study file, such as gqa.toml.{kept_in(path)}",
+                error.reason,
+            ) from None
         hint = f" Did you mean {own[0]!r}?" if own else did_you_mean(str(path), files)
         raise MissingFile(f"There is no study file {str(path)!r}.{hint}", error.reason) from None
     with errors_of(path):
         return study_of(table, study_name(path))
+
+
+def kept_in(results: Path) -> str:
+    """A sentence that names the study files in a folder of results; empty without any."""
+    kept = sorted(map(str, results.glob(f"*/{KEPT}")))
+    return f" There are {first_few(kept)}." if kept else ""
 
 
 def study_name(path: Path) -> str:

@@ -7,6 +7,7 @@ models that are not runs yet, `start` the checkpoint RUN@STEP.
 from enum import StrEnum
 from pathlib import Path
 
+from smolctl.analysis.kept_study import continue_command, kept_seeds
 from smolctl.command_line import command, results_of
 from smolctl.talk import warn
 from smollm2.errors import UserError, did_you_mean, first_few
@@ -14,11 +15,6 @@ from smollm2.files import absolute, base_name
 from smollm2.runs.manifest import Role, RunState
 from smollm2.runs.packed import MANIFEST, require_unpacked
 from smollm2.runs.run import Run, list_runs, open_run_at
-
-
-def resume_command(run: Run) -> str:
-    """The command that continues a run, with --study and --results if they are not the defaults."""
-    return command("train", "--resume", run.name, study=run.study, results=results_of(run))
 
 
 def comparison_command(run: Run) -> str:
@@ -76,7 +72,7 @@ def unfinished(run: Run) -> str:
     if status is RunStatus.RUNNING:
         return f"is running in another process {saved}: wait for it"
     said = "was interrupted" if status is RunStatus.INTERRUPTED else status
-    return f"{said} {saved}: continue it with {resume_command(run)}"
+    return f"{said} {saved}: continue it with {continue_command(run)}"
 
 
 def require_new(path: Path) -> None:
@@ -130,6 +126,10 @@ def none_finished(runs: list[Run], results: Path, study: str) -> UserError:
     imported = ", ".join(run.name for run in runs if run.is_imported)
     there = f" but the imported {imported}" if imported else ""
     runs = [run for run in runs if not run.is_imported]
+    if runs and kept_seeds(folder):
+        from smolctl.studies.study_progress import why_none_finished  # imports torch
+
+        return UserError(why_none_finished(folder, runs))
     others = [name for name in studies_in(results) if name != study]
     if not runs and others:
         return UserError(
@@ -142,7 +142,7 @@ def none_finished(runs: list[Run], results: Path, study: str) -> UserError:
     if open_runs:
         return UserError(
             f"{folder} has no finished runs, only {first_few([run.name for run in open_runs])}. "
-            f"Continue one: {resume_command(open_runs[0])}"
+            f"{open_runs[0].name} {unfinished(open_runs[0])}"
         )
     words = ("train", "--variant", "pow2", "--scale", "nano", "--steps", "300")
     missing = "" if results.exists() else f" (there is no directory {results} here)"

@@ -130,7 +130,7 @@ def test_a_failed_seed_is_reported(capsys, workdir, template):
     found = compared(capsys, "a", "b")
     assert "b-s7 is excluded: it failed. At step 3 the loss is nan." in found["excluded"]
     assert (
-        "a-s8 is excluded: it is not finished. Resume it: smolctl train --resume a-s8 --study s"
+        "a-s8 is excluded: it is not finished. Continue it: smolctl train --resume a-s8 --study s"
     ) in found["excluded"]
     assert any("b-s7 of b failed" in sentence for sentence in found["conclusion"])
 
@@ -342,7 +342,8 @@ def test_without_finished_runs_the_resume_command_is_given(capsys, workdir, temp
     planted(template, "a", 0, 5.0, manifest={"state": "stopped"})
     code, _, err = run_main(capsys, "report", "--study", "s")
     assert code == 2
-    assert "no finished runs, only a-s0. Continue one: smolctl train --resume a-s0" in err
+    assert "no finished runs, only a-s0. a-s0 stopped (saved: " in err
+    assert "): continue it with smolctl train --resume a-s0" in err
 
 
 def test_a_long_list_of_what_differs_is_cut(capsys, workdir, template):

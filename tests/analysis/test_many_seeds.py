@@ -57,7 +57,7 @@ def test_fifty_seeds_are_readable(capsys, many):
         "moe-160m-s0 is excluded: it failed. The loss is not finite. So with 4 runs of moe-160m "
         "(seeds 1-4)."
     )
-    assert any("Resume it: smolctl train --resume moe-160m-s10 --study s" in w for w in warnings)
+    assert any("Continue it: smolctl train --resume moe-160m-s10 --study s" in w for w in warnings)
 
 
 def test_every_run_is_there_for_a_script_and_on_request(capsys, many):

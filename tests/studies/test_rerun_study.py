@@ -88,14 +88,19 @@ def test_a_changed_study_is_refused_before_a_step_is_timed(
 
 
 def test_a_study_file_without_its_ending_is_suggested(capsys, workdir, study_file):
-    (workdir / "folder").mkdir()
     for name, hint in (
         ("tinies", " Did you mean 'tinies.toml'?"),
         ("tinie", " Did you mean 'tinies.toml'?"),
-        ("folder", ""),
     ):
         code, _, err = run_main(capsys, "study", name)
         assert (code, err) == (2, f"Error: There is no study file '{name}'.{hint}\n")
+    kept = workdir / "folder/tinies/study.toml"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    code, _, err = run_main(capsys, "study", "folder")
+    assert code == 2
+    assert "'folder' is a folder; name a study file, such as gqa.toml." in err
+    assert "There are folder/tinies/study.toml." in " ".join(err.split())
 
 
 def test_a_run_is_repeated_with_the_name_of_its_text(capsys, finished, tiny):

@@ -20,7 +20,7 @@ from smolctl.analysis.ladder_notes import (
 from smolctl.analysis.rate_transfer import RateCheck, check_rate, transferred
 from smolctl.analysis.selection import compare_arms
 from smolctl.analysis.size_ladder import Bounded, Lack, Line, Rung, Trend, judged_trend
-from smolctl.analysis.study_plan import read_ledger
+from smolctl.analysis.study_plan import LadderPlan, read_ledger
 from smolctl.analysis.verdicts import Missing
 from smollm2.runs.manifest import Role
 from smollm2.runs.run import list_runs
@@ -34,7 +34,7 @@ class ArmTrend:
         at, slope: the difference at the size asked about, and its change for a size e times as
             large, both with their intervals; None unless every size has an interval.
         lacking: why the trend is unknown, by the sizes that it is about; `""` for the line.
-        exploratory: whether a size's verdict is.
+        exploratory: whether a size's verdict is, or the ladder is not the one that was planned.
     """
 
     arm: str
@@ -76,6 +76,14 @@ class SizeLadder:
         studies = self.studies.values()
         return min((1 - one.confidence) / 2 for study in studies for one in study.primary.values())
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether a size was planned for another ladder: other sizes, or a verdict on another one.
+        Older ledgers plan nothing about it."""
+        now = LadderPlan(self.notes.sizes, self.notes.at)
+        plans = [study.ledger.binding.ladder for study in self.studies.values() if study.ledger]
+        return any(plan not in (None, now) for plan in plans)
+
     @cached_property
     def checks(self) -> dict[str, RateCheck]:
         """By arm, the transferred rate at the size where it is checked; empty if no rate is
@@ -104,7 +112,9 @@ class SizeLadder:
         for size, study in self.studies.items():
             if lacks := lacks_of(study, arm, self.gaps_at(size, arm)):
                 lacking[size] = lacks
-        exploratory = any(study.primary[arm].exploratory for study in self.studies.values())
+        exploratory = self.is_changed or any(
+            study.primary[arm].exploratory for study in self.studies.values()
+        )
         rungs = [self.rung_of(size, arm) for size in self.studies]
         kept = tuple(rung for rung in rungs if rung is not None)
         if len(kept) < len(rungs) or len(kept) < 2:

@@ -31,6 +31,7 @@ from smollm2.parse import MissingFile, Unreadable, read_json
 from smollm2.runs.manifest_types import (
     Check,
     is_count,
+    is_list,
     is_positive,
     is_steps,
     is_text,
@@ -72,6 +73,14 @@ class TuningPlan:
 
 
 @dataclass(frozen=True)
+class LadderPlan:
+    """The sizes of the ladder that a study is one of, and the size that the verdict is about."""
+
+    sizes: tuple[str, ...]
+    at: str
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """What is fixed before the first result.
 
@@ -84,6 +93,7 @@ class StudyPlan:
         blocked: whether arms are compared within seeds.
         alpha: the chance of any false verdict.
         tuning: None in older ledgers, which plan nothing about it.
+        ladder: None in these too, and for a study that is in none.
     """
 
     seeds: dict[str, tuple[int, ...]]
@@ -92,6 +102,7 @@ class StudyPlan:
     blocked: bool
     alpha: float = ALPHA
     tuning: TuningPlan | None = None
+    ladder: LadderPlan | None = None
 
     def next_look(self, finished: int) -> int:
         """The first look at `finished` seeds or more; the last if there is none."""
@@ -235,6 +246,7 @@ def study_plan_of(values: Mapping[str, Any]) -> StudyPlan:
         blocked=of_kind(values["blocked"], is_truth),
         alpha=of_kind(values["alpha"], lambda value: is_positive(value) and value < 1),
         tuning=None if values.get("tuning") is None else tuning_plan_of(values["tuning"]),
+        ladder=None if values.get("ladder") is None else ladder_plan_of(values["ladder"]),
     )
 
 
@@ -245,6 +257,12 @@ def tuning_plan_of(values: Mapping[str, Any]) -> TuningPlan:
         seeds=tuple(of_kind(values["seeds"], is_seed_list)),
         grows=of_kind(values["grows"], is_truth),
     )
+
+
+def ladder_plan_of(values: Mapping[str, Any]) -> LadderPlan:
+    """What a ledger plans about a ladder; raises as `study_plan_of`."""
+    sizes = of_kind(values["sizes"], lambda value: is_list(value) and all(map(is_text, value)))
+    return LadderPlan(tuple(sizes), of_kind(values["at"], is_text))
 
 
 def result_of(values: Mapping[str, Any]) -> PlannedResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 from smolctl.analysis.study_plan import (
     FORMAT,
     LEDGER,
+    LadderPlan,
     Ledger,
     PlanChange,
     PlannedResult,
@@ -28,13 +29,14 @@ from smollm2.runs.run import Run
 
 def planned_by(study: Study) -> StudyPlan:
     """The plan that a study file makes."""
-    grid = study.tuning
+    grid, ladder = study.tuning, study.ladder
     return StudyPlan(
         seeds={arm.name: arm.seeds for arm in study.arms},
         looks=study.planned_looks,
         margin=study.notes.margin,
         blocked=study.is_blocked,
         tuning=TuningPlan(grid.lr, grid.seeds, grid.grows) if grid else TuningPlan(),
+        ladder=LadderPlan(ladder.sizes, ladder.at) if ladder else None,
     )
 
 
@@ -52,7 +54,7 @@ def begin_ledger(study: Study, folder: Path, runs: list[Run]) -> None:
     ledger, plan = read_ledger(folder), planned_by(study)
     results = results_of_runs(runs)
     if ledger is not None and ledger.current.tuning is None:  # of an older version
-        plan = dataclasses.replace(plan, tuning=None)
+        plan = dataclasses.replace(plan, tuning=None, ladder=None)
     if ledger is None:
         if results:
             warn(

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 from support.command import run_main
-from support.planted import planted
+from support.planted import plan, planted
 
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.rungs import ladder_beside
 from smolctl.analysis.selection import study_comparison
 from smolctl.analysis.size_ladder import Lack, Trend
 from smolctl.analysis.stats import critical_t
+from smolctl.analysis.study_plan import LadderPlan
 from smolctl.analysis.verdicts import Difference, Missing, Verdict
 from smollm2.runs.run import Run, list_runs
 
@@ -223,3 +224,16 @@ def test_beyond_the_size_that_checks_the_rule_the_gap_grows(plant, template):
     assert one.gaps_at("2M", "pow2") == pytest.approx(
         (4 * one.checks["orig"].gap, 4 * one.checks["pow2"].gap)
     )
+
+
+def test_another_ladder_than_planned_is_exploratory(plant):
+    found = plant({size: difference(0.1) for size in SIZES})
+    assert not found.trends["pow2"].exploratory  # older ledgers plan nothing about it
+    sizes = tuple(SIZES)
+    for planned_as, expected in (
+        (LadderPlan(sizes, "2M"), False),
+        (LadderPlan(sizes, "135M"), True),
+        (LadderPlan(sizes[1:], "2M"), True),
+    ):
+        plan(Path("results/x-0.5m"), ladder=planned_as)
+        assert ladder().trends["pow2"].exploratory is expected

@@ -314,6 +314,7 @@ DAMAGES = {
     "blocked": lambda c: c["plan"].update(blocked=1),
     "alpha": lambda c: c["plan"].update(alpha=1.5),
     "tuning": lambda c: c["plan"].update(tuning={"rates": [0], "seeds": [1], "grows": True}),
+    "ladder": lambda c: c["plan"].update(ladder={"sizes": "1M", "at": "1M"}),
     "a loss": lambda c: c["results"]["a-s0"].update(test_loss="good"),
     "a time": lambda c: c["results"]["a-s0"].update(finished_at=3),
     "divergence": lambda c: c["results"]["a-s0"].update(diverged=1),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from smolctl.cli.options import Json, Results, Section, Study, complete_target
+from smolctl.cli.options import Json, Results, Section, Study, complete_target, nats_per_token
 from smolctl.command_line import RESULTS, STUDY, command
 
 EXAMPLES = """
@@ -47,6 +47,8 @@ def compare(
     detect: Annotated[
         float | None,
         typer.Option(
+            parser=nats_per_token,
+            metavar="FLOAT",
             help="Also say how many seeds it would take to find this difference, in nats/token.",
             show_default=False,
         ),

@@ -14,6 +14,17 @@ from smollm2.errors import UserError
 from smollm2.model.config import VARIANTS
 from smollm2.runs.packed import is_packed, packed_runs
 
+
+def nats_per_token(text: str) -> float:
+    """A difference of the loss, as it is typed."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a number of nats/token, such as 0.01, which is 1 % of perplexity."
+        ) from None
+
+
 Results = Annotated[
     Path,
     typer.Option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.cli.options import Json, Results, complete_study
+from smolctl.cli.options import Json, Results, complete_study, nats_per_token
 from smolctl.command_line import RESULTS, command
 from smolctl.units import duration
 
@@ -32,8 +32,10 @@ def plan_study(
     detect: Annotated[
         float,
         typer.Option(
+            parser=nats_per_token,
+            metavar="FLOAT",
             help="The true difference of the test loss to find, in nats/token; 0.01 is 1 % of "
-            "perplexity."
+            "perplexity.",
         ),
     ],
     pilot: Annotated[
@@ -66,9 +68,11 @@ def plan_study(
     from smolctl.analysis.planning import Family, require_difference, spread_for
     from smolctl.cli.console import print_json, say
     from smolctl.studies.ladder import read_rungs, sessions_of
+    from smolctl.studies.study_warnings import warn_of_one_seed
 
     require_difference(detect)
     smallest, *larger = read_rungs(file)
+    warn_of_one_seed(smallest)
     arms, source = pilot_arms(smallest, pilot, results, data)
     family = Family(smallest.is_blocked, len(smallest.arms) - 1, len(smallest.planned_looks))
     spread = spread_for(family, arms)

@@ -71,16 +71,21 @@ def study(
     """
     from smolctl.cli.progress import observed
     from smolctl.studies.ladder import sessions_of
+    from smolctl.studies.study_warnings import warn_before, warn_of_one_seed
 
     def observe(run: Run) -> "AbstractContextManager[Observer]":
         return observed(run, track, "The same command continues the study.")
 
-    sessions = []
+    sessions: list[Session] = []
     for session in sessions_of(file, results, observe, data):
+        if not sessions and not dry_run:
+            warn_before(session)
         sessions.append(session)
         if not dry_run:
             session.run()
             say_result(session)
+    if dry_run:
+        warn_of_one_seed(sessions[0].study)
     found = [study_plan(one) if dry_run else study_result(one) for one in sessions]
     if as_json:
         print_json({"rungs": found} if len(found) > 1 else found[0])
@@ -93,8 +98,10 @@ def study(
 def study_plan(session: "Session") -> dict[str, Any]:
     """The runs, their states, and how long the missing ones take on this machine."""
     from smolctl.studies import step_times
+    from smolctl.studies.ledger import say_if_changed
 
     session.refuse_changes()
+    say_if_changed(session.study, session.folder)
     step_seconds = session.step_seconds or step_times.measure(session.study, session.data)
     rows = [plan_of(session, planned, step_seconds) for planned in session.planned()]
     total = sum(row["seconds_left"] for row in rows)

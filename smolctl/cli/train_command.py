@@ -326,8 +326,10 @@ def execute(
 ) -> None:
     """Train to the end under signal handlers, then print the result."""
     from smolctl.cli.progress import observed
+    from smolctl.studies.machine import warn_if_busy
     from smollm2.training.loop import train
 
+    warn_if_busy()
     and_track = "" if track is None else f" --track {track}"
     with observed(run, track, f"Continue with: {resume_command(run)}{and_track}") as observer:
         train(run, data, observer, checkpoint_every=checkpoint_every, keep_steps=keep_steps)
@@ -338,7 +340,6 @@ def show_result(run: Run, as_json: bool) -> None:
     """Print the scores and the speed of a finished run, with warnings on doubtful losses."""
     for sentence in doubts(run):
         warn(sentence)
-
     scores = run.final_scores()
     split = "validation" if run.role is Role.SWEEP else "test"
     steps = run.table("train")
@@ -357,8 +358,7 @@ def show_result(run: Run, as_json: bool) -> None:
         }
         print_json(summary)
         return
-    size = parameters(protocol.model)
-    speed_text = "speed not measured: too few steps"
+    size, speed_text = parameters(protocol.model), "speed not measured: too few steps"
     if speed == speed:
         speed_text = f"{duration(seconds)} timed, {speed:,.0f} tokens/s (median)"
     print_facts(

@@ -51,10 +51,8 @@ def begin_ledger(study: Study, folder: Path, runs: list[Run]) -> None:
         RunError: it cannot be written.
     """
     record_results(folder, runs)  # those that no study saw, such as of a run that was resumed alone
-    ledger, plan = read_ledger(folder), planned_by(study)
-    results = results_of_runs(runs)
-    if ledger is not None and ledger.current.tuning is None:  # of an older version
-        plan = dataclasses.replace(plan, tuning=None, ladder=None)
+    ledger = read_ledger(folder)
+    plan, results = planned_beside(ledger, study), results_of_runs(runs)
     if ledger is None:
         if results:
             warn(
@@ -69,13 +67,30 @@ def begin_ledger(study: Study, folder: Path, runs: list[Run]) -> None:
         write_ledger(folder, dataclasses.replace(ledger, changes=(*ledger.changes, change)))
 
 
+def planned_beside(ledger: Ledger | None, study: Study) -> StudyPlan:
+    """The plan that a study file makes, without what a ledger of an older version leaves out."""
+    plan = planned_by(study)
+    if ledger is not None and ledger.current.tuning is None:
+        plan = dataclasses.replace(plan, tuning=None, ladder=None)
+    return plan
+
+
+def say_if_changed(study: Study, folder: Path) -> None:
+    """Say what it means if the study file plans something else than the ledger, before it is
+    written there."""
+    ledger = read_ledger(folder)
+    if ledger is not None and planned_beside(ledger, study) != ledger.current:
+        say_what_changed(ledger)
+
+
 def say_what_changed(ledger: Ledger) -> None:
     """Tell the user what it means that the study file has changed."""
     if ledger.results:
         say(
-            f"The plan has changed after {len(ledger.results)} results; the ledger notes it. "
+            f"The plan has changed after {len(ledger.results)} results, which the ledger notes. "
             "Verdicts are judged by the plan before the first result; with seeds beyond it, or "
-            "another tuning, they are exploratory."
+            "another tuning, they are exploratory. For a verdict of the new plan give the file "
+            "another name; looks, announced from the start, allow more seeds later."
         )
 
 

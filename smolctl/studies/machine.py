@@ -33,13 +33,13 @@ def machine_for(run: Run, device: str | None, dtype: str | None) -> tuple[str, s
 
 
 def warn_if_busy() -> None:
-    """Warn if other work may slow down what is timed: threads that share a core with other
-    work may wait for each other most of the time."""
+    """Warn if other work may slow down what is trained or timed: threads that share a core with
+    other work may wait for each other most of the time."""
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > cores / 2:
         warn(
             f"this machine has been busy for the last minute (load {load:.1f} on {cores} cores). "
-            "What is timed now may be many times too slow. Processes that share it are each faster "
-            f"with fewer threads, such as OMP_NUM_THREADS={max(1, cores // 2)}."
+            "What is trained or timed now may be many times too slow. Processes that share it are "
+            f"each faster with fewer threads, such as OMP_NUM_THREADS={max(1, cores // 2)}."
         )

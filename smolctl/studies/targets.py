@@ -4,6 +4,7 @@ A target is a run's name, an arm or variant (all its finished runs), or a path. 
 models that are not runs yet, `start` the checkpoint RUN@STEP.
 """
 
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -39,6 +40,9 @@ MOST_NAMED = 20  # of the arms and runs that could have been meant
 WEIGHTS = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
+STARTING_SECONDS = 60.0  # from making a run to locking it, on a busy machine
+
+
 class RunStatus(StrEnum):
     """What a run is doing now, as users see it; run.json keeps less, a `RunState`."""
 
@@ -54,9 +58,20 @@ def status_of(run: Run) -> RunStatus:
     """The status of a run, which depends on whether a process is writing it."""
     if run.is_imported:
         return RunStatus.IMPORTED
-    if not run.is_finished and run.is_being_written:
+    if not run.is_finished and (run.is_being_written or is_starting(run)):
         return RunStatus.RUNNING
     return RunStatus.INTERRUPTED if run.state is RunState.RUNNING else RunStatus(run.state)
+
+
+def is_starting(run: Run) -> bool:
+    """Whether a run was made a moment ago, and the process that made it has yet to lock it."""
+    if run.state is not RunState.RUNNING or (run.path / "run.lock").exists():
+        return False
+    try:
+        made = datetime.fromisoformat(str(run.manifest.get("created_at")))
+        return 0 <= (datetime.now(UTC) - made).total_seconds() < STARTING_SECONDS
+    except (ValueError, TypeError):  # not a time, or one without a zone
+        return False
 
 
 def saved_step(run: Run) -> int:

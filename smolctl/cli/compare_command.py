@@ -100,15 +100,18 @@ def compare(
         conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
         conclusion["ladder"] = ladder_dict(found)
         if detect is not None:
-            conclusion["detect"] = {"difference": detect, "seeds": seeds}
+            numbers = dict(zip(("seeds", "tuning_seeds"), seeds or (), strict=False))
+            conclusion["detect"] = {"difference": detect} | numbers
         print_json(to_dict(found) | conclusion)
         return
     show_sections(shown)
     say_what_is_missing(section or [], shown)
-    if detect is not None:
+    if detect is not None and seeds is not None:
+        final, tuning = seeds
+        also = f" and {tuning} seeds of [tune]" if tuning else ", if their rates are equally good"
         say(
             f"To find a true difference of {detect:g} nats/token four times in five: "
-            f"{seeds:,} seeds an arm."
+            f"{final:,} seeds an arm{also}."
         )
     has_weights = not any(one.run.packed_in for one in found.runs)
     if "tasks" in names and found.tasks.empty and has_weights:

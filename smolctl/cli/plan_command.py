@@ -153,28 +153,47 @@ def numbers(
 ) -> dict[str, Any]:
     """Seeds, runs, hours and the minimum detectable effect: of the file as it is, and as it would
     have to be."""
-    from smolctl.analysis.planning import detectable_with, seeds_needed, seeds_or_none
+    from smolctl.analysis.planning import (
+        detectable_with,
+        seeds_needed,
+        seeds_or_none,
+        seeds_with_tuning,
+        tuning_cost,
+    )
     from smolctl.cli.study_command import seconds_of
     from smolctl.studies import step_times
 
     study = session.study
-    needed = seeds_needed(detect, spread.deviation, family)
+    tuning, deviation = session.tuned().runs, spread.deviation
+    tried = len({run.resolved.seed for run in tuning})
+    cells = len(tuning) // max(1, tried)  # models times rates
+    if tuning:
+        needed = seeds_with_tuning(detect, deviation, family, cells / len(study.arms))
+    else:
+        needed = seeds_needed(detect, deviation, family), 0
     step_seconds = session.step_seconds or step_times.measure(study, session.data)
 
     def seconds(runs: list[Any]) -> float:
         return sum(seconds_of(run, step_seconds[run.arm], run.resolved.steps) for run in runs)
 
-    tuning, one_each = session.tuned().runs, {run.arm: run for run in session.final}.values()
+    one_each = {run.arm: run for run in session.final}.values()
     seeds = min(len(arm.seeds) for arm in study.arms)
 
-    def design_with(n: int) -> dict[str, Any]:
-        return {
+    def design_with(n: int, tuning_seeds: int) -> dict[str, Any]:
+        effect, share = detectable_with(n, deviation, family), tuning_seeds / max(1, tried)
+        found = {
             "seeds": n,
+            "tuning_seeds": tuning_seeds,
             "final_runs": n * len(study.arms),
-            "tuning_runs": len(tuning),
-            "hours": (n * seconds([*one_each]) + seconds(tuning)) / 3600,
-            "minimum_detectable": detectable_with(n, spread.deviation, family),
+            "tuning_runs": cells * tuning_seeds,
+            "hours": (n * seconds([*one_each]) + share * seconds(tuning)) / 3600,
+            "minimum_detectable": effect,
+            "detectable_with_tuning": None,
         }
+        if tuning and effect is not None:
+            cost = tuning_cost(tuning_seeds, deviation, family)
+            found["detectable_with_tuning"] = effect + cost
+        return found
 
     return {
         "study": study.name,
@@ -185,8 +204,8 @@ def numbers(
         "spread_upper": spread.upper,
         "spread_degrees_of_freedom": spread.df,
         "seeds_if_spread_is_upper": seeds_or_none(detect, spread.upper, family),
-        "present": design_with(seeds),
-        "needed": design_with(needed),
+        "present": design_with(seeds, tried),
+        "needed": design_with(*needed),
     }
 
 
@@ -195,16 +214,18 @@ def show_numbers(found: dict[str, Any]) -> None:
     from smolctl.cli.console import print_table
 
     columns = (found["present"], found["needed"])
-    effects = [each["minimum_detectable"] for each in columns]
+
+    def effects(key: str) -> list[str]:
+        return ["–" if each[key] is None else f"{each[key]:.4f}" for each in columns]
+
     print_table(
         f"Plan of study {found['study']}: to find a difference of {found['detect']:g} nats/token",
         ("", "the file as it is", f"to find {found['detect']:g}"),
         (
             ("seeds an arm", *(f"{each['seeds']:,}" for each in columns)),
-            (
-                "minimum detectable effect",
-                *("–" if effect is None else f"{effect:.4f}" for effect in effects),
-            ),
+            ("seeds of [tune]", *(f"{each['tuning_seeds'] or '–'}" for each in columns)),
+            ("detectable at the rates chosen", *effects("minimum_detectable")),
+            ("detectable with what rates could gain", *effects("detectable_with_tuning")),
             ("final runs", *(f"{each['final_runs']:,}" for each in columns)),
             ("tuning runs, at least", *(f"{each['tuning_runs']:,}" for each in columns)),
             ("time on this machine", *(duration(each["hours"] * 3600) for each in columns)),
@@ -243,10 +264,16 @@ def say_next(file: Path, study: "Study", found: dict[str, Any], results: Path) -
     """Say what to write into the study file and what to type."""
     from smolctl.cli.console import say
 
-    have, needed = found["present"]["seeds"], found["needed"]["seeds"]
+    present, wanted = found["present"], found["needed"]
+    needed, tuning = wanted["seeds"], wanted["tuning_seeds"]
     run = command("study", str(file), results=results)
-    if needed <= have:
-        say(f"The file has enough seeds. Next: {run}")
+    if not tuning:
+        say("The file has no [tune], so these numbers hold only for arms at equally good rates.")
+    elif tuning > present["tuning_seeds"]:
+        seeds = [100 + number for number in range(tuning)]
+        say(f"Write seeds = {seeds} below [tune] into {file}.")
+    if needed <= present["seeds"]:
+        say(f"The file has enough final seeds. Next: {run}")
         return
     first = study.arms[0].seeds
     more = [max(first) + 1 + number for number in range(needed - len(first))]

@@ -47,14 +47,21 @@ def test_the_next_step_is_the_study_file_with_more_seeds(capsys, workdir, study_
     command = ("plan", str(study_file), "--pilot", "s", "--detect")
     code, out, err = run_main(capsys, *command, "0.1")
     assert code == 0, err
-    assert "minimum detectable effect" in out
+    assert "detectable with what rates could gain" in out
     assert "30" in out  # 2 arms, 5 rates, 3 seeds
-    assert f"write seeds = {list(range(10))} into {study_file}, then smolctl study" in err
+    needed = json.loads(run_main(capsys, *command, "0.1", "--json")[1])["needed"]
+    assert needed["seeds"] > 10  # which seeds alone would take
+    assert needed["tuning_runs"] == 2 * 5 * needed["tuning_seeds"] > 30
+    assert needed["minimum_detectable"] < needed["detectable_with_tuning"] <= 0.1
+    assert f"Write seeds = {[100 + n for n in range(needed['tuning_seeds'])]} below [tune]" in err
+    seeds = list(range(needed["seeds"]))
+    assert f"write seeds = {seeds} into {study_file}, then smolctl study" in err
     assert "rough" not in err
     assert "The runs of the pilot are of another kind, and may vary otherwise: steps: 10" in err
     code, _, err = run_main(capsys, *command, "9")
     assert code == 0
-    assert "The file has enough seeds. Next: smolctl study" in err
+    assert "The file has enough final seeds. Next: smolctl study" in err
+    assert "[tune]" not in err
 
 
 def test_a_pilot_of_its_own_is_short_and_no_result_of_the_study(capsys, workdir, study_file):
@@ -122,9 +129,10 @@ def test_compare_says_how_many_seeds_it_would_take(capsys, workdir, earlier):
     command = ("compare", "a", "b", "--study", "s", "--detect")
     code, _, err = run_main(capsys, *command, "0.1")
     assert code == 0, err
-    assert "To find a true difference of 0.1 nats/token four times in five: 10 seeds an arm." in err
+    said = "To find a true difference of 0.1 nats/token four times in five: 10 seeds an arm, if "
+    assert f"{said}their rates are equally good." in err
     found = json.loads(run_main(capsys, *command, "0.1", "--json")[1])
-    assert found["detect"] == {"difference": 0.1, "seeds": 10}
+    assert found["detect"] == {"difference": 0.1, "seeds": 10, "tuning_seeds": None}
     code, _, err = run_main(capsys, *command, "-1")
     assert code == 2
     assert "--detect: a difference to find is a positive number" in err

@@ -26,14 +26,19 @@ from smolctl.analysis.run_metrics import (
 )
 from smolctl.analysis.speed_ratios import Speeds, measured_speeds, own_speeds
 from smolctl.analysis.study_plan import Ledger, read_ledger
-from smolctl.analysis.study_verdicts import family_verdicts
+from smolctl.analysis.study_verdicts import family_verdicts, values_by_block
 from smolctl.analysis.task_scores import (
     TaskDifference,
     differences_of,
     task_means,
     unequal_questions,
 )
-from smolctl.analysis.verdicts import Difference, differences, withdrawn_difference
+from smolctl.analysis.verdicts import (
+    Difference,
+    difference_over_seeds,
+    withdrawn_difference,
+    without_interval,
+)
 from smollm2.protocol.run_config import ResolvedConfig
 from smollm2.runs.manifest import Role
 from smollm2.runs.run import Run
@@ -174,19 +179,26 @@ class Comparison:
         return {arm: one for arm, one in found.items() if one is not None}
 
     def secondary(self, metric: Metric) -> dict[str, Difference]:
-        """Each arm against the first, without correction: 95 % intervals that carry no verdict.
-        Empty if a run lacks the metric, if it depends on the machine and not `has_speed`, or for a
-        superseded study."""
+        """Each arm against the first as the runs are: compared like the loss, with an interval over
+        seeds alone that carries no verdict; without one for the loss in another unit. Empty if a
+        run lacks the metric, if it depends on the machine and not `has_speed`, or for a superseded
+        study."""
         columns = {arm.name: arm.values(metric) for arm in self.arms}
         if self.superseded is not None or (metric.is_of_machine and not self.has_speed):
             return {}
         if not all(math.isfinite(value) for values in columns.values() for value in values):
             return {}
-        base = columns[self.base.name]
-        return {
-            arm.name: differences(base, {arm.name: columns[arm.name]})[arm.name]
-            for arm in self.others
-        }
+        found, base = {}, values_by_block(self.base, metric)
+        for arm in self.others:
+            judged = self.primary[arm.name]
+            one = difference_over_seeds(
+                base,
+                values_by_block(arm, metric),
+                paired=judged.paired and not metric.is_of_machine,
+                confidence=judged.confidence,
+            )
+            found[arm.name] = without_interval(one.mean, one.confidence) if metric.is_loss else one
+        return found
 
     @cached_property
     def views(self) -> tuple[View, ...]:

@@ -42,6 +42,7 @@ class Metric:
         digits: shown after the decimal point.
         read: takes it from the tables of a run; NaN if the run is too short to have it.
         is_of_machine: whether it depends on the machine more than on the model.
+        is_loss: whether it is the primary metric in another unit; it has no interval then.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Metric:
     digits: int
     read: Callable[[RunTables], float]
     is_of_machine: bool = False
+    is_loss: bool = False
 
 
 LOSS = Metric("loss", "test loss", 4, lambda run: run.test["loss"])  # the primary metric
@@ -56,6 +58,7 @@ ACCURACY = Metric("accuracy", "test accuracy", 4, lambda run: run.test["accuracy
 BITS_PER_BYTE = Metric(
     *("bits_per_byte", "test bits per byte", 4),
     read=lambda run: run.test["bits_per_byte"],
+    is_loss=True,
 )
 TOKENS_PER_SECOND = Metric(
     *("tokens_per_second", "tokens per second", 0),

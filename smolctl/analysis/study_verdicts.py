@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.learning_rates import GridLosses
-from smolctl.analysis.run_metrics import LOSS
+from smolctl.analysis.run_metrics import LOSS, Metric
 from smolctl.analysis.study_plan import Ledger, StudyPlan
 from smolctl.analysis.tuning_gap import tuning_gap
 from smolctl.analysis.verdicts import ArmResult, Design, Difference, judge
@@ -108,7 +108,7 @@ def result_of_arm(
     block = blocks_by_seed(arm)
     planned = None if plan is None else plan.seeds.get(arm.name, ())
     return ArmResult(
-        losses={block[run.protocol.seed]: run.values[LOSS.name] for run in arm.runs},
+        losses=values_by_block(arm, LOSS),
         model=arm.protocol.model,
         rate=arm.rates,
         diverged=blocks_with(arm.diverged, block),
@@ -120,6 +120,12 @@ def result_of_arm(
     )
 
 
+def values_by_block(arm: Arm, metric: Metric) -> dict[int, float]:
+    """A number of each run of an arm, by its block."""
+    block = blocks_by_seed(arm)
+    return {block[run.protocol.seed]: run.values[metric.name] for run in arm.runs}
+
+
 def blocks_by_seed(arm: Arm) -> dict[int, int]:
     """The block of each seed of an arm with a run: the seed of its data, which is what the arms of
     a block share; the seed itself where two runs have one order of the data."""
@@ -128,5 +134,6 @@ def blocks_by_seed(arm: Arm) -> dict[int, int]:
 
 
 def blocks_with(seeds: Iterable[int], block: Mapping[int, int]) -> frozenset[int]:
-    """The blocks of seeds. A seed without a run has one of its own, below zero, as no other is."""
+    """The blocks of seeds. A seed without a run is a block of its own: a negative number, which no
+    block of a run is."""
     return frozenset(block.get(seed, -1 - seed) for seed in seeds)

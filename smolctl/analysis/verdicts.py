@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from smolctl.analysis.blocks import by_seed, gain_of_pairing, over_seeds
+from smolctl.analysis.blocks import by_seed, gain_of_pairing, over_seeds, within_blocks
 from smolctl.analysis.power import detectable_by_t, minimum_detectable_effect
 from smolctl.analysis.stats import SMALLEST_SPREAD, Estimate, sample, welch
 from smolctl.analysis.study_plan import ALPHA
@@ -201,6 +201,28 @@ def differences_of_pairs(
             degrees_of_freedom=float(estimate.df),
         )
     return found
+
+
+def difference_over_seeds(
+    base: Mapping[int, float], arm: Mapping[int, float], *, paired: bool, confidence: float
+) -> Difference:
+    """Arm minus base of any number of the runs, by block, at the rates that they had. Its interval
+    is no verdict."""
+    first, second = (sample(list(one.values())) for one in (base, arm))
+    estimate = within_blocks(*by_seed(base, arm)) if paired else welch(first, second)
+    if estimate is None:
+        return without_interval(float(second.mean - first.mean), confidence, paired=paired)
+    return Difference(
+        mean=float(estimate.mean),
+        interval=bounds(estimate, 1 - confidence),
+        confidence=confidence,
+        p=float(estimate.p),
+        minimum_detectable_effect=None,
+        verdict=Verdict.INCONCLUSIVE,
+        paired=paired,
+        standard_error=float(estimate.error),
+        degrees_of_freedom=float(estimate.df),
+    )
 
 
 def judge(arms: Mapping[K, ArmResult], design: Design) -> dict[K, Difference]:

@@ -1,5 +1,6 @@
 """A verdict in words, and what is missing for one."""
 
+import math
 from statistics import fmean
 
 from smolctl.analysis.alike import differ_in_rate_only
@@ -15,7 +16,7 @@ from smolctl.analysis.verdicts import (
     Verdict,
     is_at_a_look,
 )
-from smolctl.report.wording import listed, runs_text
+from smolctl.report.wording import interval_words, listed, names_text, number, runs_text
 from smollm2.errors import first_few
 
 
@@ -27,10 +28,39 @@ def verdict_text(found: Difference) -> str:
     return f"{found.verdict} (exploratory)" if is_marked else str(found.verdict)
 
 
+def intervals_words(found: Difference) -> str:
+    """The interval that makes a verdict, and where tuning widens it the one over seeds alone."""
+    assert found.interval is not None
+    if found.widened == found.interval:
+        return interval_words(found)
+    start, seeds = f"{100 * found.confidence:.4g} % interval", ends_text(found.interval)
+    if found.widened is None:
+        return f"{start} over seeds alone {seeds}, without a bound at best rates"
+    return f"{start} at best rates {ends_text(found.widened)}, over seeds alone {seeds}"
+
+
+def ends_text(interval: tuple[float, float]) -> str:
+    """`-0.0200 to +0.0100`."""
+    return " to ".join(f"{end:+.4f}" for end in interval)
+
+
+def gap_text(found: Difference, which: int) -> str:
+    """What tuning could still gain in the base (0) or the arm (1); `–` where both are one model at
+    one rate."""
+    if found.gaps is None or max(found.gaps) == 0:
+        return "–"
+    return number(found.gaps[which], LOSS) if found.gaps[which] < math.inf else "no bound"
+
+
 def finds_nothing(found: Difference) -> bool:
     """Whether zero is among the differences that the runs allow, as it has to be in a control."""
     low, high = found.interval or (0.0, 0.0)
     return low <= 0 <= high
+
+
+def false_share(found: Difference) -> str:
+    """How many controls have an interval without zero."""
+    return f"{100 * (1 - found.confidence):.3g} % of controls"
 
 
 def what_is_missing(study: Comparison, arm: Arm) -> list[str]:
@@ -55,7 +85,7 @@ def missing_seeds(study: Comparison, arm: Arm, found: Difference) -> str:
         )
     for one in (study.base, arm):
         if one.failed:
-            return f"{listed(one.failed)} of {one.name} failed"
+            return f"{names_text(one.failed)} failed"
     if (look := awaited_look(study, arm)) is not None:
         done = [str(finished) for finished, _ in planned_counts(study, arm)]
         return f"the next look is at {look} seeds, and there are {listed(done)}"
@@ -95,8 +125,9 @@ def missing_tuning(study: Comparison, arm: Arm, found: Difference) -> str:
         return f"no study of learning rates for {listed(untried)}"
     if found.widened is None:
         return "the tried learning rates do not bound what another could gain"
-    low, high = found.widened
-    return f"with what better rates could gain the interval is {low:+.4f} to {high:+.4f}"
+    gains = (gap_text(found, which) for which in (0, 1))
+    texts = (f"{gain} in {one.name}" for gain, one in zip(gains, (study.base, arm), strict=True))
+    return f"better learning rates could still gain up to {' and '.join(texts)}"
 
 
 def missing_documents(study: Comparison, arm: Arm, found: Difference) -> str:
@@ -121,7 +152,9 @@ def missing_regime(study: Comparison, arm: Arm, found: Difference) -> str:
         if floor is None:
             return "no trigram was counted on the text of these runs"
         if not fmean(one.values(LOSS)) < floor:
-            return f"{one.name} does not reach the {floor:.4f} of a trigram of as many tokens"
+            return (
+                f"{one.name} does not reach the {floor:.4f} of a trigram counted on as many tokens"
+            )
     raise AssertionError("Both arms are below the trigram.")
 
 

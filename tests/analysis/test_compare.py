@@ -132,7 +132,7 @@ def test_a_failed_seed_is_reported(capsys, workdir, template):
     assert (
         "a-s8 is excluded: it is not finished. Continue it: smolctl train --resume a-s8 --study s"
     ) in found["excluded"]
-    assert any("b-s7 of b failed" in sentence for sentence in found["conclusion"])
+    assert any("b-s7 failed" in sentence for sentence in found["conclusion"])
 
 
 def test_a_third_arm_does_not_hide_what_a_pair_shows(capsys, workdir, template):
@@ -232,7 +232,7 @@ def test_different_rates_that_no_sweep_chose_are_reported(capsys, workdir, templ
         recipe = b.manifest["protocol"]["recipe"] | {"lr": 0.5}
         b.update(protocol=b.manifest["protocol"] | {"recipe": recipe})
     text = "\n".join(compared(capsys, "a", "b")["conclusion"])
-    assert "were not chosen by a sweep" in text
+    assert "were not chosen by a tuning" in text
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_fifty_seeds_are_readable(capsys, many):
     assert "50 (0-49)" in out
     assert "35 (5-9, 15-19, 25-49)" in out
     assert "-s17" not in out + err  # no run is listed for itself
-    assert "5 runs of moe-160m (seeds 0-4) of moe-160m failed and is in no number" in out
+    assert "5 runs of moe-160m (seeds 0-4) failed: the numbers of moe-160m" in out
     warnings = [line for line in err.splitlines() if line.startswith("Warning")]
     assert len(warnings) == 3
     (failed,) = (line for line in warnings if "it failed" in line)

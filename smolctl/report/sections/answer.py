@@ -15,7 +15,14 @@ from smolctl.report.sections.per_study import row_of, withdrawn
 from smolctl.report.sections.quality import differences_figure, verdict_sentence
 from smolctl.report.sections.quantization import COMPUTE_OPTIMAL, undivided
 from smolctl.report.sections.speed import by_cause
-from smolctl.report.verdict_words import finds_nothing, floors_text, verdict_text
+from smolctl.report.verdict_words import (
+    ends_text,
+    false_share,
+    finds_nothing,
+    floors_text,
+    gap_text,
+    verdict_text,
+)
 from smolctl.report.wording import (
     AXES,
     bounds_text,
@@ -131,7 +138,7 @@ def control_sentences(evidence: Evidence) -> list[str]:
             end = (
                 "as expected"
                 if finds_nothing(found)
-                else "a false verdict, as one in twenty may be"
+                else f"a false difference, as {false_share(found)} may show"
             )
             sentences.append(
                 f"{arm} is a control, {study.base.name} under another name: its difference of "
@@ -161,7 +168,8 @@ def answer_table(evidence: Evidence) -> Table:
     main = evidence.main
     total, *_, flops = size_rows(main, main)
     rows = [total, flops]
-    rows += [loss_row(study, main) for study in (*evidence.of_quality, *evidence.in_time)]
+    for study in (*evidence.of_quality, *evidence.in_time):
+        rows += [loss_row(study, main), *gap_rows(study, main)]
     if evidence.timed:
         rows.append(speed_row(evidence.timed, main))
     if evidence.quantized.is_judged:
@@ -169,8 +177,8 @@ def answer_table(evidence: Evidence) -> Table:
     is_alternated = evidence.timed and evidence.timed.speeds and evidence.timed.speeds.is_alternated
     over = "runs, of speeds over rounds" if is_alternated else "runs"
     brackets = (
-        "; in brackets intervals (of losses corrected for the number of arms, of speeds "
-        f"{speed_confidence(evidence)})"
+        "; in brackets intervals (of losses at best rates, corrected for the number of arms; of "
+        f"speeds {speed_confidence(evidence)})"
     )
     has_intervals = any(" to " in cell for row in rows for cell in row[2:])
     return Table(
@@ -195,10 +203,25 @@ def loss_row(study: Comparison, main: Comparison) -> tuple[str, ...]:
     return row_of(f"test loss, {planned}equal {AXES[study.equal]}", study, main, first, cells)
 
 
+def gap_rows(study: Comparison, main: Comparison) -> list[tuple[str, ...]]:
+    """What better rates could still gain in each arm; none where nothing is known."""
+    cells = {arm: gap_text(found, 1) for arm, found in study.primary.items()}
+    base = {gap_text(found, 0) for found in study.primary.values()} - {"–"}
+    if not any(cell.strip("–") not in ("", "no bound") for cell in (*cells.values(), *base)):
+        return []
+    label = f"tuning gap at most, equal {AXES[study.equal]}"
+    return [row_of(label, study, main, min(base, default="–"), cells)]
+
+
 def verdict_cell(found: Difference) -> str:
-    """`better: -0.0140 (-0.0426 to +0.0145)`; a withdrawn verdict has no interval."""
-    mean = number(found.mean, LOSS, signed=True)
-    return f"{verdict_text(found)}: {mean}{bounds_text(found.interval, '+.4f')}"
+    """`better: -0.0140 (-0.0426 to -0.0045; seeds alone -0.0326 to -0.0055)`; a withdrawn
+    verdict has no interval."""
+    start = f"{verdict_text(found)}: {number(found.mean, LOSS, signed=True)}"
+    if found.interval is None:
+        return start
+    best = [ends_text(found.widened)] if found.widened else []
+    alone = [f"seeds alone {ends_text(found.interval)}"]
+    return f"{start} ({'; '.join(best if found.widened == found.interval else best + alone)})"
 
 
 def speed_row(timed: Comparison, main: Comparison) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from smolctl.report.sections.experts import (
     start_tokens,
 )
 from smolctl.report.sections.speed_claim import SPEED_CLAIM, judged_speeds
-from smolctl.report.verdict_words import verdict_text
+from smolctl.report.verdict_words import intervals_words, verdict_text
 from smolctl.report.wording import NO_INTERVAL, interval_text, listed, mean_text, number, span
 from smollm2.model.config import VARIANTS
 from smollm2.model.cost import parameters
@@ -300,7 +300,10 @@ def both(pair: Comparison, arm: Arm, metric: Metric, difference: Difference) -> 
 
 def interval_or_none(difference: Difference, metric: Metric) -> str:
     """The interval as text, or that there is none."""
-    return interval_text(difference, metric) if difference.interval else NO_INTERVAL
+    if difference.interval is None:
+        return NO_INTERVAL
+    is_verdict = difference.gaps is not None
+    return intervals_words(difference) if is_verdict else interval_text(difference, metric)
 
 
 # Quantization

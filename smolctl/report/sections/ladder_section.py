@@ -14,7 +14,7 @@ LACKS = {
     Lack.SEEDS: "seeds that finished",
     Lack.TUNING: "learning rates that are known to be near their best",
     Lack.DOCUMENTS: "test documents",
-    Lack.REGIME: "models that beat a trigram of as many tokens",
+    Lack.REGIME: "models that beat a trigram counted on as many tokens",
     Lack.SIZES: "finished runs of every arm",
     Lack.WITHDRAWN: "verdicts that are not withdrawn",
 }

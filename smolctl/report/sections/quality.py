@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from smolctl.analysis.alike import is_alike, is_control, size_changes
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import SAME_BUDGET, Comparison
+from smolctl.analysis.run_metrics import ACCURACY
 from smolctl.analysis.verdicts import Difference, Missing, Verdict
 from smolctl.report.document import Block, Figure, Section, bullets, paragraph
 from smolctl.report.evidence import Evidence
@@ -12,17 +13,22 @@ from smolctl.report.figures.curves import losses_of, tradeoff_of
 from smolctl.report.figures.forest import forest_of
 from smolctl.report.sections.per_study import is_among, per_study, withdrawn
 from smolctl.report.sections.quality_tables import (
-    OF_MODEL,
     arms_table,
+    basis_table,
     documents_table,
     secondary_table,
     verdicts_table,
     views_table,
 )
-from smolctl.report.verdict_words import finds_nothing, verdict_text, what_is_missing
+from smolctl.report.verdict_words import (
+    false_share,
+    finds_nothing,
+    intervals_words,
+    verdict_text,
+    what_is_missing,
+)
 from smolctl.report.wording import (
     AXES,
-    interval_words,
     listed,
     names_text,
     runs_text,
@@ -30,8 +36,10 @@ from smolctl.report.wording import (
 )
 
 DETECTABLE = (
-    "The minimum detectable effect is the true difference that would be found with 80 % power at "
-    "the noise of these runs."
+    "At each arm's own best learning rate the difference may be higher by the tuning gap of the "
+    "first arm and lower by that of the other: so much could better rates still gain. The minimum "
+    "detectable effect is the true difference that would be found with 80 % power at the noise of "
+    "these runs, without these gaps."
 )
 ACROSS_STUDIES = (
     "Error is controlled within each study, not across studies: each study's verdicts are a family "
@@ -49,9 +57,10 @@ def quality_section(evidence: Evidence) -> Section | None:
             curves_figure(study) if study is evidence.main else None,
             paragraph(DETECTABLE) if explains_detectable(evidence, study) else None,
             verdicts_table(study),
+            basis_table(study),
             documents_table(study),
             arms_table(study),
-            secondary_table(study, OF_MODEL),
+            secondary_table(study, [ACCURACY]),
             views_table(study) if study is evidence.main else None,
             tradeoff_figure(study) if study is evidence.main else None,
         ]
@@ -125,8 +134,8 @@ def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = 
     for arm in study.arms:
         if arm.failed:
             sentences.append(
-                f"{names_text(arm.failed)} of {arm.name} failed and is in no number here: the "
-                f"numbers of {arm.name} are those of the runs that finished, and may flatter it."
+                f"{names_text(arm.failed)} failed: the numbers of {arm.name} are those of the runs "
+                "that finished, and may flatter it."
             )
     if len(study.others) > 1 and not any(one.exploratory for one in study.primary.values()):
         sentences.append(
@@ -174,7 +183,7 @@ def verdict_sentence(comparison: Comparison, arm: Arm) -> str:
             f"{start} ended {amount} on the test split ({runs}): inconclusive. The noise between "
             "runs is known only from several runs per arm; add seeds."
         )
-    stands_on = f"its test loss is {amount} ({interval_words(difference)}, {runs})"
+    stands_on = f"its test loss is {amount} ({intervals_words(difference)}; {runs})"
     text = verdict_text(difference)
     if difference.verdict is Verdict.EQUIVALENT:
         within = f"to {base.name} within {comparison.margin:g} nats/token"
@@ -214,7 +223,7 @@ def control(comparison: Comparison, arm: Arm) -> str:
         return text
     if finds_nothing(difference):
         return f"{text} No difference is found, as expected."
-    return f"{text} The difference that is found is false, as one control in twenty may show."
+    return f"{text} The difference that is found is false, as {false_share(difference)} may show."
 
 
 def detectable(comparison: Comparison, arms: Sequence[Arm]) -> list[str]:

@@ -1,6 +1,5 @@
 """Tables of the losses: what the arms are, the verdicts, and every number beside them."""
 
-import math
 from collections.abc import Sequence
 
 from smolctl.analysis.arms import Arm
@@ -8,7 +7,7 @@ from smolctl.analysis.comparison import Comparison, View
 from smolctl.analysis.run_metrics import ACCURACY, BITS_PER_BYTE, LOSS, Metric
 from smolctl.analysis.verdicts import Difference
 from smolctl.report.document import Table
-from smolctl.report.verdict_words import verdict_text
+from smolctl.report.verdict_words import ends_text, gap_text, verdict_text
 from smolctl.report.wording import (
     bounds_text,
     interval_text,
@@ -41,7 +40,10 @@ def arms_table(comparison: Comparison) -> Table:
         for metric in (LOSS, *OF_MODEL)
     ]
     rows += [
-        (f"test loss of a {name} of as many tokens", *(floor_text(arm, name) for arm in arms))
+        (
+            f"test loss of a {name} counted on as many tokens",
+            *(floor_text(arm, name) for arm in arms),
+        )
         for name in ("unigram", "trigram")
         if any(arm.floor(name) is not None for arm in arms)
     ]
@@ -92,24 +94,61 @@ def verdicts_table(comparison: Comparison) -> Table:
             arm,
             verdict_text(found),
             number(found.mean, LOSS, signed=True),
-            interval_text(found, LOSS),
-            gap_cell(found),
-            number(found.minimum_detectable_effect, LOSS),
+            "–" if found.interval is None else best_rates_cell(found),
+            ends_text(found.interval) if found.interval else "–",
         )
         for arm, found in comparison.primary.items()
     ]
     return Table(
-        title,
-        ("arm", "verdict", "difference", "interval", "tuning gap", "minimum detectable effect"),
+        f"{title} ({confidence_text(comparison)} intervals; the first decides)",
+        ("arm", "verdict", "difference", "at best rates", "over seeds alone"),
         rows,
         n_words=2,
     )
 
 
-def gap_cell(found: Difference) -> str:
-    """What tuning could still gain in the arm; `–` without a bound, or with nothing to gain."""
-    gap = found.gaps[1] if found.gaps else math.inf
-    return number(gap, LOSS) if 0 < gap < math.inf else "–"
+def best_rates_cell(found: Difference) -> str:
+    """The interval that makes the verdict."""
+    return ends_text(found.widened) if found.widened else "no bound"
+
+
+def confidence_text(comparison: Comparison) -> str:
+    """`97.5 %`: all intervals of a family have one confidence."""
+    found = (one.confidence for one in comparison.primary.values())
+    return f"{100 * next(found, 0.95):.4g} %"
+
+
+def basis_table(comparison: Comparison) -> Table | None:
+    """What the verdicts stand on; None for a superseded study."""
+    if comparison.superseded is not None:
+        return None
+    rows = [
+        (
+            arm,
+            gap_text(found, 0),
+            gap_text(found, 1),
+            pairing_cell(found),
+            number(found.minimum_detectable_effect, LOSS),
+        )
+        for arm, found in comparison.primary.items()
+    ]
+    base = comparison.base.name
+    return Table(
+        "What the verdicts stand on, gaps and effect in nats/token",
+        (
+            *("arm", f"tuning gap of {base}", "tuning gap of the arm"),
+            *("pairing is worth", "minimum detectable effect"),
+        ),
+        rows,
+    )
+
+
+def pairing_cell(found: Difference) -> str:
+    """`1.8 × the seeds`, where arms are compared within seeds."""
+    if not found.paired:
+        return "not paired"
+    gain = found.gain_of_pairing
+    return "unknown" if gain is None else f"{gain:.1f} × the seeds"
 
 
 def secondary_table(comparison: Comparison, metrics: Sequence[Metric]) -> Table:
@@ -125,7 +164,8 @@ def secondary_table(comparison: Comparison, metrics: Sequence[Metric]) -> Table:
         for arm, difference in comparison.secondary(metric).items()
     ]
     return Table(
-        f"Secondary metrics against {comparison.base.name}: each by itself, no verdicts",
+        f"Secondary metrics against {comparison.base.name}: over seeds alone, at the rates of the "
+        "runs; no verdicts",
         ("metric", "arm", "difference", "interval"),
         rows,
         n_words=2,

@@ -1,4 +1,4 @@
-"""Were the arms tuned equally well? The sweep of the learning rate."""
+"""Were the arms tuned equally well? The grids of learning rates."""
 
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.learning_rates import best_rate
@@ -11,16 +11,16 @@ from smolctl.report.wording import listed, mean_text, rates_text
 
 
 def tuning_section(evidence: Evidence) -> Section | None:
-    """The sweep of every study that has one, and what it leaves open."""
+    """The tuning of every study that has one, and what it leaves open."""
 
     def blocks(study: Comparison) -> list[Block | None]:
-        return [bullets(tuning_findings(study)), sweep_table(study)]
+        return [bullets(tuning_findings(study)), tuning_table(study)]
 
     return per_study(evidence, "Learning rates", blocks)
 
 
-def sweep_table(comparison: Comparison) -> Table:
-    """The validation losses of the sweep: a row per model, a column per rate."""
+def tuning_table(comparison: Comparison) -> Table:
+    """The validation losses of the tuning: a row per model, a column per rate."""
     found = comparison.grids
     rates = sorted({rate for by_rate in found.values() for rate in by_rate})
     rows = []
@@ -36,7 +36,7 @@ def sweep_table(comparison: Comparison) -> Table:
         ]
         rows.append((", ".join(same), *cells))
     return Table(
-        "Sweep of the learning rate: final validation loss, the best marked *",
+        "Tuning of the learning rate: final validation loss, the best marked *",
         ("arm", *(f"{rate:g}" for rate in rates)),
         rows,
     )
@@ -52,13 +52,13 @@ def tuning_findings(comparison: Comparison) -> list[str]:
         ]
         if not beyond:
             return []
-        return [f"The best learning rate of {listed(beyond)} may lie beyond the edge of the sweep."]
+        return [f"The best learning rate of {listed(beyond)} may lie beyond the edge of the grid."]
     if len({arm.rates for arm in comparison.arms}) == 1:
         return []
     rates = (f"{rates_text(arm)} for {arm.name}" for arm in comparison.arms)
     return [
-        f"The learning rates differ ({', '.join(rates)}) and were not chosen by a sweep of this "
-        "study: the verdict is on model and rate together."
+        f"The learning rates differ ({', '.join(rates)}) and were not chosen by a tuning of "
+        "this study: the verdict is on model and rate together."
     ]
 
 
@@ -66,10 +66,10 @@ def tuning_limit(comparison: Comparison) -> str:
     """What the choice of the learning rate limits."""
     if comparison.is_swept:
         return (
-            "Learning rates were chosen by the study's sweep, on validation with other seeds; a "
-            "finer sweep may gain more."
+            "Learning rates were chosen by the study's tuning, on validation with other seeds; a "
+            "finer grid may find better ones."
         )
     return (
-        "The learning rate was not chosen for each arm by a sweep with other seeds: an arm may be "
+        "The learning rate was not chosen for each arm by a tuning with other seeds: an arm may be "
         "better at another rate."
     )

@@ -16,8 +16,8 @@ from smollm2.runs.run import Run
 
 IN_CARD = ("Answer", "How it was measured", "Limits", "Usage")
 IN_APPENDIX = (
-    "Quality", "Speed and memory", "Dense against mixture of experts", "What fits the widths",
-    "Architecture", "Training", "Every run", "Reproduction",
+    "Quality", "What would decide it", "Speed and memory", "Dense against mixture of experts",
+    "What fits the widths", "Architecture", "Training", "Every run", "Reproduction",
 )  # fmt: skip
 COMMAND = [sys.executable, "-m", "smolctl", "report", "--study", "s"]
 

@@ -92,7 +92,7 @@ def test_a_study_at_equal_flops_answers_what_the_first_cannot(capsys, study, tem
     assert text.count("Error is controlled within each study, not across studies") == 1
     table = section_of(text, "Answer").splitlines()
     assert "|  | orig | pow2 | moe-160m | pow2-135m |" in table
-    (row,) = (row for row in table if "equal FLOPs, nano scale (`flops`)" in row)
+    (row,) = (row for row in table if "test loss, equal FLOPs, nano scale" in row)
     assert "| 5.0005 ± 0.0007 | better: -1.0000 (" in row
     assert row.endswith(") | – | – |")
 

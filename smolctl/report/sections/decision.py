@@ -6,9 +6,10 @@ from statistics import fmean
 from smolctl.analysis.alike import differ_in_rate_only, is_control
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
+from smolctl.analysis.kept_study import study_command
 from smolctl.analysis.run_metrics import LOSS
 from smolctl.analysis.verdicts import FEWEST_DOCUMENTS, Missing
-from smolctl.command_line import command, results_of, short_path
+from smolctl.command_line import command, results_of
 from smolctl.report.document import Section, bullets, section
 from smolctl.report.evidence import Evidence
 from smolctl.report.verdict_words import awaited_look
@@ -85,8 +86,7 @@ def for_documents(study: Comparison, lacking: Sequence[Arm]) -> str:
 def for_seeds(study: Comparison, lacking: Sequence[Arm]) -> str:
     run = study.base.runs[0].run
     if any(awaited_look(study, arm) is not None for arm in lacking):
-        kept = short_path(run.study_path / "study.toml")
-        return f"not all planned ones have run. Next: {command('study', kept)}"
+        return f"not all planned ones have run. Next: {study_command(run.study_path)}"
     if any(arm.failed for arm in (study.base, *lacking)):
         return "runs failed, and the losses of the others may flatter their arm."
     words = ("compare", study.base.name, *(arm.name for arm in lacking), "--detect", "0.02")

@@ -99,14 +99,15 @@ def compare(
     if as_json:
         conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
         conclusion["ladder"] = ladder_dict(found)
-        if detect is not None:
-            numbers = dict(zip(("seeds", "tuning_seeds"), seeds or (), strict=False))
-            conclusion["detect"] = {"difference": detect} | numbers
+        if seeds is not None:
+            final, tuning = seeds
+            numbers = {"difference": detect, "seeds": final, "tuning_seeds": tuning}
+            conclusion["detect"] = numbers
         print_json(to_dict(found) | conclusion)
         return
     show_sections(shown)
     say_what_is_missing(section or [], shown)
-    if detect is not None and seeds is not None:
+    if seeds is not None:
         final, tuning = seeds
         also = f" and {tuning} seeds of [tune]" if tuning else ", if their rates are equally good"
         say(

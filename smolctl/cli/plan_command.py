@@ -1,6 +1,7 @@
 """`smolctl plan`: how many seeds, runs and hours a study takes, before its first run."""
 
 from contextlib import AbstractContextManager
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -269,8 +270,10 @@ def say_next(file: Path, study: "Study", found: dict[str, Any], results: Path) -
     run = command("study", str(file), results=results)
     if not tuning:
         say("The file has no [tune], so these numbers hold only for arms at equally good rates.")
-    elif tuning > present["tuning_seeds"]:
-        seeds = [100 + number for number in range(tuning)]
+    elif study.tuning and tuning > present["tuning_seeds"]:
+        taken = {*study.tuning.seeds, *(seed for arm in study.arms for seed in arm.seeds)}
+        free = (seed for seed in count(max(study.tuning.seeds)) if seed not in taken)
+        seeds = [*study.tuning.seeds, *islice(free, tuning - len(study.tuning.seeds))]
         say(f"Write seeds = {seeds} below [tune] into {file}.")
     if needed <= present["seeds"]:
         say(f"The file has enough final seeds. Next: {run}")

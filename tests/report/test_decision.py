@@ -1,8 +1,11 @@
 """What would decide it: a next step for everything that a verdict lacks."""
 
+import shutil
+
 from support.compared import compared
 from support.planted import plan, plant_tuning, planted
 
+from smolctl.studies.ledger import record_results
 from smollm2.files import write_json
 from smollm2.runs.run import Run
 
@@ -76,3 +79,19 @@ def test_few_documents_are_said_with_the_key_for_more(capsys, monkeypatch, workd
     for run in runs:
         run.replace("eval", [row | {"total": row["n"]} for row in run.rows("eval")])
     assert "held out, such as held_out = 0.2 below [train]." in steps(capsys)[-1]
+
+
+def test_one_run_an_arm_asks_for_a_study_with_seeds(capsys, workdir, template):
+    plant(template, {"a": 5.0, "b": 4.0}, seeds=1)
+    assert steps(capsys)[-1] == (
+        "Seeds: one run shows no noise. It takes a study with at least three seeds."
+    )
+
+
+def test_lost_results_are_to_be_restored(capsys, workdir, template):
+    runs = plant(template, {"a": 5.0, "b": 4.0}, seeds=4)
+    record_results(workdir / "results/s", runs)
+    shutil.rmtree(runs[-1].path)
+    assert steps(capsys)[-1] == (
+        "Seeds: results are missing from the folder of the study. Restore these runs."
+    )

@@ -54,6 +54,10 @@ def test_the_next_step_is_the_study_file_with_more_seeds(capsys, workdir, study_
     assert needed["tuning_runs"] == 2 * 5 * needed["tuning_seeds"] > 30
     assert needed["minimum_detectable"] < needed["detectable_with_tuning"] <= 0.1
     assert f"Write seeds = {[100 + n for n in range(needed['tuning_seeds'])]} below [tune]" in err
+    study_file.write_text(study_file.read_text() + "seeds = [7, 8, 9]\n")  # the user's own stay
+    err = run_main(capsys, *command, "0.1")[2]
+    own = [7 + n for n in range(needed["tuning_seeds"])]
+    assert f"Write seeds = {own} below [tune]" in err
     seeds = list(range(needed["seeds"]))
     assert f"write seeds = {seeds} into {study_file}, then smolctl study" in err
     assert "rough" not in err

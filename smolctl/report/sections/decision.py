@@ -8,6 +8,7 @@ from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.kept_study import study_command
 from smolctl.analysis.run_metrics import LOSS
+from smolctl.analysis.study_verdicts import lost_results
 from smolctl.analysis.verdicts import FEWEST_DOCUMENTS, Missing
 from smolctl.command_line import command, results_of
 from smolctl.report.document import Section, bullets, section
@@ -85,9 +86,14 @@ def for_documents(study: Comparison, lacking: Sequence[Arm]) -> str:
 
 def for_seeds(study: Comparison, lacking: Sequence[Arm]) -> str:
     run = study.base.runs[0].run
+    arms = (study.base, *lacking)
+    if study.ledger and any(lost_results(arm, study.ledger) for arm in arms):
+        return "results are missing from the folder of the study. Restore these runs."
     if any(awaited_look(study, arm) is not None for arm in lacking):
         return f"not all planned ones have run. Next: {study_command(run.study_path)}"
-    if any(arm.failed for arm in (study.base, *lacking)):
+    if any(len(arm.runs) < 2 for arm in arms):
+        return "one run shows no noise. It takes a study with at least three seeds."
+    if any(arm.failed for arm in arms):
         return "runs failed, and the losses of the others may flatter their arm."
     words = ("compare", study.base.name, *(arm.name for arm in lacking), "--detect", "0.02")
     typed = command(*words, study=study.study, results=results_of(run))

@@ -51,7 +51,8 @@ def main() -> None:
 def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
     weights = work.split()[1]
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # compilation starts from nothing
+        for cache in ("TORCHINDUCTOR_CACHE_DIR", "SMOLCTL_CACHE"):
+            os.environ[cache] = folder  # compilation starts from nothing
         if contender == "limit":
             return limit(weights)
         if contender == "llama.cpp":

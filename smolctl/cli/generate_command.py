@@ -28,9 +28,9 @@ EXAMPLES = """
 """
 
 
-# New tokens of `pow2` from which compiling and then decoding is faster than decoding eagerly:
-# 1,300 to 2,000 with the width of its weights (benchmarks/README.md).
-COMPILING_PAYS = 1500
+# New tokens of `pow2`, in one text or several, from which compiling and then decoding is faster
+# than decoding eagerly: 1,600 to 3,000 with the width of its weights (benchmarks/README.md).
+COMPILING_PAYS = 2500
 
 
 def generate(
@@ -83,14 +83,15 @@ def generate(
         typer.Option(help="fp32 or bf16 (default: the run's).", rich_help_panel="Machine"),
     ] = None,
     compiled: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--compile",
-            help="Compile the decoding step first (about 13 s). On a CPU this pays off from "
-            f"{COMPILING_PAYS} new tokens.",
+            "--compile/--no-compile",
+            help="Compile the decoding step first (15 to 30 s). On a CPU this pays off from "
+            f"{COMPILING_PAYS} new tokens. The code is kept, and used from then on by default.",
             rich_help_panel="Machine",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print the speed to stderr.")] = False,
     study: Study = STUDY,
     results: Results = RESULTS,
@@ -99,10 +100,12 @@ def generate(
     """Continue a text with a trained run or an imported model.
 
     Only the continuation goes to stdout, token by token. Without --temperature the most likely
-    token is always taken, so the text is the same each time. On a terminal, control characters are
+    token is always taken, so the text is the same each time; compiled code rounds differently and
+    may choose another token where two are nearly equal. On a terminal, control characters are
     shown as escapes; a file or a program gets the text as it is.
     """
     from smolctl.studies.models import load_one
+    from smollm2.inference.compiled_step import has_kept_step
     from smollm2.inference.decoder import Decoder, Sampling, TextStream
     from smollm2.inference.decoder import generate as decode
 
@@ -114,14 +117,17 @@ def generate(
     text = read_prompt(prompt)
     loaded = load_one(target, results, study, device, dtype)
     tokens = prompt_tokens(text, loaded, max_new_tokens, truncate)
-    if compiled:
+    kept = compiled is not False and has_kept_step(loaded.model)
+    if compiled and not kept:
         say("Compiling the decoding step ...")
         if loaded.model.device.type == "cpu" and max_new_tokens < COMPILING_PAYS:
             warn(
                 f"On a CPU, compiling takes longer than it saves below about {COMPILING_PAYS} new "
-                f"tokens; {max_new_tokens} are faster without --compile."
+                "tokens. Its code is kept, so later texts count as well."
             )
     decoder = Decoder(loaded.model, len(tokens) + max_new_tokens, compiled)
+    if decoder.compiled and compiled is None:
+        say("Decoding with code compiled earlier; --no-compile does without.")
     stream, times, new = TextStream(loaded.tokenizer), [time.perf_counter()], []
     ends = stop_tokens(loaded.source.run, loaded.tokenizer)
     try:
@@ -150,7 +156,7 @@ def generate(
             "decode_tokens_per_second": speeds[1],
             "device": loaded.model.device.type,
             "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            "compiled": compiled,
+            "compiled": decoder.compiled,
         }
         print_json(record)
     if stats:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from smollm2.device import machine_bytes
 from smollm2.errors import RunError, UserError
-from smollm2.inference.compiled_step import Step, can_step, compiled_step
+from smollm2.inference.compiled_step import Code, Step, can_step, compiled_step, kept_step
 from smollm2.model.moe import MoE
 from smollm2.model.transformer import KVCache, SmolLM2, rope_tables
 
@@ -104,16 +104,17 @@ class Decoder:
 
     Args:
         max_len: positions to make room for, at most the model's `max_seq_len`.
-        compiled: compile a step now (seconds); `prefill` stays eager. The weights of a dense model
-            on a CPU become views of stacks; the step does not follow later changes of them or of
-            the number of threads. Weights of 4 bits are copied.
+        compiled: compile a step now (seconds), or load what an earlier process kept of a dense
+            model on a CPU (see `kept_code`); None only loads, and else is False. `prefill` stays
+            eager. The weights of such a model become views of stacks; the step does not follow
+            later changes of them or of the number of threads. Weights of 4 bits are copied.
 
     Raises:
         UserError: `max_len` is out of range, or so many positions can never fit into memory.
         RunError: the layer cannot be compiled, for instance without a C++ compiler.
     """
 
-    def __init__(self, model: SmolLM2, max_len: int, compiled: bool = False) -> None:
+    def __init__(self, model: SmolLM2, max_len: int, compiled: bool | None = False) -> None:
         config = model.config
         if not 1 <= max_len <= config.max_seq_len:
             raise UserError(
@@ -123,10 +124,12 @@ class Decoder:
         require_room(model, max_len)
         self.model = model
         self.max_len = max_len
-        self.compiled = compiled
+        code = None if compiled is False else kept_step(model)
+        self.compiled = bool(compiled) or code is not None
         self.length = 0  # tokens so far
-        # Compiled code attends to the whole cache, so that it serves every length within a unit.
-        room = -(-max_len // UNIT) * UNIT if compiled else max_len
+        has_step = self.compiled and can_step(model)
+        # Compiled code serves every length within a unit; a step never reads the last position.
+        room = -(-max_len // UNIT) * UNIT + has_step if self.compiled else max_len
         zeros = partial(torch.zeros, device=model.device, dtype=model.dtype)
         shape = (config.n_layers, 1, config.n_kv_heads, room, config.head_dim)
         self._keys, self._values = zeros(shape), zeros(shape)
@@ -135,10 +138,18 @@ class Decoder:
         self._rope = rope_tables(config, room, model.device, model.dtype)
         self._step_layer: Layer = run_layer
         self._whole_step: Step | None = None
-        if compiled:
-            self._compile()
+        if has_step:
+            self._whole_step = self._with_step(code)
+        elif self.compiled:
+            self._compile_layer()
 
-    def _compile(self) -> None:
+    def _with_step(self, code: Code | None) -> Step:
+        try:
+            return compiled_step(self.model, self._keys, self._values, code)
+        except RuntimeError as error:
+            raise not_compiled(error) from error
+
+    def _compile_layer(self) -> None:
         """Take a step, so that compilation happens, or fails, now."""
         from torch._dynamo import config, exc
 
@@ -148,24 +159,14 @@ class Decoder:
             isinstance(block.mlp, MoE) and block.mlp.is_quantized for block in self.model.blocks
         ):
             raise RunError("Quantized experts are not compiled: each token takes different ones.")
-        if can_step(self.model):
-            self._whole_step = compiled_step(self.model, self._keys, self._values)
-        else:
-            self._step_layer = torch.compile(run_layer, dynamic=False)
+        self._step_layer = torch.compile(run_layer, dynamic=False)
         self.prefill([0])
         self.length = 0
         try:
-            with config.patch(
-                recompile_limit=COMPILED_KINDS,
-                fail_on_recompile_limit_hit=True,
-                capture_scalar_outputs=True,  # the number of a layer
-            ):
+            with config.patch(recompile_limit=COMPILED_KINDS, fail_on_recompile_limit_hit=True):
                 self.step(0)
         except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise RunError(
-                f"The layer cannot be compiled here ({reason}); use `compile=False`."
-            ) from error
+            raise not_compiled(error) from error
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int] | Tensor) -> Tensor:
@@ -196,7 +197,8 @@ class Decoder:
         token_11 = torch.tensor([[token]], device=self.model.device)
         if self._whole_step is not None:
             x_D, rope = self.model.embed(token_11)[0, 0], self._rope_of(n - 1, n)
-            logits = self._whole_step(x_D, self._positions[n - 1 : n], rope, self._mask[0, 0, 0])
+            mask_S = self._mask[0, 0, 0, : -(-n // UNIT) * UNIT]
+            logits = self._whole_step(x_D, self._positions[n - 1 : n], rope, mask_S)
             self.length = n
             return logits
         # Compiled code is for one shape: it attends to the whole cache, the empty part masked.
@@ -219,6 +221,11 @@ class Decoder:
 
     def _rope_of(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         return self._rope[0][start:end], self._rope[1][start:end]
+
+
+def not_compiled(error: Exception) -> RunError:
+    reason = str(error).strip().splitlines()[0]
+    return RunError(f"The layer cannot be compiled here ({reason}); use `compile=False`.")
 
 
 def require_room(model: SmolLM2, n: int) -> None:

@@ -92,10 +92,14 @@ def quantized(capsys, *arguments: str) -> list[dict]:
 # Compiling a decoder's layer imports what torch itself has deprecated.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.slow
-def test_compiled_decoding_is_timed(capsys, run):
+def test_compiled_decoding_is_timed_and_its_code_kept(capsys, run, fresh_cache):
     code, out, err = run_main(capsys, "quantize", *ARGUMENTS[:-1], "--bits", "4", "--json")
     assert code == 0, err
     assert all(row["compiled_decode_tokens_per_second"] > 0 for row in json.loads(out)["rows"])
+    command = "generate run+int4-g32 --prompt abc --max-new-tokens 4 --dtype bf16 --json"
+    code, out, err = run_main(capsys, *command.split())
+    assert code == 0, err
+    assert json.loads(out)["compiled"]
 
 
 def test_json_has_the_section_that_a_report_has(capsys, run, workdir):

@@ -115,7 +115,7 @@ def test_quantizing_does_not_depend_on_the_dtype_that_the_model_is_in(small):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("config", [INT8, INT4], ids=["int8", "int4"])
-def test_a_compiled_step_of_a_quantized_model_has_the_eager_logits(config):
+def test_a_compiled_step_of_a_quantized_model_has_the_eager_logits(config, fresh_cache):
     model = SmolLM2(variant("pow2:n_layers=2", scale="nano"))
     quantized = assemble(model.config, config, quantize(model, config), torch.float32)
     eager, compiled = Decoder(quantized, 70), Decoder(quantized, 70, compiled=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -43,11 +43,7 @@ class TrainingProgress(Observer):
         )
 
     def __enter__(self) -> Self:
-        for number in SIGNALS:
-            # `nohup` ignores it, so that a closed terminal stops nothing.
-            if number != HANG_UP or signal.getsignal(number) is not signal.SIG_IGN:
-                self.handlers[number] = signal.getsignal(number)
-                signal.signal(number, self.on_signal)
+        self.handlers = handle_signals(self.on_signal)
         if self.compiles:
             say(f"{self.name}: compiling the layers, which can take half a minute ...")
         self.bar.start()
@@ -97,6 +93,16 @@ class TrainingProgress(Observer):
         """Tokens per second over the last steps, validation included, like the ETA."""
         speed = self.bar.tasks[0].speed  # steps/s; None before the second step
         return f", {count(speed * self.tokens_per_step)} tokens/s" if speed else ""
+
+
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Have `handler` called on the signals that stop a training; returns the handlers of before."""
+    before: dict[int, Any] = {}
+    for number in SIGNALS:
+        # `nohup` ignores it, so that a closed terminal stops nothing.
+        if number != HANG_UP or signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    return before
 
 
 @contextlib.contextmanager

@@ -59,29 +59,51 @@ def study(
             show_default=False,
         ),
     ] = None,
+    at_once: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Runs that train at once, each with its share of the cores (default: as many as "
+            "a measurement shows to be fastest; 1 where the study is short, on a GPU, or with "
+            "equal seconds).",
+            rich_help_panel="Where",
+            show_default=False,
+        ),
+    ] = None,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
     results: Results = RESULTS,
     track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Run a study: train every arm with every seed, interleaved, then evaluate.
 
-    Stop it at any time; the same command continues with what is missing. Two processes that run
-    the same study share its runs. A failed run is reported and does not stop the others. A file
-    with [ladder] is run at each of its sizes. Next: `smolctl compare` and `smolctl report`.
+    Stop it at any time; the same command continues with what is missing. Small models train
+    several at once. Two processes that run the same study share its runs. A failed run is
+    reported and does not stop the others. A file with [ladder] is run at each of its sizes. Next:
+    `smolctl compare` and `smolctl report`.
     """
     from smolctl.cli.progress import observed
+    from smolctl.cli.workers import train_at_once, work
+    from smolctl.studies.at_once import runs_at_once
     from smolctl.studies.ladder import sessions_of
     from smolctl.studies.study_warnings import warn_before, warn_of_one_seed
 
     def observe(run: Run) -> "AbstractContextManager[Observer]":
         return observed(run, track, "The same command continues the study.")
 
+    if worker is not None:
+        work(sessions_of(file, results, observe, data), worker, at_once or 1)
+        return
+    words = [str(file), *(["--data", data] if data else []), *(["--track", track] if track else [])]
     sessions: list[Session] = []
     for session in sessions_of(file, results, observe, data):
         if not sessions and not dry_run:
             warn_before(session)
         sessions.append(session)
         if not dry_run:
+            session.refuse_changes()
+            if (number := runs_at_once(session, at_once)) > 1:
+                train_at_once(number, [*words, "--results", str(results)], session.study.name)
             session.run()
             say_result(session)
     if dry_run:

@@ -95,6 +95,7 @@ class Session:
         # final runs that diverged.
         self.tried_again = self.failed_runs()
         self.spent_seconds = self.spent_flops = 0.0  # by the runs of this process
+        self.at_once = 1  # processes that train the study
 
     def planned(self) -> list[PlannedRun]:
         """Every run in the order in which they run."""
@@ -218,25 +219,33 @@ class Session:
             PackedStudy: the study is packed, and something is missing.
         """
         self.refuse_changes()
-        if is_packed(self.folder):
-            self.require_complete()
-        elif self.study.equal == "seconds":
+        if self.is_whole_pack():
+            return
+        if self.study.equal == "seconds":
             with self.lock.alone("its arms get equal seconds of a machine, which two would share"):
                 self.run_missing()
         else:
             self.run_missing()
 
-    def require_complete(self) -> None:
-        """Raise `PackedStudy` if a run of the packed study is missing or unfinished."""
+    def is_whole_pack(self) -> bool:
+        """Whether the study is packed; raises `PackedStudy` if a run of it is missing or
+        unfinished."""
+        if not is_packed(self.folder):
+            return False
         if not all(map(self.is_over, self.planned())):
             raise PackedStudy(self.folder)
+        return True
+
+    def train_missing(self) -> None:
+        """Train what is missing, the tuning first: what several processes can do at once."""
+        self.write_records()
+        self.tune()
+        self.train_all(self.final_at_rates())
 
     def run_missing(self) -> None:
         """See `run`."""
-        self.write_records()
-        self.tune()
+        self.train_missing()
         final = self.final_at_rates()
-        self.train_all(final)
         # By one process: what is timed must not share the machine.
         with self.lock.alone():
             self.record_results()
@@ -373,7 +382,7 @@ class Session:
             return text
         left = [planned, *(run for run in runs[number + 1 :] if not self.is_finished(run))]
         flops = sum(run.resolved.steps * run.resolved.flops_per_step for run in left)
-        seconds = flops * self.spent_seconds / self.spent_flops
+        seconds = flops * self.spent_seconds / self.spent_flops / self.at_once
         return f"{text}, about {duration(seconds)} of training left"
 
     def measure(self, planned: PlannedRun) -> None:

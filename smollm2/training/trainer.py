@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -160,7 +161,11 @@ class TimedSteps:
 
 
 def timed_steps(
-    protocol: ResolvedConfig, data: "TokenData", least_steps: int = 1, at_least: float = 1.0
+    protocol: ResolvedConfig,
+    data: "TokenData",
+    least_steps: int = 1,
+    at_least: float = 1.0,
+    ready: Callable[[], object] = lambda: None,
 ) -> TimedSteps:
     """Time training steps as a run of `protocol` makes them; the model is discarded.
 
@@ -168,6 +173,7 @@ def timed_steps(
 
     Args:
         least_steps, at_least: the steps and the seconds that it takes at the least.
+        ready: called before the first timed step, such as to wait for other processes.
 
     Raises:
         TooLarge, NotFinite: see `Trainer`.
@@ -175,6 +181,7 @@ def timed_steps(
     trainer = Trainer(protocol, data)
     trainer.update(trainer.gradients())
     synchronize(protocol.device)
+    ready()
     steps, seconds = 0, 0.0
     with ActiveClock() as clock:
         start = clock.seconds()

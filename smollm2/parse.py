@@ -58,14 +58,11 @@ def read_json(path: Path, name: str | None = None, *, nonfinite: bool = False) -
     """
     name = name or str(path)
     try:
-        value = parse_json(read_file(path, MAX_JSON), nonfinite=nonfinite)
-        if not isinstance(value, dict):
-            raise ValueError("it is not a table of fields")
+        return json_table(read_file(path, MAX_JSON), nonfinite=nonfinite)
     except FileNotFoundError as error:
         raise MissingFile(f"There is no file {name!r}.", "it does not exist") from error
     except (OSError, ValueError) as error:
         raise unreadable(name, "JSON", error) from error
-    return value
 
 
 def read_toml(path: Path, what: str, make: Callable[[dict[str, Any]], T]) -> T:
@@ -102,6 +99,15 @@ def with_underscores(table: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{key} appears twice, with - and with _.")
         found[name] = value
     return found
+
+
+def json_table(content: bytes, *, nonfinite: bool = False) -> dict[str, Any]:
+    """The table (object) of a JSON text; raises `ValueError` as `parse_json`, or if it holds
+    something else."""
+    value = parse_json(content, nonfinite=nonfinite)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a table of fields")
+    return value
 
 
 def parse_json(content: bytes | str, *, nonfinite: bool = False) -> Any:

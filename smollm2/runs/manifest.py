@@ -3,17 +3,19 @@
 import dataclasses
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from smollm2.errors import UserError
 from smollm2.files import absolute
 from smollm2.model.cost import parameters, training_flops_per_token
-from smollm2.parse import MissingFile, Unreadable, read_json
+from smollm2.parse import MAX_JSON, json_table, read_file, unreadable
 from smollm2.protocol.run_config import ResolvedConfig, RunConfig, with_current_names
 from smollm2.runs.manifest_types import wrong_field
 
 FORMAT = 1
+MOST_KEPT = 4096  # manifests in memory, of some 10 KB each
 
 
 class RunState(StrEnum):
@@ -69,11 +71,31 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     name = absolute(path).name
     try:
-        manifest = read_json(path / "run.json")
-    except MissingFile:
+        content = read_file(path / "run.json", MAX_JSON)
+    except FileNotFoundError:
         raise UserError(f"{name} is not a run: it has no run.json.") from None
-    except Unreadable as error:
-        raise UserError(f"{name}/run.json cannot be read: {error.reason}.") from None
+    except (OSError, ValueError) as error:
+        raise unreadable_manifest(name, error) from None
+    return dict(manifest_in(content, name))
+
+
+def unreadable_manifest(name: str, error: OSError | ValueError) -> UserError:
+    """The error for the manifest of the run `name`."""
+    reason = unreadable(name, "JSON", error).reason
+    return UserError(f"{name}/run.json cannot be read: {reason}.")
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def manifest_in(content: bytes, name: str) -> dict[str, Any]:
+    """The manifest in the content of run.json of the run `name`; raises as `read_manifest`.
+
+    A command lists the runs of a study several times, and equal content is checked once. So the
+    manifest is shared: its fields may only be replaced in a copy, and what is in them never.
+    """
+    try:
+        manifest = json_table(content)
+    except ValueError as error:
+        raise unreadable_manifest(name, error) from None
     is_known = manifest.get("format") == FORMAT and manifest.get("state") in list(RunState)
     if not (is_known and manifest.get("role") in list(Role)):
         raise UserError(f"{name}/run.json is not a manifest of this version.")

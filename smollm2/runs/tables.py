@@ -2,6 +2,7 @@
 
 import csv
 import io
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,7 @@ COUNTS: dict[str, tuple[str, ...]] = {
 }
 WHOLE = {"shots": "Int64", "context": "Int64"}  # held-out text has no shots
 MOST_BYTES = 2**30  # of a table
+MOST_KEPT = 4  # tables in memory: those of the run that is being read
 
 
 class TableFolder:
@@ -110,31 +112,12 @@ class TableFolder:
                 length or a cell of another type, ends in the middle of a line, or was written by no
                 version of this package.
         """
-        import pandas as pd
-
         name, text = f"{self.name}/{table}.csv", self._text(table, strict=True)
         if text is None:
             raise UserError(f"Run {self.name!r} has no {table}.csv.")
         if not text.endswith("\n"):
             raise UserError(f"{name} ends in the middle of a line.")
-        words = WORDS.get(table, ())
-        types = dict.fromkeys(words, "str") | (WHOLE if table == "eval" else {})
-        try:
-            frame = pd.read_csv(io.StringIO(self._current(table, text)), dtype=types)
-        except OverflowError as error:
-            raise UserError(f"{name} has a number too large: {error}.") from None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{name} cannot be read: {error!s:.200}.") from None
-        missing = [column for column in TABLES[table] if column not in frame.columns]
-        if missing:
-            raise UserError(f"{name} lacks the column {missing[0]!r}.")
-        for column in TABLES[table] if len(frame) else ():
-            kind = frame[column].dtype.kind
-            if column not in words and kind not in "iuf":
-                raise UserError(f"{name} has a {column} that is not a number.")
-            if column in COUNTS.get(table, ()) and (kind == "f" or (frame[column] < 0).any()):
-                raise UserError(f"{name} has a cell in the column {column!r} that is not a count.")
-        return frame[list(TABLES[table])]
+        return checked_table(table, text, name).copy()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Raw strings, for rewriting; no rows if there is no file. A last line that is half written
@@ -145,7 +128,8 @@ class TableFolder:
         """
         text = self._text(table) or ""
         whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-        return list(csv.DictReader(io.StringIO(self._current(table, whole))))
+        current = current_text(table, whole, f"{self.name}/{table}.csv")
+        return list(csv.DictReader(io.StringIO(current)))
 
     def _text(self, table: str, strict: bool = False) -> str | None:
         """The text of a table; None if there is no file.
@@ -171,8 +155,45 @@ class TableFolder:
             raise UserError(f"{name} has a line of another length.")
         return text
 
-    def _current(self, table: str, text: str) -> str:
-        """The text of a table in the columns of this version."""
-        if table == "eval":
-            return upgraded(text, f"{self.name}/{table}.csv")
-        return with_status(text) if table == "quantize" else text
+
+@lru_cache(maxsize=MOST_KEPT)  # eval.csv is read by each who needs some of its rows
+def checked_table(table: str, text: str, name: str) -> "pd.DataFrame":
+    """See `TableFolder.table`.
+
+    Args:
+        text: whole lines of equal length.
+        name: what errors call the file.
+    """
+    import pandas as pd
+
+    words = WORDS.get(table, ())
+    types = dict.fromkeys(words, "str") | (WHOLE if table == "eval" else {})
+    try:
+        frame = pd.read_csv(io.StringIO(current_text(table, text, name)), dtype=types)
+    except OverflowError as error:
+        raise UserError(f"{name} has a number too large: {error}.") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name} cannot be read: {error!s:.200}.") from None
+    kinds = {column: dtype.kind for column, dtype in frame.dtypes.items()}
+    missing = [column for column in TABLES[table] if column not in kinds]
+    if missing:
+        raise UserError(f"{name} lacks the column {missing[0]!r}.")
+    for column in TABLES[table] if len(frame) else ():
+        kind = kinds[column]
+        if column not in words and kind not in "iuf":
+            raise UserError(f"{name} has a {column} that is not a number.")
+        is_count = column in COUNTS.get(table, ())
+        if is_count and (kind == "f" or (frame[column].to_numpy() < 0).any()):
+            raise UserError(f"{name} has a cell in the column {column!r} that is not a count.")
+    return frame[list(TABLES[table])]
+
+
+def current_text(table: str, text: str, name: str) -> str:
+    """The text of a table in the columns of this version.
+
+    Raises:
+        UserError: it was written by no version of this package.
+    """
+    if table == "eval":
+        return upgraded(text, name)
+    return with_status(text) if table == "quantize" else text

@@ -280,10 +280,11 @@ def tuning_losses(comparison: Comparison) -> Mapping[str, GridLosses]:
         loss = ended_tuning_loss(run)
         if loss is None:
             continue
+        protocol = run.protocol
         for arm in comparison.arms:
-            if tunes(run.protocol, arm):
-                rate, seed = run.protocol.recipe.lr, run.protocol.seed
-                losses.setdefault(arm.name, {}).setdefault(rate, {})[seed] = loss
+            if tunes(protocol, arm):
+                of_rate = losses.setdefault(arm.name, {}).setdefault(protocol.recipe.lr, {})
+                of_rate[protocol.seed] = loss
     return losses
 
 

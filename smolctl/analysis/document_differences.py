@@ -1,5 +1,7 @@
 """The difference of two arms over the documents of the final test."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -13,17 +15,16 @@ def document_difference(
 ) -> DocumentIntervals | None:
     """See `document_intervals`; None unless every run has sums of the same documents."""
     sums = [by_block(one) for one in (base, arm)]
-    tokens = [table["n_tokens"] for each in sums for table in each.values()]
-    runs = len(base.runs) + len(arm.runs)
-    if len(tokens) < runs or not all(one.equals(tokens[0]) for one in tokens):
+    tables = [table for each in sums for table in each.values()]
+    if len(tables) < len(base.runs) + len(arm.runs) or not are_alike(tables):
         return None
+    counts = tables[0]["n_tokens"].to_numpy(dtype=float)
     blocks = sorted({block for each in sums for block in each})
-    lacking = np.full(len(tokens[0]), np.nan)
+    lacking = np.full(len(counts), np.nan)
     first, second = (
-        np.array([each[block]["nats"] if block in each else lacking for block in blocks])
+        np.array([each[block]["nats"].to_numpy() if block in each else lacking for block in blocks])
         for each in sums
     )
-    counts = tokens[0].to_numpy(dtype=float)
     return document_intervals(first, second, counts, blocked=blocked, confidence=confidence)
 
 
@@ -31,7 +32,11 @@ def by_block(arm: Arm) -> dict[int, pd.DataFrame]:
     """The sums of each run that has them by its block, a row per document."""
     blocks = blocks_by_seed(arm)
     return {
-        blocks[run.protocol.seed]: run.documents.set_index("document")
-        for run in arm.runs
-        if run.documents is not None
+        blocks[run.protocol.seed]: run.documents for run in arm.runs if run.documents is not None
     }
+
+
+def are_alike(tables: Sequence[pd.DataFrame]) -> bool:
+    """Whether all are of the same documents, in the same order."""
+    first, *others = (table[["document", "n_tokens"]].to_numpy() for table in tables)
+    return all(np.array_equal(first, one) for one in others)

@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from smolctl.analysis.task_rows import task_key, task_scores
@@ -114,9 +116,11 @@ class FinishedRun:
     @property
     def test_documents(self) -> int:
         """The number of documents behind the final test loss."""
+        if self.documents is not None:
+            return len(self.documents)
         return int(self._final_test["clusters"])
 
-    @property
+    @cached_property
     def effective_documents(self) -> float:
         """As many documents of one length would have the spread of these: the squared sum of their
         tokens over the sum of their squares (Kish 1965, *Survey Sampling*, 11.7). Their number in
@@ -146,7 +150,7 @@ class FinishedRun:
         """Whether the final test covers the test split."""
         return bool(self._final_test["n"] == self._final_test["total"])
 
-    @property
+    @cached_property
     def _final_test(self) -> "pd.Series[Any]":
         """A row of eval.csv about the final test."""
         table = self.run.table("eval")
@@ -190,7 +194,7 @@ def read_checked(run: "Run") -> FinishedRun:
         ("val", curve, ("step", "tokens", "flops", "seconds", "loss")),
     ):
         for column in columns:
-            if not pd.to_numeric(table[column]).map(math.isfinite).all():
+            if not np.isfinite(table[column].to_numpy(dtype=float)).all():
                 raise UserError(f"{run.name}/{name}.csv has a {column} that is not a number.")
         if table.empty or table["step"].iloc[-1] != protocol.steps:
             raise UserError(f"{run.name}/{name}.csv does not end at step {protocol.steps}.")
@@ -235,10 +239,14 @@ def tuning_loss(run: "Run") -> float:
 
 def siblings(run: "Run") -> "list[Run]":
     """Every readable run in the study of `run`, itself included."""
+    return readable_runs(run.study_path)
+
+
+def readable_runs(study: Path) -> "list[Run]":
+    """Every readable run of the study in that folder."""
     from smollm2.runs.run import list_runs
 
-    folder = run.study_path
-    return list_runs(folder.parent, folder.name)[0]
+    return list_runs(study.parent, study.name)[0]
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:

@@ -2,13 +2,19 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from smolctl.analysis.arms import Arm, floor_problems
 from smolctl.analysis.comparison import SAME_BUDGET, Comparison
 from smolctl.analysis.kept_study import continue_command
 from smolctl.analysis.quantized_arms import quantized
-from smolctl.analysis.run_metrics import FinishedRun, read_finished, read_imported, siblings
+from smolctl.analysis.run_metrics import (
+    FinishedRun,
+    read_finished,
+    read_imported,
+    readable_runs,
+)
 from smolctl.analysis.study_notes import read_notes
 from smolctl.analysis.study_plan import ledger_problems, read_ledger
 from smollm2.errors import UserError
@@ -44,6 +50,7 @@ def compare_finished(
         if not found:
             raise UserError(f"{' '.join(reasons)} No run of {arm!r} is left.")
     refuse_shared(by_arm)
+    runs_in = cache(readable_runs)  # the arms are mostly of one study
     base = max(by_arm[next(iter(by_arm))], key=finished_at)
     kept = []
     for arm, found in by_arm.items():
@@ -54,7 +61,7 @@ def compare_finished(
                 "with the same settings."
             )
         runs = one_of_each_seed(common, reasons)
-        failed = unfinished_of(found, arm, reasons)
+        failed = unfinished_of(found, arm, runs_in(found[0].run.study_path), reasons)
         kept.append(
             Arm(
                 arm,
@@ -65,7 +72,7 @@ def compare_finished(
         )
     notes, ledger = read_notes(base.run.study_path), read_ledger(base.run.study_path)
     if ledger is not None:
-        reasons += ledger_problems(ledger, siblings(base.run))
+        reasons += ledger_problems(ledger, runs_in(base.run.study_path))
     reasons += floor_problems(kept)
     return Comparison(
         study,
@@ -159,12 +166,18 @@ def unlike(newest: FinishedRun, other: FinishedRun) -> str:
     return ""
 
 
-def unfinished_of(found: list[FinishedRun], arm: str, excluded: list[str]) -> "list[Run]":
+def unfinished_of(
+    found: list[FinishedRun], arm: str, there: "list[Run]", excluded: list[str]
+) -> "list[Run]":
     """Adds a sentence per run of an arm that has not ended to `excluded`; returns those that
-    failed."""
+    failed.
+
+    Args:
+        there: the runs of its study.
+    """
     arms = {finished.run.arm for finished in found}
     failed = []
-    for run in siblings(found[0].run):
+    for run in there:
         if run.is_finished or run.role is not Role.FINAL or run.arm not in arms:
             continue
         if run.state is RunState.FAILED:

@@ -7,7 +7,7 @@ set of conditions the comparison shows one number of questions: the largest that
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +109,14 @@ def differences_of(arms: Sequence[Arm], table: pd.DataFrame) -> list[TaskDiffere
     """The difference between each row of `task_means` and the first arm; None for the first arm
     itself, or if different numbers of runs were scored this way."""
     by_name = {arm.name: arm for arm in arms}
-    # Every metric needs the same items, and every arm those of the first.
+    # Every metric needs the same items, and every arm the means of the first.
     items = lru_cache(maxsize=2 * max(len(arm.runs) for arm in arms))(item_scores)
+
+    @cache
+    def means(arm: str, key: tuple[Any, ...]) -> list[float]:
+        row = dict(zip(TASK_KEYS, key, strict=True))
+        return item_means(scored_like(by_name[arm], row), row, items)
+
     found: list[TaskDifference | None] = []
     for row in table.to_dict("records"):
         base, arm = arms[0], by_name[row["arm"]]
@@ -119,7 +125,8 @@ def differences_of(arms: Sequence[Arm], table: pd.DataFrame) -> list[TaskDiffere
             found.append(None)
             continue
         try:
-            found.append(TaskDifference(paired(*(item_means(runs, row, items) for runs in scored))))
+            key = task_key(row)
+            found.append(TaskDifference(paired(means(base.name, key), means(arm.name, key))))
         except UserError as error:
             found.append(TaskDifference(None, str(error)))
     return found

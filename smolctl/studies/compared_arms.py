@@ -6,7 +6,6 @@ from pathlib import Path
 
 from smolctl.analysis.kept_study import kept_seeds
 from smolctl.command_line import command
-from smolctl.studies.study_progress import how_to_go_on
 from smolctl.studies.targets import finished_runs, none_finished, runs_in, runs_of
 from smollm2.errors import UserError, first_few
 from smollm2.runs.manifest import Role
@@ -71,6 +70,8 @@ def finished_arms(
     runs = {arm: runs_of(arm, results, study, with_imported=False) for arm in left}
     if not waiting:
         return runs, []
+    from smolctl.studies.study_progress import how_to_go_on  # imports torch
+
     state = f"Study {study!r} has no finished run yet of {first_few(waiting)}"
     go_on = how_to_go_on(results / study, there)
     if len(runs) < 2:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,6 +37,7 @@ def losses_of(comparison: Comparison) -> Figure:
         for arm, look in looks(comparison.arms):
             for finished in arm.runs:
                 draw_loss(axes, finished, axis, look)
+        axes.autoscale_view()
         axes.set(xlabel=label, xlim=(0, None))
     panels[0].set_ylim(
         end_range([finished.curve for finished in runs], [f.values["loss"] for f in runs])
@@ -91,20 +93,16 @@ def tradeoff_headline(comparison: Comparison) -> str:
 
 
 def draw_loss(axes: Axes, finished: FinishedRun, axis: str, look: dict[str, Any]) -> None:
-    """A run's validation loss as a line, and its test loss where that ends."""
-    draw_curve(axes, finished, axis, "loss", look)
-    end = finished.curve[axis].iloc[-1]
-    axes.plot([end], [finished.values["loss"]], **look | HOLLOW, clip_on=False)
-
-
-def draw_curve(axes: Axes, finished: FinishedRun, x: str, y: str, look: dict[str, Any]) -> None:
-    """A column of the validation table as a line; a single validation is a dot."""
-    axes.plot(finished.curve[x], finished.curve[y], **look | {"marker": dot(finished.curve)})
-
-
-def dot(table: pd.DataFrame) -> str:
-    """The marker of a curve: a line needs two rows to be seen."""
-    return "." if len(table) == 1 else ""
+    """A run's validation loss as a line, or a dot of a single validation; and its test loss where
+    that ends. The caller scales the axes: there may be thousands of lines, which `axes.plot` would
+    look at one by one, and the layout too."""
+    x, y = finished.curve[axis].to_numpy(), finished.curve["loss"].to_numpy()
+    marker = "." if len(x) == 1 else ""
+    curve = Line2D(x, y, **look | {"marker": marker})
+    test = Line2D(x[-1:], [finished.values["loss"]], **look | HOLLOW, clip_on=False)
+    for one in (curve, test):
+        one.set_in_layout(False)  # it lies within the axes
+        axes.add_line(one)
 
 
 def spread_out(sizes: list[int]) -> list[int]:
@@ -123,7 +121,8 @@ def end_range(curves: Iterable[pd.DataFrame], ends: Iterable[float]) -> tuple[fl
     """
     seen = list(ends)
     for curve in curves:
-        late = curve["loss"][curve["step"] >= 0.1 * curve["step"].iloc[-1]]
-        seen += [late.min(), late.quantile(0.9), late.iloc[-1]]
+        steps, losses = curve["step"].to_numpy(), curve["loss"].to_numpy()
+        late = losses[steps >= 0.1 * steps[-1]]
+        seen += [late.min(), np.percentile(late, 90), late[-1]]
     margin = 0.05 * (max(seen) - min(seen)) or 0.1
     return min(seen) - margin, max(seen) + margin

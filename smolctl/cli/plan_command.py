@@ -1,7 +1,8 @@
 """`smolctl plan`: how many seeds, runs and hours a study takes, before its first run."""
 
+import itertools
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +93,7 @@ def plan_study(
         say(f"The pilot is short and of few runs{of_size}: take these numbers as rough.")
     else:
         say_if_unlike(arms[0], sessions[0])
+    warn_of_regime(arms)
     if larger:
         seconds = 3600 * sum(one["present"]["hours"] for one in found)
         say(f"All sizes as they are: {duration(seconds)} on this machine.")
@@ -108,6 +110,24 @@ def warn_of_results(session: "Session") -> None:
             f"study {session.study.name!r} has {len(ledger.results)} results: seeds that are added "
             "now make its verdicts exploratory."
         )
+
+
+def warn_of_regime(arms: "tuple[Arm, ...]") -> None:
+    """Warn of the arms of a pilot that a trigram model beats: seeds do not mend that."""
+    from statistics import fmean
+
+    from smolctl.analysis.run_metrics import LOSS
+    from smolctl.cli.console import warn
+
+    for arm in arms:
+        loss, floor = fmean(arm.values(LOSS)), arm.floor("trigram")
+        if floor is not None and loss >= floor:
+            warn(
+                f"after the pilot's {arm.protocol.steps:,} steps {arm.name} has a test loss of "
+                f"{loss:.3f}, and a trigram model counted on as many tokens {floor:.3f}. If that "
+                "is so at the end of the study, its verdicts are inconclusive, whatever the "
+                "seeds: it takes more steps or a larger model."
+            )
 
 
 def pilot_arms(
@@ -270,17 +290,24 @@ def say_next(file: Path, study: "Study", found: dict[str, Any], results: Path) -
     run = command("study", str(file), results=results)
     if not tuning:
         say("The file has no [tune], so these numbers hold only for arms at equally good rates.")
-    elif study.tuning and tuning > present["tuning_seeds"]:
-        taken = {*study.tuning.seeds, *(seed for arm in study.arms for seed in arm.seeds)}
-        free = (seed for seed in count(max(study.tuning.seeds)) if seed not in taken)
-        seeds = [*study.tuning.seeds, *islice(free, tuning - len(study.tuning.seeds))]
-        say(f"Write seeds = {seeds} below [tune] into {file}.")
+    taken = {seed for arm in study.arms for seed in arm.seeds}
+    if study.tuning:
+        seeds = with_free_seeds(study.tuning.seeds, tuning, taken)
+        taken |= {*seeds}
+        if tuning > present["tuning_seeds"]:
+            say(f"Write seeds = {seeds} below [tune] into {file}.")
     if needed <= present["seeds"]:
         say(f"The file has enough final seeds. Next: {run}")
         return
     first = study.arms[0].seeds
-    more = [max(first) + 1 + number for number in range(needed - len(first))]
     if all(arm.seeds == first for arm in study.arms):
-        say(f"Next: write seeds = {[*first, *more]} into {file}, then {run}")
+        seeds = with_free_seeds(first, needed, taken)
+        say(f"Next: write seeds = {seeds} into {file}, then {run}")
     else:
         say(f"Next: give every arm {needed} seeds in {file}, then {run}")
+
+
+def with_free_seeds(present: Sequence[int], number: int, taken: Collection[int]) -> list[int]:
+    """`present`, with the next seeds that are not `taken` until there are `number`."""
+    free = (seed for seed in itertools.count(max(present) + 1) if seed not in taken)
+    return [*present, *itertools.islice(free, max(0, number - len(present)))]

@@ -139,6 +139,8 @@ def require_same_results(study: str, folder: Path, runs: list[Run]) -> None:
 def is_result(run: Run) -> bool:
     """Whether a run is a final one that has finished or diverged. To train one of these again would
     give a seed another chance."""
+    # Not `has_diverged`, which assumes it of the failed runs of older versions: those may be
+    # trained again.
     diverged = run.state is RunState.FAILED and run.manifest.get("diverged") is True
     return run.role is Role.FINAL and (run.is_finished or diverged)
 

@@ -90,7 +90,7 @@ def test_views_compare_only_where_schedules_ended(capsys, workdir, template):
     assert not views["flops"]["is_fair"]
     curve = Run(Path("results/s/b-s0")).table("val")
     assert curve["loss"].min() <= views["flops"]["losses"]["b"][0] <= curve["loss"].max()
-    assert any("b against a is inconclusive: one schedule" in text for text in found["conclusion"])
+    assert any("no verdict on b against a: one schedule" in text for text in found["conclusion"])
 
 
 def test_a_repeated_seed_is_not_a_second_sample(capsys, workdir, template):
@@ -158,7 +158,9 @@ def test_what_holds_for_several_arms_is_reported_once(capsys, workdir, template)
     text = "\n".join(found["conclusion"])
     amounts = f"{by_arm['b']:.4f} (b) and {by_arm['c']:.4f} (c) nats/token"
     assert f"minimum detectable effect is {amounts};" in text
-    assert "At equal FLOPs c and d against a is inconclusive: one schedule of each pair" in text
+    assert (
+        "At equal FLOPs there is no verdict on c and d against a: one schedule of each pair" in text
+    )
     assert "Of equal size and cost with a: b has as many parameters and as many FLOPs" in text
 
 

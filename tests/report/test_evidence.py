@@ -72,7 +72,7 @@ def test_a_study_at_equal_flops_answers_what_the_first_cannot(capsys, study, tem
     for seed in range(2):
         planted(template, "pow2-135m", seed, 5.0 + 0.01 * seed)
     become(study, scale="nano")
-    open_question = "At equal FLOPs {} against orig is inconclusive: one schedule"
+    open_question = "At equal FLOPs there is no verdict on {} against orig: one schedule"
     assert open_question.format("pow2, moe-160m and pow2-135m") in card(capsys)
     for arm, seed in product(("orig", "pow2", "pow2-135m"), range(2)):
         loss = 5.0 + 0.001 * seed - (arm == "pow2")

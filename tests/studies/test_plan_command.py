@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.command import run_main
-from support.planted import plan, planted
+from support.planted import FLOORS, plan, planted
 from support.tinies import runs_of
 
 from smolctl.studies.pilot import pilot_of
@@ -58,7 +58,7 @@ def test_the_next_step_is_the_study_file_with_more_seeds(capsys, workdir, study_
     err = run_main(capsys, *command, "0.1")[2]
     own = [7 + n for n in range(needed["tuning_seeds"])]
     assert f"Write seeds = {own} below [tune]" in err
-    seeds = list(range(needed["seeds"]))
+    seeds = [seed for seed in range(1000) if seed not in own][: needed["seeds"]]
     assert f"write seeds = {seeds} into {study_file}, then smolctl study" in err
     assert "rough" not in err
     assert "The runs of the pilot are of another kind, and may vary otherwise: steps: 10" in err
@@ -66,6 +66,18 @@ def test_the_next_step_is_the_study_file_with_more_seeds(capsys, workdir, study_
     assert code == 0
     assert "The file has enough final seeds. Next: smolctl study" in err
     assert "[tune]" not in err
+
+
+def test_a_pilot_that_a_trigram_beats_is_warned_about(capsys, workdir, study_file, template):
+    floors = {"floors": FLOORS | {"trigram": 4.5}}
+    for seed in (0, 1, 2):
+        planted(template, "a", seed, 4.0 + 0.1 * seed, manifest=floors)
+        planted(template, "b", seed, 5.0, manifest=floors)
+    plan(workdir / "results/s", blocked=True)
+    code, _, err = run_main(capsys, "plan", str(study_file), "--detect", "0.5", "--pilot", "s")
+    assert code == 0, err
+    assert "b has a test loss of 5.000, and a trigram model counted on as many tokens 4.500" in err
+    assert "a has a test loss" not in err
 
 
 def test_a_pilot_of_its_own_is_short_and_no_result_of_the_study(capsys, workdir, study_file):

@@ -191,7 +191,7 @@ def rows_key(
         for one in judged
         for found in one.primary.values()
     ):
-        label = "with what better learning rates could gain"
+        label = "the same at best learning rates: it decides"
         handles.append(Line2D([], [], color=GREY, linestyle=":", marker="|", label=label))
     if any(shown_margin(one) is not None for one in judged):
         handles.append(Patch(color=BAND, label="within the study's margin"))

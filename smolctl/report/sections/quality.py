@@ -277,8 +277,8 @@ def other_views(
         for axis, equal in fair.items()
     ]
     sentences += [
-        f"At equal {axis} {listed(open_)} against {base} is inconclusive: one schedule of each "
-        "pair had not finished there, and the loss falls at its end."
+        f"At equal {axis} there is no verdict on {listed(open_)} against {base}: one schedule of "
+        "each pair had not finished there, and the loss falls at its end."
         for axis, open_ in unfair.items()
     ]
     return sentences

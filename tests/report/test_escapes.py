@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -62,6 +62,7 @@ def read(page: str) -> str:
     return "".join(found.words.split())
 
 
+@example("` `` `")
 @given(st.one_of(texts, glued))
 def test_prose_is_shown_as_it_is(text):
     for block in (bullets([text]), paragraph(text)):

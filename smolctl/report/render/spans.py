@@ -10,7 +10,7 @@ from enum import StrEnum
 from smolctl.printable import printable
 
 MARKUP = re.compile(
-    r"`([^`]+)`"
+    r"(?<!`)`([^`]+)`(?!`)"  # two that touch would be other code in Markdown
     r"|(?<![^\s(])(?:\*\*(?!\s)([^*]+)(?<!\s)\*\*|\*(?!\s)([^*]+)(?<!\s)\*)(?![^\s.,;:)])"
 )
 

@@ -4,7 +4,7 @@ Shape suffixes: B batch, T positions, D d_model, H query heads, K key-value head
 F d_ff, V vocabulary, N = B·T tokens.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,12 @@ from smollm2.model.config import ModelConfig
 from smollm2.model.feedforward import swiglu
 from smollm2.model.loss import linear_cross_entropy
 from smollm2.model.moe import MoE, Routing, mean_routing
+
+# Shapes of models and tokens for which this process keeps compiled layers, and the most codes of
+# one: with and without gradients, for whole and shorter batches, and to spare.
+MOST_KINDS = 8
+CODES_OF_A_KIND = 8
+compiled_kinds: set[tuple[Any, ...]] = set()
 
 
 class Loss(NamedTuple):
@@ -217,13 +223,16 @@ class SmolLM2(nn.Module):
         loss = linear_cross_entropy(h_BTD.flatten(0, 1), self.head.weight, targets_BT.flatten())
         return Loss(loss, routing)
 
-    def compile_blocks(self) -> None:
-        """Compile the layer: its code is compiled once and serves every layer.
-
-        Code that this process compiled earlier is discarded: torch keeps only a few shapes and runs
-        others uncompiled.
-        """
-        torch.compiler.reset()
+    def compile_blocks(self, n_rows: int, n_positions: int) -> None:
+        """Compile the layer for tokens (B, T): its code is compiled once and serves every layer,
+        and later models of the same shape in this process."""
+        kind = (self.config, self.dtype, self.device, n_rows, n_positions)
+        # Beyond its limit torch would run a shape uncompiled, so we discard code before.
+        if kind not in compiled_kinds and len(compiled_kinds) == MOST_KINDS:
+            torch.compiler.reset()
+            compiled_kinds.clear()
+        compiled_kinds.add(kind)
+        torch._dynamo.config.recompile_limit = MOST_KINDS * CODES_OF_A_KIND
         for block in self.blocks:
             block.compile(dynamic=False)
 

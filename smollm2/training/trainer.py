@@ -53,7 +53,7 @@ class Trainer:
         self.model = SmolLM2(protocol.model, protocol.seed).to(protocol.device)
         self.optimizer = Optimizer(self.model, protocol.recipe, DTYPES[protocol.dtype])
         if protocol.compile:
-            self.model.compile_blocks()
+            self.model.compile_blocks(protocol.micro_batch_size, protocol.seq_len)
 
     def gradients(self) -> StepResult:
         """Forward and backward over the micro-batches of the next step."""

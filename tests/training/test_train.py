@@ -15,6 +15,7 @@ import torch
 
 from smollm2.data import TokenData, spread_windows
 from smollm2.evaluation.text import held_out, score_text
+from smollm2.model import transformer
 from smollm2.model.transformer import SmolLM2
 from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import ResolvedConfig, RunConfig
@@ -244,12 +245,18 @@ def test_compiled_training_follows_plain_training(asked, run_of):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings(*TRACING)
-def test_every_run_of_a_process_is_compiled(asked, run_of):
-    # A few shapes a run, so that a process of three would come to the limit and run uncompiled.
-    limit = {"recompile_limit": 5, "fail_on_recompile_limit_hit": True}
-    with torch._dynamo.config.patch(limit):
-        for d_ff in (32, 64, 96):
+def test_a_process_compiles_each_shape_once_and_every_run(asked, run_of, monkeypatch):
+    torch.compiler.reset()
+    monkeypatch.setattr(transformer, "compiled_kinds", set())
+    monkeypatch.setattr(transformer, "MOST_KINDS", 2)
+    compiled = []
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for d_ff in (32, 32, 64, 32, 96, 32):
+            torch._dynamo.utils.counters.clear()
             run_of(dataclasses.replace(asked, compile=True, settings=(f"d_ff={d_ff}",)))
+            compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0)
+    # The third shape discards the code of the first two.
+    assert compiled == [True, False, True, False, True, True]
 
 
 @pytest.mark.parametrize("is_stopping", [True, False])
@@ -266,7 +273,7 @@ def test_a_stop_that_ends_the_compiler_too_is_a_stop(
         observer.should_stop = lambda: is_stopping
         raise RuntimeError("C++ compile error")
 
-    monkeypatch.setattr(SmolLM2, "compile_blocks", lambda model: None)
+    monkeypatch.setattr(SmolLM2, "compile_blocks", lambda *shape: None)
     monkeypatch.setattr(Trainer, "gradients", interrupted)
     with pytest.raises(Stopped if is_stopping else RuntimeError):
         train(run, data, observer)

@@ -29,8 +29,8 @@ EXAMPLES = """
 
 
 # New tokens of `pow2`, in one text or several, from which compiling and then decoding is faster
-# than decoding eagerly: 1,600 to 3,000 with the width of its weights (benchmarks/README.md).
-COMPILING_PAYS = 2500
+# than decoding eagerly: 800 in bf16 and 1,700 in int4 (benchmarks/README.md).
+COMPILING_PAYS = 1500
 
 
 def generate(
@@ -86,7 +86,7 @@ def generate(
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="Compile the decoding step first (15 to 30 s). On a CPU this pays off from "
+            help="Compile the decoding step first (17 to 26 s). On a CPU this pays off from "
             f"{COMPILING_PAYS} new tokens. The code is kept, and used from then on by default.",
             rich_help_panel="Machine",
             show_default=False,

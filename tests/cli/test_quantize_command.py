@@ -16,6 +16,7 @@ from smolctl.report.sections.reproduction import quantize_options
 from smolctl.studies.quantizer import missing
 from smolctl.studies.study_file import study_of, to_toml
 from smollm2.errors import UserError
+from smollm2.inference import kept_code
 from smollm2.quantize.quant_config import QuantConfig
 from smollm2.quantize.store import quantized_names
 from smollm2.runs.run import Run
@@ -92,7 +93,8 @@ def quantized(capsys, *arguments: str) -> list[dict]:
 # Compiling a decoder's layer imports what torch itself has deprecated.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.slow
-def test_compiled_decoding_is_timed_and_its_code_kept(capsys, run, fresh_cache):
+def test_compiled_decoding_is_timed_and_its_code_kept(capsys, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_code, "code_folder", lambda: tmp_path / "compiled")
     code, out, err = run_main(capsys, "quantize", *ARGUMENTS[:-1], "--bits", "4", "--json")
     assert code == 0, err
     assert all(row["compiled_decode_tokens_per_second"] > 0 for row in json.loads(out)["rows"])

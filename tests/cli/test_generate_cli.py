@@ -10,6 +10,7 @@ from support.command import run_main
 from support.planted import planted
 from support.tiny import changed
 
+from smolctl.cli.generate_command import COMPILING_PAYS
 from smollm2.inference.decoder import Decoder, generate
 from smollm2.runs.load_run import load_model, load_run_tokenizer
 from smollm2.runs.run import Run
@@ -259,7 +260,7 @@ def test_compiled_generation_is_the_same(capsys, results, fresh_cache):
     code, out, err = run_main(capsys, *options("--dtype", "fp32", "--compile"))
     assert (code, out) == (0, plain)
     assert err.startswith("Compiling the decoding step ...\n")
-    assert "longer than it saves below about 2500 new tokens" in " ".join(err.split())
+    assert f"longer than it saves below about {COMPILING_PAYS} new tokens" in " ".join(err.split())
     code, out, err = run_main(capsys, *options("--dtype", "fp32"))
     assert (code, out) == (0, plain)
     assert err.startswith("Decoding with code compiled earlier; --no-compile does without.\n")

@@ -37,7 +37,7 @@ def train_at_once(number: int, words: Sequence[str], study: str) -> None:
     import torch
 
     threads = max(1, torch.get_num_threads() // number)
-    say(f"Training {number} runs at once, each on {threads} of the cores.")
+    say(f"Training {number} runs at once, each on {threads} core{'s' * (threads > 1)}.")
     command = [sys.executable, "-m", "smolctl", "study", *words]
     command += ["--at-once", str(number), "--worker", study]
     start = partial(

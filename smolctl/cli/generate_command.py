@@ -100,9 +100,9 @@ def generate(
     """Continue a text with a trained run or an imported model.
 
     Only the continuation goes to stdout, token by token. Without --temperature the most likely
-    token is always taken, so the text is the same each time; compiled code rounds differently and
-    may choose another token where two are nearly equal. On a terminal, control characters are
-    shown as escapes; a file or a program gets the text as it is.
+    token is always taken, so the text is the same each time with the same code: eager or compiled.
+    Compiled code rounds differently and may choose another token where two are nearly equal. On a
+    terminal, control characters are shown as escapes; a file or a program gets the text as it is.
     """
     from smolctl.studies.models import load_one
     from smollm2.inference.compiled_step import has_kept_step

@@ -82,6 +82,7 @@ def plan_study(
     found = [numbers(one, detect, spread, family) | {"pilot": source} for one in sessions]
     for session in sessions:
         warn_of_results(session)
+    warn_of_regime(arms)
     if as_json:
         print_json({"rungs": found} if larger else found[0])
         return
@@ -93,7 +94,6 @@ def plan_study(
         say(f"The pilot is short and of few runs{of_size}: take these numbers as rough.")
     else:
         say_if_unlike(arms[0], sessions[0])
-    warn_of_regime(arms)
     if larger:
         seconds = 3600 * sum(one["present"]["hours"] for one in found)
         say(f"All sizes as they are: {duration(seconds)} on this machine.")

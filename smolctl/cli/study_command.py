@@ -82,6 +82,8 @@ def study(
     reported and does not stop the others. A file with [ladder] is run at each of its sizes. Next:
     `smolctl compare` and `smolctl report`.
     """
+    import torch
+
     from smolctl.cli.progress import observed
     from smolctl.cli.workers import train_at_once, work
     from smolctl.studies.at_once import runs_at_once
@@ -102,8 +104,10 @@ def study(
         sessions.append(session)
         if not dry_run:
             session.refuse_changes()
-            if (number := runs_at_once(session, at_once)) > 1:
-                train_at_once(number, [*words, "--results", str(results)], session.study.name)
+            runs, threads = together = runs_at_once(session, at_once)
+            if runs > 1 or threads < torch.get_num_threads():
+                train_at_once(together, [*words, "--results", str(results)], session.study.name)
+                session.tried_again.clear()  # by the processes
             session.run()
             say_result(session)
     if dry_run:

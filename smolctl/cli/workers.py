@@ -17,15 +17,17 @@ from typing import IO, TYPE_CHECKING
 
 import typer
 
-from smolctl.cli.console import say, warn
+from smolctl.cli.console import say
 from smolctl.cli.progress import handle_signals
+from smollm2.errors import RunError
 
 if TYPE_CHECKING:
+    from smolctl.studies.at_once import AtOnce
     from smolctl.studies.runner import Session
 
 
-def train_at_once(number: int, words: Sequence[str], study: str) -> None:
-    """Train what is missing of a study in `number` processes.
+def train_at_once(at_once: "AtOnce", words: Sequence[str], study: str) -> None:
+    """Train what is missing of a study in several processes.
 
     Args:
         words: arguments and options of the study command.
@@ -33,17 +35,19 @@ def train_at_once(number: int, words: Sequence[str], study: str) -> None:
 
     Raises:
         typer.Exit: a signal stopped them; what they trained is saved.
+        RunError: one of them was killed.
     """
-    import torch
-
-    threads = max(1, torch.get_num_threads() // number)
-    say(f"Training {number} runs at once, each on {threads} core{'s' * (threads > 1)}.")
-    command = [sys.executable, "-m", "smolctl", "study", *words]
+    number, threads = at_once
+    runs = "1 run" if number == 1 else f"{number} runs"
+    say(f"Training {runs} at once, each on {threads} core{'s' * (threads > 1)}.")
+    # -P as for an installed program: no module is taken from the current folder.
+    command = [sys.executable, "-P", "-m", "smolctl", "study", *words]
     command += ["--at-once", str(number), "--worker", study]
+    of_threads = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     start = partial(
         subprocess.Popen,
         command,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        env=os.environ | of_threads,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -62,7 +66,10 @@ def train_at_once(number: int, words: Sequence[str], study: str) -> None:
     if received:
         raise typer.Exit(128 + received[0])
     if any(worker.returncode < 0 for worker in workers):
-        warn("A process that trained was killed. What it left is continued here.")
+        raise RunError(
+            "A process that trained was killed, perhaps for lack of memory. The same command goes "
+            "on; --at-once 1 takes the least memory."
+        )
 
 
 def forward(messages: IO[str] | None) -> None:

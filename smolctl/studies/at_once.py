@@ -6,12 +6,12 @@ have equal numbers of threads, so a study that has begun goes on with its own.
 """
 
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from threading import BrokenBarrierError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -19,7 +19,7 @@ from smolctl.studies.machine import warn_if_busy
 from smolctl.talk import say
 from smollm2.data.token_data import open_prepared
 from smollm2.device import device_name, machine_bytes, matmul_flops_per_second
-from smollm2.errors import RunError, UserError
+from smollm2.errors import UserError
 from smollm2.protocol.run_config import ResolvedConfig
 from smollm2.runs.packed import is_packed
 from smollm2.training.memory import least_bytes
@@ -36,7 +36,14 @@ BARRIER_SECONDS = 300.0  # for every process to start and to compile
 LEAST_GAIN = 1.05  # of more runs at once over fewer
 
 
-def runs_at_once(session: "Session", asked: int | None) -> int:
+class AtOnce(NamedTuple):
+    """How many runs are trained at once, and the threads of each."""
+
+    runs: int
+    threads: int
+
+
+def runs_at_once(session: "Session", asked: int | None) -> AtOnce:
     """How many runs of a study to train at once here, at most as many as are left.
 
     Without `asked`: as many as have room beside each other with the threads of the runs that there
@@ -45,6 +52,7 @@ def runs_at_once(session: "Session", asked: int | None) -> int:
     Raises:
         UserError: several are asked for, and the study gives its arms equal seconds.
     """
+    cores = torch.get_num_threads()
     missing = [run.resolved for run in session.planned() if not session.is_over(run)]
     if session.study.equal == "seconds" and (asked or 1) > 1:
         raise UserError(
@@ -52,20 +60,22 @@ def runs_at_once(session: "Session", asked: int | None) -> int:
             "share; omit `at_once`.",
             field="at_once",
         )
-    if len(missing) < 2 or is_packed(session.folder):
-        return 1
-    if asked is not None:
-        return min(asked, len(missing))
-    cores, first = torch.get_num_threads(), missing[0]
-    if cores == 1 or session.study.equal == "seconds" or first.device != "cpu":
-        return 1
-    if threads := threads_here(session):
-        return min(len(missing), max(1, cores // threads))
+    if not missing or is_packed(session.folder):
+        return AtOnce(1, cores)
+    first = missing[0]
+    if session.study.equal == "seconds" or first.device != "cpu":
+        return AtOnce(min(asked or 1, len(missing)), cores)
+    threads = threads_here(session)
+    if asked is not None or threads is not None:
+        threads = min(cores, threads or max(1, cores // (asked or 1)))
+        return AtOnce(min(asked or max(1, cores // threads), len(missing)), threads)
     flops = sum(one.steps * one.flops_per_step for one in missing)
-    if flops < WORTH_SECONDS * matmul_flops_per_second(first.device, first.dtype):
-        return 1
     room = int(machine_bytes("cpu") // sum(least_bytes(first)))
-    return fastest(first, session.data.path, cores, min(cores, len(missing), room))
+    most = min(cores, len(missing), room)
+    if most < 2 or flops < WORTH_SECONDS * matmul_flops_per_second(first.device, first.dtype):
+        return AtOnce(1, cores)
+    best = fastest(first, session.data.path, cores, most)
+    return AtOnce(best, cores // best)
 
 
 def threads_here(session: "Session") -> int | None:
@@ -91,8 +101,9 @@ def fastest(protocol: ResolvedConfig, data: Path, cores: int, most: int) -> int:
     while number <= most:
         try:
             rates[number] = together(protocol, data, number, cores // number)
-        except (BrokenProcessPool, BrokenBarrierError, UserError, RunError) as error:
-            say(f"{number} runs at once do not work here: {error or type(error).__name__}.")
+        except Exception as error:  # whatever it is, fewer at once may work
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            say(f"{number} runs at once do not work here: {reason[0]}")
             break
         number *= 2
     best = 1
@@ -109,7 +120,7 @@ def together(protocol: ResolvedConfig, data: Path, processes: int, threads: int)
 
     Raises:
         BrokenProcessPool, BrokenBarrierError: one of them was killed, or did not start in time.
-        UserError, RunError: one of them failed.
+        Exception: one of them failed.
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(processes, timeout=BARRIER_SECONDS)
@@ -118,7 +129,12 @@ def together(protocol: ResolvedConfig, data: Path, processes: int, threads: int)
     )
     with pool:
         started = [pool.submit(one_of_several, protocol, data) for _ in range(processes)]
-        return sum(one.result() for one in started)
+        try:
+            return sum(one.result() for one in started)
+        except BaseException:  # a signal does not wait for what they are at
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 _barrier: Barrier | None = None  # of the processes that are timed together
@@ -128,11 +144,26 @@ def begin(threads: int, barrier: Barrier) -> None:
     """Prepare one of the processes of `together`."""
     global _barrier
     _barrier = barrier
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def one_of_several(protocol: ResolvedConfig, data: Path) -> float:
     """The steps per second of this process while the others train too."""
     assert _barrier is not None
-    timed = timed_steps(protocol, open_prepared(data), at_least=TIMED_SECONDS, ready=_barrier.wait)
+    try:
+        timed = timed_steps(
+            protocol, open_prepared(data), at_least=TIMED_SECONDS, ready=_barrier.wait
+        )
+    except BaseException:
+        _barrier.abort()  # the others do not wait for this one
+        raise
     return timed.steps / timed.seconds

@@ -105,7 +105,7 @@ class Decoder:
     Args:
         max_len: positions to make room for, at most the model's `max_seq_len`.
         compiled: compile a step now (seconds), or load what an earlier process kept of a dense
-            model on a CPU (see `kept_code`); None only loads, and else is False. `prefill` stays
+            model on a CPU (see `kept_code`); None only loads, or decodes eagerly. `prefill` stays
             eager. The weights of such a model become views of stacks; the step does not follow
             later changes of them or of the number of threads. Weights of 4 bits are copied.
 

@@ -2,7 +2,7 @@
 
 A kept file is native code, and loading it runs it. So it is read only where no other user could
 have put it: the folder and the file belong to this user and nobody else may write them. A damaged
-file is told by the digest in its name. Any other file is not used, and compiling replaces it.
+file is recognized by the digest in its name. Any other file is not used, and compiling replaces it.
 """
 
 import contextlib

@@ -17,7 +17,7 @@ from smollm2.model.loss import linear_cross_entropy
 from smollm2.model.moe import MoE, Routing, mean_routing
 
 # Shapes of models and tokens for which this process keeps compiled layers, and the most codes of
-# one: with and without gradients, for whole and shorter batches, and to spare.
+# one: with and without gradients, for whole and shorter batches, with room to spare.
 MOST_KINDS = 8
 CODES_OF_A_KIND = 8
 compiled_kinds: set[tuple[Any, ...]] = set()

@@ -90,7 +90,7 @@ def manifest_in(content: bytes, name: str) -> dict[str, Any]:
     """The manifest in the content of run.json of the run `name`; raises as `read_manifest`.
 
     A command lists the runs of a study several times, and equal content is checked once. So the
-    manifest is shared: its fields may only be replaced in a copy, and what is in them never.
+    manifest is shared: its fields may be replaced in a copy, but nested values never changed.
     """
     try:
         manifest = json_table(content)

@@ -103,9 +103,9 @@ def study(
             warn_before(session)
         sessions.append(session)
         if not dry_run:
-            session.refuse_changes()
             runs, threads = together = runs_at_once(session, at_once)
             if runs > 1 or threads < torch.get_num_threads():
+                session.refuse_changes()  # once, before each process does
                 train_at_once(together, [*words, "--results", str(results)], session.study.name)
                 session.tried_again.clear()  # by the processes
             session.run()

@@ -38,8 +38,8 @@ def train_at_once(at_once: "AtOnce", words: Sequence[str], study: str) -> None:
         RunError: one of them was killed.
     """
     number, threads = at_once
-    runs = "1 run" if number == 1 else f"{number} runs"
-    say(f"Training {runs} at once, each on {threads} core{'s' * (threads > 1)}.")
+    runs = f"{number} runs at once, each" if number > 1 else "one run at a time"
+    say(f"Training {runs} on {threads} core{'s' * (threads > 1)}.")
     # -P as for an installed program: no module is taken from the current folder.
     command = [sys.executable, "-P", "-m", "smolctl", "study", *words]
     command += ["--at-once", str(number), "--worker", study]

@@ -219,22 +219,18 @@ class Session:
             PackedStudy: the study is packed, and something is missing.
         """
         self.refuse_changes()
-        if self.is_whole_pack():
-            return
-        if self.study.equal == "seconds":
+        if is_packed(self.folder):
+            self.require_complete()
+        elif self.study.equal == "seconds":
             with self.lock.alone("its arms get equal seconds of a machine, which two would share"):
                 self.run_missing()
         else:
             self.run_missing()
 
-    def is_whole_pack(self) -> bool:
-        """Whether the study is packed; raises `PackedStudy` if a run of it is missing or
-        unfinished."""
-        if not is_packed(self.folder):
-            return False
+    def require_complete(self) -> None:
+        """Raise `PackedStudy` if a run of the packed study is missing or unfinished."""
         if not all(map(self.is_over, self.planned())):
             raise PackedStudy(self.folder)
-        return True
 
     def train_missing(self) -> None:
         """Train what is missing, the tuning first: what several processes can do at once."""

@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from support.simulated_cases import GROUPS, Rates, rates_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "statistics.md"
-SLOWER = {"tuning": 5, "growing": 5, "ladders": 5}
+SLOWER = {"tuning": 5, "growing": 5, "ladders": 5, "tuned_ladders": 5}
 MARKS = ("<!-- simulations: begin -->", "<!-- simulations: end -->")
 
 

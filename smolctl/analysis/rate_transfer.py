@@ -33,6 +33,21 @@ def transferred(rate: float, width: int, target_width: int) -> float:
     return stepped(ANCHOR, steps_from_anchor(rate * width / target_width))
 
 
+def transferred_gap(gap: float, check_gap: float, reach: float) -> float:
+    """Upper bound of the tuning gap of a transferred rate at a size without a tuning of its own.
+
+    In log rate a valley is a parabola, so the square root of a gap is the distance from the best
+    rate, up to a factor that all sizes share. The rule's error is a power of the size, so this
+    distance lies on a line in log size, through those at the two tuned sizes. Their sides are not
+    known: the worse ones count.
+
+    Args:
+        gap, check_gap: the bounds at the smallest size and at the one that checks the rule.
+        reach: log size from the smallest one, in units of its distance to the check.
+    """
+    return (reach * math.sqrt(check_gap) + abs(1 - reach) * math.sqrt(gap)) ** 2
+
+
 def steps_from_anchor(rate: float) -> int:
     """How many steps of a grid a rate is away from the anchor, rounded."""
     return round(math.log(rate / ANCHOR, FACTOR))

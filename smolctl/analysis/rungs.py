@@ -17,7 +17,7 @@ from smolctl.analysis.ladder_notes import (
     read_ladder_notes,
     rung_name,
 )
-from smolctl.analysis.rate_transfer import RateCheck, check_rate, transferred
+from smolctl.analysis.rate_transfer import RateCheck, check_rate, transferred, transferred_gap
 from smolctl.analysis.selection import compare_arms
 from smolctl.analysis.size_ladder import Bounded, Lack, Line, Rung, Trend, judged_trend
 from smolctl.analysis.study_plan import LadderPlan, read_ledger
@@ -146,22 +146,26 @@ class SizeLadder:
     def gaps_at(self, size: str, arm: str) -> tuple[float, float]:
         """The tuning gaps of the base and an arm at a size: what its verdict is widened by.
 
-        Where rates are transferred they are those of the size that checks the rule. Beyond it they
-        grow with the square of the distance in log size from the smallest: a valley is a parabola
-        in the logarithm of the rate, and the rule's error a power of the size.
+        Where rates are transferred they follow from those at the smallest size and those of the
+        transferred rates at the size that checks the rule: see `transferred_gap`.
         """
         own = self.studies[size].primary[arm].gaps
         if own is not None and max(own) < math.inf:
             return own
-        both = [self.checks.get(name) for name in (self.main.base.name, arm)]
-        if not self.notes.is_transferred(size) or None in both:
+        notes, both = self.notes, (self.main.base.name, arm)
+        first = self.studies.get(notes.smallest)
+        known = first.primary[arm].gaps if first else None
+        checks = [self.checks[name].gap for name in both if name in self.checks]
+        if not notes.is_transferred(size) or known is None or len(checks) < len(both):
             return math.inf, math.inf
-        smallest, check, here = (
-            math.log(parsed_size(one)) for one in (self.notes.smallest, self.notes.check, size)
+        start, check, here = (
+            math.log(parsed_size(one)) for one in (notes.smallest, notes.check, size)
         )
-        growth = max(1.0, ((here - smallest) / (check - smallest)) ** 2)
-        first, second = (growth * one.gap for one in both if one is not None)
-        return first, second
+        reach = (here - start) / (check - start)
+        of_base, of_arm = (
+            transferred_gap(*pair, reach) for pair in zip(known, checks, strict=True)
+        )
+        return of_base, of_arm
 
 
 def ladder_beside(main: Comparison) -> SizeLadder | None:

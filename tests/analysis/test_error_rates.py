@@ -23,6 +23,7 @@ EVERY = {
     "noisy_tuning": 23,
     "growing": 32,
     "ladders": 37,
+    "tuned_ladders": 14,
     "these_documents": 11,
     "like_documents": 11,
 }

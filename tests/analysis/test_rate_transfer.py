@@ -5,8 +5,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from smolctl.analysis.rate_transfer import check_rate, range_of_best, rates_around, transferred
+from smolctl.analysis.rate_transfer import (
+    check_rate,
+    range_of_best,
+    rates_around,
+    transferred,
+    transferred_gap,
+)
 
 RATES = (0.001, 0.001414, 0.002, 0.002828, 0.004)
 
@@ -37,6 +45,24 @@ def test_the_rate_falls_as_the_width_grows(rate, width, target, expected):
     found = transferred(rate, width, target)
     assert found == expected
     assert abs(math.log(found * target / (rate * width), 2)) <= 0.25 + 1e-3
+
+
+@given(
+    start=st.floats(-2, 2),
+    drift=st.floats(-2, 2),
+    curvature=st.floats(0, 1),
+    reach=st.floats(0, 10),
+)
+def test_the_gap_of_a_transferred_rate_is_bounded(start, drift, curvature, reach):
+    """Of a rate whose distance from the best one is a line in log size, in parabolas."""
+    first, check, here = (curvature * (start + drift * at) ** 2 for at in (0, 1, reach))
+    assert here <= transferred_gap(first, check, reach) + 1e-9
+
+
+def test_the_gap_of_a_transferred_rate_at_the_tuned_sizes_is_their_own():
+    assert transferred_gap(0.01, 0.04, 0) == pytest.approx(0.01)
+    assert transferred_gap(0.01, 0.04, 1) == pytest.approx(0.04)
+    assert transferred_gap(0.01, 0.04, 2) == pytest.approx(0.25)  # twice 0.2, and 0.1
 
 
 def test_the_grid_holds_every_rate_that_it_checks():

@@ -11,6 +11,7 @@ from support.command import run_main
 from support.planted import plan, planted
 
 from smolctl.analysis.comparison import Comparison
+from smolctl.analysis.rate_transfer import transferred_gap
 from smolctl.analysis.rungs import ladder_beside
 from smolctl.analysis.selection import study_comparison
 from smolctl.analysis.size_ladder import Lack, Trend
@@ -198,7 +199,7 @@ def plant_tuning(template, study: str, best: float) -> None:
                 (run.path / "eval.csv").unlink()
 
 
-def test_a_transferred_size_has_the_gap_of_the_size_that_checks_the_rule(capsys, plant, template):
+def test_the_gap_of_a_transferred_size_follows_from_the_tuned_ones(capsys, plant, template):
     """The template's rate is 1e-3 at widths 32, 48 and 64: by the rule 5e-4 at the last."""
     found = {size: difference(0.05) for size in SIZES}
     found["1M"] = difference(0.05, gap=None)
@@ -209,7 +210,8 @@ def test_a_transferred_size_has_the_gap_of_the_size_that_checks_the_rule(capsys,
     check = one.checks["pow2"]
     assert check.holds
     assert 0 < check.gap < 0.05
-    assert one.gaps_at("1M", "pow2") == (one.checks["orig"].gap, check.gap)
+    expected = [transferred_gap(0.002, one.checks[arm].gap, 0.5) for arm in ("orig", "pow2")]
+    assert one.gaps_at("1M", "pow2") == pytest.approx(tuple(expected))
     assert "1M" not in one.trends["pow2"].lacking
     out = " ".join(shown(capsys).split())
     assert "The rule gives pow2 at 2M a rate of 0.0005, among its best rates there" in out
@@ -222,7 +224,7 @@ def test_beyond_the_size_that_checks_the_rule_the_gap_grows(plant, template):
     plant_tuning(template, "x-1m", 0.0007071)
     one = ladder()
     assert one.gaps_at("2M", "pow2") == pytest.approx(
-        (4 * one.checks["orig"].gap, 4 * one.checks["pow2"].gap)
+        tuple(transferred_gap(0.002, one.checks[arm].gap, 2) for arm in ("orig", "pow2"))
     )
 
 

@@ -11,6 +11,7 @@ from support.simulated import SPREAD, Shares, false_equivalence, false_verdicts,
 from support.simulated_documents import document_coverage
 from support.simulated_growth import grown_false_verdicts
 from support.simulated_ladders import LARGEST, TRUTHS, false_trends
+from support.simulated_transfer import false_tuned_trends
 from support.simulated_tuning import VALLEYS, tuned_false_verdicts
 
 # Of so many studies; the shares for one or several designs that share random numbers.
@@ -134,6 +135,20 @@ def ladders() -> Iterator[Simulation]:
         yield partial(false_trends, truth=truth, **rungs)
 
 
+def tuned_ladders() -> Iterator[Simulation]:
+    """Rates tuned at each of three sizes; or transferred, and checked at the largest of three or at
+    the third of four, for a size beyond them all. The best rates keep to the rule, or those of the
+    arms drift away from it, or all do."""
+    kinds: tuple[dict[str, Any], ...] = (
+        {"check": None, "sizes": 3, "at": 2e6},
+        {"check": 2, "sizes": 3, "at": 2e6},
+        {"check": 2, "sizes": 4, "at": LARGEST},
+    )
+    drifts = ((0, 0), (0, 0.5), (-0.5, 0.25))
+    for truth, both, kind in product(TRUTHS, drifts, kinds):
+        yield partial(false_tuned_trends, truth=truth, drifts=both, rise=0.08, **kind)
+
+
 TAILS = ("gaussian", "t3")
 # Spreads of seeds, documents and both, and of the logarithm of a document's tokens.
 DOCUMENT_NOISE = ((1, 1, 1, 1), (0.2, 1, 0.1, 1), (1, 0.2, 0.5, 0), (0.2, 1, 0.1, 2))
@@ -181,6 +196,8 @@ GROUPS: dict[str, Callable[[], Iterator[Simulation]]] = {
     "above that of the base; 50 final seeds; 1 and 4 arms": growing,
     "ladders: no difference, a constant one, one that is gone at 2 M; 2, 3 and 6 sizes, 3 to 10 "
     "seeds, spreads up to 10 times apart; 1 and 4 arms": ladders,
+    "ladders: the same differences, with grids of 7 rates and 3 seeds at all sizes; or transferred "
+    "rates, off by up to 0.5 octaves for twice the size; 1 arm": tuned_ladders,
     "interval for these documents: 2, 5, 15, 50 documents; 2, 5, 10 seeds": these_documents,
     "interval for documents like these: 5, 8, 15, 50 documents; 2, 5, 10 seeds": like_documents,
 }

@@ -77,7 +77,8 @@ def rung_of_arm(size: float, seeds: int, estimate: Any, arm: int) -> Rung:
 def one_of(rung: Any, study: int) -> Rung:
     """The difference in one study."""
     one = (float(numbers[study]) for numbers in (rung.mean, rung.error, rung.df))
-    return Rung(rung.parameters, *one, rung.seeds)
+    first, second = (float(np.broadcast_to(gap, rung.df.shape)[study]) for gap in rung.gaps)
+    return Rung(rung.parameters, *one, rung.seeds, (first, second))
 
 
 def is_false(trend: Trend, side: int, true: Sequence[float]) -> bool:

@@ -67,12 +67,30 @@ def grids(
     """
     step = math.log2(factor)
     x = step * np.arange(rates)
-    best = step * random.uniform(0.5, rates - 1.5, size=(studies, 1))
-    truth = rise * VALLEYS[valley](x - best)
-    spread = SPREAD * np.where(x > best, noise_above, 1)
-    found = truth[:, :, None] + spread[:, :, None] * random.normal(size=(studies, rates, seeds))
+    best = step * random.uniform(0.5, rates - 1.5, size=studies)
+    shape: dict[str, Any] = {"rise": rise, "noise_above": noise_above}
+    return grids_around(random, x, best, valley, seeds=seeds, draws=draws, **shape)
+
+
+def grids_around(
+    random: np.random.Generator,
+    x: Any,
+    best: Any,
+    valley: str,
+    *,
+    rise: float,
+    seeds: int,
+    noise_above: float = 1,
+    draws: int = 300,
+) -> Grids:
+    """Grids of the rates `x` of arms whose best ones are `best`, (studies,); see `grids`."""
+    off = x - best[:, None]
+    truth = rise * VALLEYS[valley](off)
+    spread = SPREAD * np.where(off > 0, noise_above, 1)
+    noise = random.normal(size=(*off.shape, seeds))
+    found = truth[:, :, None] + spread[:, :, None] * noise
     chosen = found.mean(axis=2).argmin(axis=1)
-    return Grids(x, found, chosen, truth[np.arange(studies), chosen], draws)
+    return Grids(x, found, chosen, truth[np.arange(len(best)), chosen], draws)
 
 
 def tuned(

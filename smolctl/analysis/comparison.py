@@ -121,8 +121,9 @@ class Comparison:
 
     @property
     def has_speed(self) -> bool:
-        """Whether the runs measure speed: full size, and all on one machine."""
-        return self.scale == "full" and len(self.machines) == 1
+        """Whether the runs measure speed: full size, each alone, and all on one machine."""
+        is_alone = all(finished.was_alone for finished in self.runs)
+        return self.scale == "full" and len(self.machines) == 1 and is_alone
 
     @cached_property
     def speeds(self) -> Speeds | None:

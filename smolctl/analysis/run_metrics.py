@@ -167,6 +167,11 @@ class FinishedRun:
         environment = self.run.manifest["environment"]
         return str(environment["device_name"]), int(environment["threads"])
 
+    @property
+    def was_alone(self) -> bool:
+        """Whether the machine trained no other run of the study meanwhile."""
+        return bool(self.run.manifest.get("at_once", 1) == 1)
+
 
 def read_finished(run: "Run") -> FinishedRun:
     """A finished run, checked.

@@ -356,6 +356,7 @@ class Session:
                 arm=planned.arm,
                 role=planned.role,
                 equal=self.study.equal,
+                at_once=self.at_once,
             )
         if run.is_finished:
             run.tidy()

@@ -113,6 +113,7 @@ FIELDS: dict[str, Check] = {
 LATER: dict[str, Check] = {
     "started_from_sha256": optional(is_text),
     "origin": optional(is_text),
+    "at_once": is_count,
     "bounds": is_table,
     "diverged": is_truth,
     "matmul_flops_per_second": optional(is_positive),

@@ -195,16 +195,6 @@ def test_seconds_that_came_out_unequal_are_not_called_equal(capsys, workdir, tem
     assert "At equal training time b is" not in text
 
 
-def test_runs_of_two_machines_say_nothing_of_speed(capsys, workdir, template):
-    for seed in range(2):
-        planted(template, "a", seed, 5.0 + 0.01 * seed)
-        b = planted(template, "b", seed, 4.0 + 0.01 * seed)
-        b.update(environment=b.manifest["environment"] | {"device_name": "another"})
-    found = compared(capsys, "a", "b")
-    assert any("Nothing is concluded about speed" in text for text in found["conclusion"])
-    assert {row["metric"] for row in found["differences"]} == {"loss", "accuracy", "bits_per_byte"}
-
-
 def test_identical_losses_are_inconclusive_in_words_that_are_true(capsys, workdir, template):
     for seed in range(3):
         planted(template, "a", seed, 5.0)

@@ -205,3 +205,28 @@ def test_a_figure_of_rounds_says_so(pair, workdir):
     (axes,) = figure.axes
     assert [len(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) > 2] == [4, 4]
     assert "at nano scale, a CPU with 2 threads" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"environment": {"device_name": "another"}}, "made on different machines"),
+        ({"at_once": 2}, "trained several at once and shared the machine"),
+    ],
+    ids=["two machines", "several at once"],
+)
+def test_runs_whose_clocks_do_not_compare_say_nothing_of_speed(
+    capsys, workdir, template, change, why
+):
+    for seed in range(2):
+        for arm, loss in (("a", 5.0), ("b", 4.0)):
+            run = planted(template, arm, seed, loss + 0.01 * seed)
+            run.update(protocol=run.manifest["protocol"] | {"scale": "full"})
+    assert "tokens_per_second" in {
+        row["metric"] for row in compared(capsys, "a", "b")["differences"]
+    }
+    environment = run.manifest["environment"] | change.get("environment", {})
+    run.update(**change | {"environment": environment})
+    found = compared(capsys, "a", "b")
+    assert any("Nothing is concluded about speed: " in x and why in x for x in found["conclusion"])
+    assert {row["metric"] for row in found["differences"]} == {"loss", "accuracy", "bits_per_byte"}

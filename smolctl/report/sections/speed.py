@@ -112,9 +112,14 @@ def speed_findings(study: Comparison) -> list[str]:
         ]
     if study.has_speed:
         return ["The speed was not measured: the runs are too short."]
+    if len(study.machines) > 1:
+        return [
+            "Nothing is concluded about speed: the runs were made on different machines or with "
+            "different numbers of threads."
+        ]
     return [
-        "Nothing is concluded about speed: the runs were made on different machines or with "
-        "different numbers of threads."
+        "Nothing is concluded about speed: runs were trained several at once and shared the "
+        "machine. [speed] in the study file measures the arms in turns."
     ]
 
 

@@ -91,8 +91,8 @@ class Session:
         self.final = [run.on(self.data) for run in final_runs(study, self.configs)]
         self.failed: dict[str, str] = {}  # errors by run
         self.losses: dict[str, float] = {}  # of finished runs of the tuning, read once
-        # Failed in earlier sessions: tried again, unlike those that another process fails now, and
-        # final runs that diverged.
+        # Failed in earlier sessions: tried again, unlike those that another process fails now or
+        # has tried again, and final runs that diverged.
         self.tried_again = self.failed_runs()
         self.spent_seconds = self.spent_flops = 0.0  # by the runs of this process
         self.at_once = 1  # processes that train the study
@@ -269,9 +269,10 @@ class Session:
                 "trained again."
             )
 
-    def failed_runs(self) -> set[str]:
-        """The runs of the study that have failed so far."""
-        return {run.name for run in self.existing_runs() if run.state is RunState.FAILED}
+    def failed_runs(self) -> dict[str, int]:
+        """The runs of the study that have failed so far, and when run.json was written."""
+        failed = [run for run in self.existing_runs() if run.state is RunState.FAILED]
+        return {run.name: run.written_ns for run in failed}
 
     def write_records(self) -> None:
         """Save the study file, the plan and the step times next to the runs that follow from them.
@@ -366,7 +367,7 @@ class Session:
         if run.is_being_written:
             raise RunBusy(f"Another process trains run {run.name!r}.")
         run.read()  # it may have ended a moment ago
-        if run.state is RunState.FAILED and run.name not in self.tried_again:
+        if run.state is RunState.FAILED and self.tried_again.get(run.name) != run.written_ns:
             self.failed[run.name] = str(run.manifest["error"])
         return None if run.is_finished or run.name in self.failed else run
 

@@ -92,6 +92,11 @@ class Run(TableFolder):
         return Role(self.manifest["role"])
 
     @property
+    def written_ns(self) -> int:
+        """When run.json was written, in nanoseconds of the file system's clock."""
+        return (self.path / "run.json").stat().st_mtime_ns
+
+    @property
     def state(self) -> RunState:
         return RunState(self.manifest["state"])
 

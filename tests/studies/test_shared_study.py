@@ -104,6 +104,10 @@ def test_a_run_that_failed_in_another_process_is_not_tried_again(monkeypatch, se
     ours.run()
     assert ours.failed == {"two-s0": "The disk was full."}
     assert not run.rows("train")
+    again, other = (Session(ours.study, ours.results) for _ in range(2))
+    run.update(error="The disk was full again.")  # by a third process
+    other.run()
+    assert other.failed == {"two-s0": "The disk was full again."}
     again = Session(ours.study, ours.results)
     again.run()
     assert not again.failed

@@ -13,8 +13,10 @@ A script declares what it measures and the contenders like this:
         return {"tokens_per_second": ...}
 
 `run` starts a process for each round, work and contender: round by round, so a machine that slows
-down slows all of them. All get the same threads and, by `SETTINGS`, the allocator and caches that
-`smolctl` gives itself. The machine's limit is a contender like the others.
+down slows all of them. It waits until the machine is idle, and before every measurement until its
+products are as fast as they were (see `idle`; --patience 0 does not wait). All get the same threads
+and, by `SETTINGS`, the allocator and caches that `smolctl` gives itself. The machine's limit is a
+contender like the others.
 
 Each row goes to the script's CSV at once, a long table: `work`, `contender` and `round`, the
 script's quantities, and then for the contender's process `peak_rss_mb` (10^6 bytes, imports
@@ -35,6 +37,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from idle import Guard, rate_in_process
 from rich.console import Console
 from rich.table import Table
 
@@ -64,6 +67,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--patience", type=float, default=600, metavar="SECONDS", help="to wait for an idle machine"
+    )
     parser.add_argument("--works", help="only works with one of these comma-separated words")
     parser.add_argument(
         "--contenders", help="only contenders with one of these words; nothing goes to the CSV"
@@ -131,6 +137,9 @@ def run(
     works = chosen(contenders, options.works)
     if not works:
         sys.exit(f"No work has {options.works!r} in its name. Available: {', '.join(contenders)}.")
+    guard = Guard(options.patience, lambda: rate_in_process(options.threads))
+    if options.patience > 0:
+        guard.wait_for_quiet()
     log, rows, failed = Console(stderr=True), list[Row](), list[str]()
     columns = [*FIRST, *quantities, *LAST]
     kept = [row for row in read(options.csv) if row.get("work") not in (None, *works)]
@@ -141,6 +150,8 @@ def run(
         for work in works:
             for number in range(1, options.rounds + 1):
                 for contender in chosen(contenders[work], options.contenders):
+                    if options.patience > 0:
+                        guard.wait_for_speed()
                     try:
                         row = in_process(work, contender, options)
                     except subprocess.CalledProcessError as error:

@@ -15,7 +15,7 @@ def table(monkeypatch):
     import table
 
     yield table
-    for name in ("table", "side_by_side"):
+    for name in ("table", "side_by_side", "idle"):
         sys.modules.pop(name, None)
 
 
@@ -63,3 +63,41 @@ def test_what_was_not_measured_is_listed_as_not_measured(table, tmp_path):
     cells = line_of(table.tables(tmp_path), "train pow2, 4 × 512")
     assert cells[3] == "not measured: `python benchmarks/train_speed.py`"
     assert cells[-1] == "–"
+
+
+@pytest.fixture
+def guard(table, monkeypatch):
+    """A guard with 30 seconds of patience and these rates, and how long it has waited."""
+    import idle
+
+    slept = []
+    monkeypatch.setattr(idle.time, "sleep", slept.append)
+
+    def make(rates):
+        return idle.Guard(30, iter(rates).__next__), slept
+
+    return make
+
+
+def test_a_measurement_waits_for_a_quiet_machine(guard, monkeypatch):
+    one, slept = guard([])
+    loads = iter([2.0, 0.5, 0.3])
+    monkeypatch.setattr("os.getloadavg", lambda: (next(loads), 9.0, 9.0))
+    one.wait_for_quiet()
+    assert slept == [10, 10]
+
+
+def test_a_measurement_waits_until_products_are_fast_again(guard):
+    one, slept = guard([100, 85, 89, 90, 120, 100, 110])
+    for _ in range(4):
+        one.wait_for_speed()
+    assert slept == [10, 10, 10]
+    assert one.best == 120
+
+
+def test_a_machine_that_stays_busy_is_refused(guard, monkeypatch):
+    one, slept = guard([100, *[50] * 9])
+    one.wait_for_speed()
+    with pytest.raises(SystemExit, match="not idle: matrix products run below 90% of their best"):
+        one.wait_for_speed()
+    assert slept == [10, 10, 10]

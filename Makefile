@@ -35,7 +35,7 @@ check: install
 	$(BIN)/lint-imports
 	$(MAKE) test
 
-# About three quarters of an hour on two otherwise idle cores. SMOLCTL_DATA names the folder of novels,
+# About an hour on two otherwise idle cores. SMOLCTL_DATA names the folder of novels,
 # questions and tokenizer that docs/contributing.md describes. The first run compiles llama.cpp.
 bench: install
 	@test -d "$(SMOLCTL_DATA)" || { echo "SMOLCTL_DATA does not name a folder; see docs/contributing.md."; exit 2; }

@@ -15,7 +15,8 @@ SECONDS = 10.0  # between two looks
 
 
 class Guard:
-    """Waits until the machine is idle, and gives up after `patience` seconds.
+    """Waits until the machine is idle, and gives up after `patience` seconds; with 0 it does not
+    look.
 
     Args:
         rate: the rate of products now, in FLOP/s.
@@ -49,17 +50,18 @@ class Guard:
 
     def wait(self, is_ready: Callable[[], bool], why: str) -> None:
         """Look again and again until it is."""
-        waited = 0.0
-        while not is_ready():
+        start, is_told = time.monotonic(), False
+        while self.patience > 0 and not is_ready():
+            waited = time.monotonic() - start
             if waited >= self.patience:
                 sys.exit(
                     f"This machine is not idle: {why}, for {waited:.0f} s. Stop other work, or "
                     "measure all the same with --patience 0."
                 )
-            if not waited:
+            if not is_told:
                 print(f"Waiting: {why}.", file=sys.stderr)
+                is_told = True
             time.sleep(SECONDS)
-            waited += SECONDS
 
 
 def rate_in_process(threads: int) -> float:

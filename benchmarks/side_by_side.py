@@ -107,7 +107,7 @@ def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespa
         if error.name not in PACKAGES:
             raise
         sys.exit(f"The peer {error.name} is not installed; {INSTALL} installs all peers.")
-    row["peak_rss_mb"] = peak_rss_mb()  # before anything else is imported
+    row.setdefault("peak_rss_mb", peak_rss_mb())  # before anything else is imported
     loaded = ((name, sys.modules[name]) for name in PACKAGES if name in sys.modules)
     row.setdefault("versions", ", ".join(f"{name} {module.__version__}" for name, module in loaded))
     if "device" not in row:
@@ -138,35 +138,28 @@ def run(
     if not works:
         sys.exit(f"No work has {options.works!r} in its name. Available: {', '.join(contenders)}.")
     guard = Guard(options.patience, lambda: rate_in_process(options.threads))
-    if options.patience > 0:
-        guard.wait_for_quiet()
+    guard.wait_for_quiet()
     log, rows, failed = Console(stderr=True), list[Row](), list[str]()
-    columns = [*FIRST, *quantities, *LAST]
-    kept = [row for row in read(options.csv) if row.get("work") not in (None, *works)]
-    with open(os.devnull if options.contenders else options.csv, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-        for work in works:
-            for number in range(1, options.rounds + 1):
-                for contender in chosen(contenders[work], options.contenders):
-                    if options.patience > 0:
-                        guard.wait_for_speed()
-                    try:
-                        row = in_process(work, contender, options)
-                    except subprocess.CalledProcessError as error:
-                        log.print(error.stderr, markup=False)
-                        failed.append(f"{work}: {contender}")
-                        continue
-                    rows.append(amend(row | {"round": number, "command": command()}, rows))
-                    writer.writerow(rows[-1])
-                    file.flush()
-                    cells = (
-                        f"{row[name]:,.4g} {name}" for name in quantities if is_number(row, name)
-                    )
-                    log.print(
-                        f"{work}: {contender}, round {number}: {', '.join(cells)}", soft_wrap=True
-                    )
+    columns, before = [*FIRST, *quantities, *LAST], read(options.csv)
+    for done, work in enumerate(works, start=1):
+        # Until a work is measured again its rows stay.
+        kept = [row for row in before if row.get("work") not in (None, *works[:done])]
+        for number in range(1, options.rounds + 1):
+            for contender in chosen(contenders[work], options.contenders):
+                guard.wait_for_speed()
+                try:
+                    row = in_process(work, contender, options)
+                except subprocess.CalledProcessError as error:
+                    log.print(error.stderr, markup=False)
+                    failed.append(f"{work}: {contender}")
+                    continue
+                rows.append(amend(row | {"round": number, "command": command()}, rows))
+                if not options.contenders:
+                    write(options.csv, columns, [*kept, *rows])
+                cells = (f"{row[name]:,.4g} {name}" for name in quantities if is_number(row, name))
+                log.print(
+                    f"{work}: {contender}, round {number}: {', '.join(cells)}", soft_wrap=True
+                )
     Console().print(medians(rows, quantities))
     if failed:
         sys.exit(f"Failed: {'; '.join(dict.fromkeys(failed))}.")
@@ -231,6 +224,14 @@ def read(path: Path) -> list[Row]:
             {name: cell if name in TEXTS else number(cell) for name, cell in row.items()}
             for row in csv.DictReader(file)
         ]
+
+
+def write(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    """Replace a script's CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def number(cell: str) -> float | str:

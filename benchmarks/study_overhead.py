@@ -4,8 +4,8 @@
 
 Two arms of 2.5 M parameters, half of the runs each, on a text that is not prepared yet and with an
 empty cache: start, preparing, measuring, compiling, validation, the final test and writing are the
-rest. `share` is the time of the steps by the runs' own clocks, over the wall clock times the runs
-that were trained at once.
+rest. `share` is the time of the steps by the runs' own clocks, without the first two of each run,
+over the wall clock times the runs that were trained at once.
 """
 
 import argparse
@@ -40,10 +40,12 @@ seeds = {seeds}
 def main() -> None:
     parser = side_by_side.parser(__doc__)
     parser.add_argument("corpus", nargs="?", default="builtin")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="an even number")
     parser.add_argument("--steps", type=int, default=200)
     parser.set_defaults(rounds=1)
     options = side_by_side.start(parser, measure)
+    if options.runs < 2 or options.runs % 2:
+        parser.error("--runs takes an even number: two arms have half of them each.")
     work = f"study of {options.runs} runs of {options.steps} steps"
     side_by_side.run(options, {work: ("ours",)}, ["seconds", "at_once", "share"])
 
@@ -64,7 +66,8 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> side_by_s
         runs = list(Path(folder).glob("results/study/*/run.json"))
         at_once = max(json.loads(run.read_text()).get("at_once", 1) for run in runs)
         trained = sum(seconds_of(run.with_name("train.csv")) for run in runs)
-    return {"seconds": wall, "at_once": at_once, "share": trained / (wall * at_once)}
+    row = {"seconds": wall, "at_once": at_once, "share": trained / (wall * at_once)}
+    return row | {"peak_rss_mb": None}  # of this process, which trains nothing
 
 
 def seconds_of(table: Path) -> float:

@@ -3,6 +3,7 @@
 import csv
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,7 +72,8 @@ def guard(table, monkeypatch):
     import idle
 
     slept = []
-    monkeypatch.setattr(idle.time, "sleep", slept.append)
+    clock = SimpleNamespace(sleep=slept.append, monotonic=lambda: sum(slept))
+    monkeypatch.setattr(idle, "time", clock)
 
     def make(rates):
         return idle.Guard(30, iter(rates).__next__), slept

@@ -11,6 +11,7 @@ Every size is a study of its own, a *rung*: `results/NAME-1m`. The file that it 
 too, with `name` and `rung`, which say whose rung it is.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +62,14 @@ class LadderNotes:
         """Whether the verdict is about a size beyond the measured ones."""
         smallest, largest = parsed_size(self.sizes[0]), parsed_size(self.sizes[-1])
         return not smallest <= parsed_size(self.at) <= largest
+
+    def reach(self, size: str) -> float:
+        """Log size from the smallest one, in units of its distance to the size that checks the
+        rates."""
+        start, check, here = (
+            math.log(parsed_size(one)) for one in (self.smallest, self.check, size)
+        )
+        return (here - start) / (check - start)
 
     def is_transferred(self, size: str) -> bool:
         """Whether the rates at a size are those of the smallest one, scaled."""

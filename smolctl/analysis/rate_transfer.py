@@ -1,9 +1,11 @@
 """Learning rates of one size from those of another, and whether that is right.
 
-The rule: the peak rate is proportional to 1 / d_model. It is that of muP for the hidden matrices
-under Adam (Yang et al. 2022, arXiv:2203.03466, table 3). The initial weights here are scaled by
-1 / sqrt(d_model), as there. The embedding's rate, which muP keeps, is scaled too, and depth and the
-number of steps change as well, which the rule ignores: so it is checked at a size that is tuned.
+The rule: from the smallest size to the one that checks it, the peak rate is proportional to
+1 / d_model, rounded to a grid; at other sizes it is a power of the size through these two. It is
+that of muP for the hidden matrices under Adam (Yang et al. 2022, arXiv:2203.03466, table 3). The
+initial weights here are scaled by 1 / sqrt(d_model), as there. The embedding's rate, which muP
+keeps, is scaled too, and depth and the number of steps change as well, which the rule ignores: so
+it is checked at a size that is tuned.
 """
 
 import math
@@ -33,19 +35,32 @@ def transferred(rate: float, width: int, target_width: int) -> float:
     return stepped(ANCHOR, steps_from_anchor(rate * width / target_width))
 
 
+def between(rate: float, check_rate: float, reach: float) -> float:
+    """The rate at another size: a power of the size through the rates at the two tuned sizes, to
+    four digits. So rounding the second one to a grid leaves no size off the line.
+
+    Args:
+        reach: as in `transferred_gap`.
+    """
+    return float(f"{rate * (check_rate / rate) ** reach:.4g}")
+
+
 def transferred_gap(gap: float, check_gap: float, reach: float) -> float:
     """Upper bound of the tuning gap of a transferred rate at a size without a tuning of its own.
 
-    In log rate a valley is a parabola, so the square root of a gap is the distance from the best
-    rate, up to a factor that all sizes share. The rule's error is a power of the size, so this
-    distance lies on a line in log size, through those at the two tuned sizes. Their sides are not
-    known: the worse ones count.
+    The best rate is taken to be a power of the size, as the transferred one is (`between`): their
+    distance in log rate is a line in log size. Between the two tuned sizes it lies between theirs,
+    and in a convex valley so does the gap. Beyond them the valley has to be a parabola: the square
+    root of a gap is then the distance, up to a factor that all sizes share. The sides of the tuned
+    rates are not known, and the worse ones count.
 
     Args:
         gap, check_gap: the bounds at the smallest size and at the one that checks the rule.
         reach: log size from the smallest one, in units of its distance to the check.
     """
-    return (reach * math.sqrt(check_gap) + abs(1 - reach) * math.sqrt(gap)) ** 2
+    if reach <= 1:
+        return max(gap, check_gap)
+    return (reach * math.sqrt(check_gap) + (reach - 1) * math.sqrt(gap)) ** 2
 
 
 def steps_from_anchor(rate: float) -> int:

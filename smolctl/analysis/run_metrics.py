@@ -169,8 +169,8 @@ class FinishedRun:
 
     @property
     def was_alone(self) -> bool:
-        """Whether the machine trained no other run of the study meanwhile."""
-        return bool(self.run.manifest.get("at_once", 1) == 1)
+        """Whether the machine trained no other run of the study when this one started."""
+        return self.run.at_once == 1
 
 
 def read_finished(run: "Run") -> FinishedRun:

@@ -158,10 +158,7 @@ class SizeLadder:
         checks = [self.checks[name].gap for name in both if name in self.checks]
         if not notes.is_transferred(size) or known is None or len(checks) < len(both):
             return math.inf, math.inf
-        start, check, here = (
-            math.log(parsed_size(one)) for one in (notes.smallest, notes.check, size)
-        )
-        reach = (here - start) / (check - start)
+        reach = notes.reach(size)
         of_base, of_arm = (
             transferred_gap(*pair, reach) for pair in zip(known, checks, strict=True)
         )

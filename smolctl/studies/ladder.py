@@ -7,11 +7,11 @@ the table and `shape_scaling` for the models.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from smolctl.analysis.ladder_notes import TRANSFER, LadderNotes, parsed_size, rung_name
-from smolctl.analysis.rate_transfer import rates_around, transferred
+from smolctl.analysis.rate_transfer import between, rates_around, transferred
 from smolctl.studies.arm_plan import ArmPlan
 from smolctl.studies.plan import horizons
 from smolctl.studies.rate_grid import ON_EITHER_SIDE
@@ -40,7 +40,7 @@ def sessions_of(
     rungs, rates = read_rungs(path), dict[str, float]()
     smallest = rungs[0]
     for rung in rungs:
-        session = Session(with_rates(rung, smallest, rates), results, observe, source)
+        session = Session(with_rates(rung, rungs, rates), results, observe, source)
         yield session
         if rung is smallest:
             rates = session.rates()
@@ -144,27 +144,35 @@ def settings_at(arm: ArmPlan, shape: ModelConfig, target: float) -> tuple[str, .
     return (*kept, *(f"{name}={getattr(model, name)}" for name in SCALED))
 
 
-def with_rates(rung: Study, smallest: Study, rates: Mapping[str, float]) -> Study:
+def with_rates(rung: Study, rungs: Sequence[Study], rates: Mapping[str, float]) -> Study:
     """The rung with what follows from the rates that the smallest one chose: the rates of its arms,
     or, where the rule is checked, a grid that has them. As it is while they are unknown.
 
     Args:
+        rungs: all of the ladder, from the smallest.
         rates: by arm; empty while the smallest rung is being tuned.
     """
-    notes = rung.ladder
+    notes, smallest = rung.ladder, rungs[0]
     if notes is None or notes.rate != TRANSFER or rung is smallest or not rates:
         return rung
-    widths = {arm.name: shape_of(arm).d_model for arm in smallest.arms}
-    by_rule = {
-        arm.name: transferred(rates[arm.name], widths[arm.name], shape_of(arm).d_model)
-        for arm in rung.arms
+    (check,) = (one for one in rungs if one.ladder and one.ladder.rung == notes.check)
+    at_check = {
+        arm.name: transferred(rates[arm.name], shape_of(arm).d_model, shape_of(larger).d_model)
+        for arm, larger in zip(smallest.arms, check.arms, strict=True)
     }
-    if notes.rung == notes.check:
+    if rung is check:
         assert rung.tuning is not None
-        grid = rates_around(list(by_rule.values()), ON_EITHER_SIDE)
+        grid = rates_around(list(at_check.values()), ON_EITHER_SIDE)
         return dataclasses.replace(rung, tuning=dataclasses.replace(rung.tuning, lr=grid))
+    assert notes.rung is not None
+    reach = notes.reach(notes.rung)
     arms = tuple(
-        dataclasses.replace(arm, config=dataclasses.replace(arm.config, lr=by_rule[arm.name]))
+        dataclasses.replace(
+            arm,
+            config=dataclasses.replace(
+                arm.config, lr=between(rates[arm.name], at_check[arm.name], reach)
+            ),
+        )
         for arm in rung.arms
     )
     return dataclasses.replace(rung, arms=arms)

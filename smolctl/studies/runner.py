@@ -269,10 +269,10 @@ class Session:
                 "trained again."
             )
 
-    def failed_runs(self) -> dict[str, int]:
-        """The runs of the study that have failed so far, and when run.json was written."""
+    def failed_runs(self) -> dict[str, str | None]:
+        """The runs of the study that have failed so far, and when."""
         failed = [run for run in self.existing_runs() if run.state is RunState.FAILED]
-        return {run.name: run.written_ns for run in failed}
+        return {run.name: run.failed_at for run in failed}
 
     def write_records(self) -> None:
         """Save the study file, the plan and the step times next to the runs that follow from them.
@@ -357,7 +357,6 @@ class Session:
                 arm=planned.arm,
                 role=planned.role,
                 equal=self.study.equal,
-                at_once=self.at_once,
             )
         if run.is_finished:
             run.tidy()
@@ -367,7 +366,7 @@ class Session:
         if run.is_being_written:
             raise RunBusy(f"Another process trains run {run.name!r}.")
         run.read()  # it may have ended a moment ago
-        if run.state is RunState.FAILED and self.tried_again.get(run.name) != run.written_ns:
+        if run.state is RunState.FAILED and self.tried_again.get(run.name, "") != run.failed_at:
             self.failed[run.name] = str(run.manifest["error"])
         return None if run.is_finished or run.name in self.failed else run
 

@@ -36,7 +36,6 @@ def create_run(
     arm: str | None = None,
     role: Role = Role.FINAL,
     equal: str = "tokens",
-    at_once: int = 1,
     keep_steps: Set[int] = frozenset(),
 ) -> Run:
     """Create the directory of a new run in state `running`.
@@ -45,7 +44,6 @@ def create_run(
         arm: of a study; None is the variant.
         role: `sweep` keeps the run out of comparisons.
         equal: what every arm of the study gets the same amount of: tokens, flops or seconds.
-        at_once: how many runs of the study the machine trains at once.
         start: becomes the run's first checkpoint, so that it depends on no other run.
         parent: the run that `start` belongs to; what an imported model brought to it for its text
             is kept.
@@ -77,8 +75,6 @@ def create_run(
             origin=origin,
         )
         manifest["keep_steps"] = sorted(keep_steps)
-        if at_once > 1:
-            manifest["at_once"] = at_once
         bounds = parent and brought_bounds(parent)
         if parent and bounds and bounds.ends:
             manifest["bounds"] = {

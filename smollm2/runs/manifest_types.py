@@ -114,6 +114,7 @@ LATER: dict[str, Check] = {
     "started_from_sha256": optional(is_text),
     "origin": optional(is_text),
     "at_once": is_count,
+    "failed_at": optional(is_time),
     "bounds": is_table,
     "diverged": is_truth,
     "matmul_flops_per_second": optional(is_positive),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LOCK_SECONDS = 1.0  # to wait for the lock of a run
+BESIDE_SECONDS = 0.1  # for that of a run that is only asked about
 STEP_TABLES = ("train", "val", "experts")
 
 
@@ -92,11 +93,6 @@ class Run(TableFolder):
         return Role(self.manifest["role"])
 
     @property
-    def written_ns(self) -> int:
-        """When run.json was written, in nanoseconds of the file system's clock."""
-        return (self.path / "run.json").stat().st_mtime_ns
-
-    @property
     def state(self) -> RunState:
         return RunState(self.manifest["state"])
 
@@ -134,12 +130,36 @@ class Run(TableFolder):
         return self.state is RunState.FAILED and self.manifest.get("diverged") is not False
 
     @property
+    def failed_at(self) -> str | None:
+        """When it failed last; None if it never did, or only in an older version."""
+        return self.manifest.get("failed_at")
+
+    @property
+    def at_once(self) -> int:
+        """How many runs of the study the machine trained when this one started, itself included; of
+        several starts the most."""
+        return int(self.manifest.get("at_once", 1))
+
+    @property
     def is_being_written(self) -> bool:
         """Whether a process holds the run's lock."""
+        return self._is_held(LOCK_SECONDS)
+
+    def others_being_written(self) -> int:
+        """How many other runs of the study a process is writing: they share the machine."""
+        held = 0
+        for lock in self.study_path.glob("*/run.lock"):
+            if lock.parent.name != self.name:
+                with contextlib.suppress(UserError):  # no run
+                    held += Run(lock.parent)._is_held(BESIDE_SECONDS)
+        return held
+
+    def _is_held(self, seconds: float) -> bool:
+        """Whether the lock is held for so long."""
         if not (self.path / "run.lock").exists():
             return False
         try:
-            with self._locked():
+            with self._locked(seconds):
                 return False
         except RunBusy:
             return True
@@ -199,13 +219,13 @@ class Run(TableFolder):
             self._drop_passed_checkpoints()
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """`writing` without the rest."""
+    def _locked(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+        """`writing` without the rest; waits so long for the lock."""
         from filelock import FileLock, Timeout
 
         require_own(self.path, "run.lock")
         # `is_being_written` holds the lock for a moment.
-        lock = FileLock(self.path / "run.lock", timeout=LOCK_SECONDS)
+        lock = FileLock(self.path / "run.lock", timeout=seconds)
         try:
             lock.acquire()
         except Timeout:

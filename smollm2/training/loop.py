@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
-
 from smollm2.device import (
     environment,
     matmul_flops_per_second,
@@ -27,6 +25,7 @@ from smollm2.runs.manifest_types import LONGEST
 from smollm2.runs.run import STEP_TABLES, Run
 from smollm2.runs.step_rows import missing_rows
 from smollm2.training.active_clock import ActiveClock
+from smollm2.training.failures import NoMemory, as_run_error
 from smollm2.training.final_scores import final_text, floors_of, record_final, windows_of
 from smollm2.training.memory import TooLarge
 from smollm2.training.trainer import NotFinite, Trainer
@@ -37,10 +36,6 @@ if TYPE_CHECKING:
 # The first steps after a start warm up allocators and compile; they are not timed.
 UNTIMED_STEPS = 2
 CHECKPOINT_SECONDS = 300.0
-
-
-class NoMemory(RunError):
-    """The model, its optimizer or a batch does not fit into memory."""
 
 
 class Stopped(Exception):
@@ -112,10 +107,13 @@ def train_alone(
     keep_steps: frozenset[int],
 ) -> None:
     """`train` while holding the run's lock."""
+    known = run.failed_at
     with run.writing():
         run.read()  # another process may have finished it while this one prepared its tokens
         if run.is_finished:
             raise RunBusy(f"Run {run.name!r} has just been finished by another process.")
+        if run.failed_at != known:
+            raise RunBusy(f"Run {run.name!r} has just failed in another process.")
         try:
             with ActiveClock() as clock:
                 Loop(run, data, observer, checkpoint_every, keep_steps, clock).run_to_end()
@@ -129,34 +127,12 @@ def train_alone(
                 run.update(
                     state=RunState.FAILED,
                     error=str(failure)[:LONGEST],
+                    failed_at=now(),
                     diverged=isinstance(failure, NotFinite),
                 )
             if failure is error:
                 raise
             raise failure from error
-
-
-def as_run_error(run: Run, error: Exception) -> Exception:
-    """The error as a sentence if the disk or memory is full; any other error unchanged."""
-    if isinstance(error, OSError):
-        return RunError(
-            f"Run {run.name!r} could not write its files: {error}. What was saved before is "
-            "unharmed."
-        )
-    if run.protocol.compile:
-        from torch._dynamo.exc import TorchDynamoException
-
-        if isinstance(error, TorchDynamoException):
-            reason = str(error).strip().partition("\n")[0]
-            return RunError(f"The layers cannot be compiled here ({reason}); use `compile=False`.")
-    # A CPU allocation that fails is a plain RuntimeError, in these words on Windows and Linux.
-    no_memory = any(words in str(error) for words in ("not enough memory", "can't allocate memory"))
-    if no_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return NoMemory(
-            "There is not enough memory for this model with this batch; try half the "
-            "`micro_batch_size` with `grad_accum=2`, a shorter `seq_len`, or a smaller model."
-        )
-    return error
 
 
 class Loop:
@@ -188,6 +164,7 @@ class Loop:
             error=None,
             diverged=False,
             keep_steps=sorted(self.keep_steps),
+            at_once=max(run.at_once, 1 + run.others_being_written()),
             matmul_flops_per_second=self.matmul_rate,
         )
 

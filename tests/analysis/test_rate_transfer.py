@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smolctl.analysis.rate_transfer import (
+    between,
     check_rate,
     range_of_best,
     rates_around,
@@ -59,10 +60,24 @@ def test_the_gap_of_a_transferred_rate_is_bounded(start, drift, curvature, reach
     assert here <= transferred_gap(first, check, reach) + 1e-9
 
 
-def test_the_gap_of_a_transferred_rate_at_the_tuned_sizes_is_their_own():
-    assert transferred_gap(0.01, 0.04, 0) == pytest.approx(0.01)
+@given(start=st.floats(-2, 2), drift=st.floats(-2, 2), reach=st.floats(0, 1))
+def test_between_the_tuned_sizes_any_convex_valley_will_do(start, drift, reach):
+    first, check, here = (
+        math.exp(start + drift * at) - 1 - (start + drift * at) for at in (0, 1, reach)
+    )
+    assert here <= transferred_gap(first, check, reach) + 1e-9
+
+
+def test_the_gap_of_a_transferred_rate_is_the_larger_one_and_grows_beyond_the_check():
+    assert transferred_gap(0.01, 0.04, 0.5) == transferred_gap(0.04, 0.01, 0.5) == 0.04
     assert transferred_gap(0.01, 0.04, 1) == pytest.approx(0.04)
     assert transferred_gap(0.01, 0.04, 2) == pytest.approx(0.25)  # twice 0.2, and 0.1
+
+
+def test_other_sizes_have_a_power_of_the_size_through_both_rates():
+    assert [between(0.004, 0.002, reach) for reach in (0, 0.5, 1, 2)] == [
+        *(0.004, 0.002828, 0.002, 0.001)
+    ]
 
 
 def test_the_grid_holds_every_rate_that_it_checks():

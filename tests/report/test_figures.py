@@ -66,6 +66,7 @@ def facts_of(
         arm="",
         study_path=Path("none"),
         manifest={"equal": "tokens", "floors": {"unigram": 30.0, "trigram": 20.0}},
+        at_once=1,
         table=lambda name: test,
     )
     return FinishedRun(run, protocol, values, curve, train, pd.DataFrame(), None)

@@ -1,6 +1,7 @@
 """A size ladder: one study file, repeated at several sizes."""
 
 import json
+import math
 import shutil
 import tomllib
 from pathlib import Path
@@ -63,14 +64,17 @@ def test_transferred_rates_are_scaled_by_the_width_and_checked_by_a_grid_around_
     smallest, middle, largest = rungs(tune={}, **ladder(rate="transfer"))
     rates = {"orig": 0.004, "pow2": 0.003}
     assert middle.tuning is None
-    assert with_rates(middle, smallest, {}) == middle
-    assert with_rates(smallest, smallest, rates) == smallest
-    # From d_model 72 to 96: 0.003 and 0.00225, to the nearest of 1e-3 times a power of √2.
-    rated = with_rates(middle, smallest, rates)
-    assert [arm.config.lr for arm in rated.arms] == [0.002828, 0.002]
+    all_three = (smallest, middle, largest)
+    assert with_rates(middle, all_three, {}) == middle
+    assert with_rates(smallest, all_three, rates) == smallest
+    # Half-way to the rates below, in log size.
+    rated = with_rates(middle, all_three, rates)
+    halves = [(0.004 * 0.002828) ** 0.5, (0.003 * 0.002) ** 0.5]
+    assert [arm.config.lr for arm in rated.arms] == pytest.approx(halves, rel=1e-3)
     assert study_of(tomllib.loads(to_toml(rated)), rated.name) == rated
-    # To 120 and 96: 0.0024 and 0.00225, so 0.002828 and 0.002, with two rates on either side.
-    checked = with_rates(largest, smallest, rates)
+    # From d_model 72 to 120 and 96: 0.0024 and 0.00225, so 0.002828 and 0.002, with two rates on
+    # either side.
+    checked = with_rates(largest, all_three, rates)
     assert checked.tuning.lr == (0.001, 0.001414, 0.002, 0.002828, 0.004, 0.005657)
     assert [arm.config.lr for arm in checked.arms] == [None, None]
     assert study_of(tomllib.loads(to_toml(checked)), checked.name) == checked
@@ -80,7 +84,11 @@ def test_the_size_that_checks_the_rule_can_be_named():
     smallest, middle, largest = rungs(tune={}, **ladder(rate="transfer", check="1M"))
     assert middle.tuning is not None
     assert largest.tuning is None
-    assert with_rates(middle, smallest, {"orig": 0.004, "pow2": 0.004}).tuning.lr[2] == 0.002828
+    rates, all_three = {"orig": 0.004, "pow2": 0.004}, (smallest, middle, largest)
+    assert with_rates(middle, all_three, rates).tuning.lr[2] == 0.002828
+    # Twice as far, in log size.
+    beyond = [arm.config.lr for arm in with_rates(largest, all_three, rates).arms]
+    assert beyond == pytest.approx([0.004 * 0.5] * 2, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +207,9 @@ def test_rates_of_the_smallest_size_reach_the_others(workdir, ladder_file, monke
     monkeypatch.setattr(Session, "rates", lambda self: rates)
     first, second, third = sessions_of(ladder_file, Path("results"))
     assert [arm.config.lr for arm in first.study.arms] == [None, None]
-    assert [arm.config.lr for arm in second.study.arms] == [0.002828, 0.002828]
+    reach = math.log(30 / 20) / math.log(50 / 20)
+    expected = 0.004 * (0.002828 / 0.004) ** reach
+    assert [arm.config.lr for arm in second.study.arms] == pytest.approx([expected] * 2, rel=1e-3)
     assert third.study.tuning.lr[2] == 0.002828
 
 

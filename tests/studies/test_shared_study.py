@@ -17,8 +17,9 @@ from support.tinies import runs_of
 
 from smolctl.studies.runner import Session
 from smolctl.studies.study_file import read_study
-from smollm2.errors import UserError
+from smollm2.errors import RunBusy, UserError
 from smollm2.runs.run import list_runs
+from smollm2.training.loop import Observer, train
 
 STOPPED = """
 import os, signal, sys
@@ -100,18 +101,35 @@ def test_a_run_that_another_process_has_is_waited_for(monkeypatch, sessions):
 def test_a_run_that_failed_in_another_process_is_not_tried_again(monkeypatch, sessions):
     ours, theirs = sessions
     run = theirs.claim(ours.planned()[0])
-    run.update(state="failed", error="The disk was full.")
+    run.update(state="failed", error="The disk was full.", failed_at="2000-01-01T00:00:00Z")
     ours.run()
     assert ours.failed == {"two-s0": "The disk was full."}
     assert not run.rows("train")
-    again, other = (Session(ours.study, ours.results) for _ in range(2))
-    run.update(error="The disk was full again.")  # by a third process
+    other = Session(ours.study, ours.results)
+    run.update(error="The disk was full again.", failed_at="2000-01-02T00:00:00Z")  # by a third one
     other.run()
     assert other.failed == {"two-s0": "The disk was full again."}
     again = Session(ours.study, ours.results)
     again.run()
     assert not again.failed
     assert again.existing(ours.planned()[0]).is_finished
+
+
+def test_a_run_that_fails_elsewhere_while_it_is_claimed_is_left_alone(sessions):
+    ours, theirs = sessions
+    run, same = (session.claim(ours.planned()[0]) for session in (ours, theirs))
+    same.update(state="failed", error="The disk was full.", failed_at="2000-01-01T00:00:00Z")
+    with pytest.raises(RunBusy, match="has just failed in another process"):
+        train(run, ours.data, Observer())
+
+
+def test_a_run_knows_whether_others_were_trained_meanwhile(sessions):
+    ours, theirs = sessions
+    first, second = ours.planned()[:2]
+    with theirs.claim(first).writing():
+        assert ours.train(second)
+    assert ours.train(first)
+    assert [ours.existing(planned).at_once for planned in (first, second)] == [1, 2]
 
 
 def test_equal_seconds_are_for_one_process(monkeypatch, workdir, study_file):

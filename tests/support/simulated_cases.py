@@ -136,17 +136,22 @@ def ladders() -> Iterator[Simulation]:
 
 
 def tuned_ladders() -> Iterator[Simulation]:
-    """Rates tuned at each of three sizes; or transferred, and checked at the largest of three or at
-    the third of four, for a size beyond them all. The best rates keep to the rule, or those of the
-    arms drift away from it, or all do."""
+    """Rates transferred, and checked at the third of four sizes, for a size beyond them all, or at
+    the largest of three, also in valleys that are steeper above the best rate; or tuned at each of
+    three. The best rates of the arms, or all, drift away from the rule."""
     kinds: tuple[dict[str, Any], ...] = (
-        {"check": None, "sizes": 3, "at": 2e6},
-        {"check": 2, "sizes": 3, "at": 2e6},
-        {"check": 2, "sizes": 4, "at": LARGEST},
+        {"check": 2, "sizes": 4, "at": LARGEST, "valley": "parabola"},
+        {"check": 2, "sizes": 3, "at": 2e6, "valley": "exponential"},
+        {"check": 2, "sizes": 3, "at": 2e6, "valley": "parabola"},
+        {"check": None, "sizes": 3, "at": 2e6, "valley": "parabola"},
     )
-    drifts = ((0, 0), (0, 0.5), (-0.5, 0.25))
-    for truth, both, kind in product(TRUTHS, drifts, kinds):
-        yield partial(false_tuned_trends, truth=truth, drifts=both, rise=0.08, **kind)
+    noise: tuple[dict[str, Any], ...] = (
+        {"rise": 0.08, "final_seeds": 20},
+        {"rise": 0.3, "final_seeds": 6},
+    )
+    truths, drifts = ("none", "gone at 2 M"), ((0, 0.5), (-0.5, 0.25))
+    for kind, truth, both, sizes in product(kinds, truths, drifts, noise):
+        yield partial(false_tuned_trends, truth=truth, drifts=both, **kind, **sizes)
 
 
 TAILS = ("gaussian", "t3")
@@ -196,8 +201,8 @@ GROUPS: dict[str, Callable[[], Iterator[Simulation]]] = {
     "above that of the base; 50 final seeds; 1 and 4 arms": growing,
     "ladders: no difference, a constant one, one that is gone at 2 M; 2, 3 and 6 sizes, 3 to 10 "
     "seeds, spreads up to 10 times apart; 1 and 4 arms": ladders,
-    "ladders: the same differences, with grids of 7 rates and 3 seeds at all sizes; or transferred "
-    "rates, off by up to 0.5 octaves for twice the size; 1 arm": tuned_ladders,
+    "ladders: no difference, or one that is gone at 2 M; grids of 7 rates and 3 seeds at all sizes,"
+    " or rates that are transferred and drift half an octave; two valleys": tuned_ladders,
     "interval for these documents: 2, 5, 15, 50 documents; 2, 5, 10 seeds": these_documents,
     "interval for documents like these: 5, 8, 15, 50 documents; 2, 5, 10 seeds": like_documents,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from support.simulated import SPREAD, Shares, compare, losses
 from support.simulated_ladders import SMALLEST, TRUTHS, is_false, line_of, one_of, rung_of_arm
-from support.simulated_tuning import grids_around
+from support.simulated_tuning import VALLEYS, grids_around
 
 from smolctl.analysis.rate_transfer import transferred_gap
 from smolctl.analysis.size_ladder import judged_trend
@@ -36,35 +36,32 @@ def rates_of_an_arm(
 ) -> list[Rates]:
     """The rates of an arm at every size.
 
-    Rates are counted in octaves from what the rule makes of the first size's grid. The best one
-    starts between two rates of that grid, drifts away from the rule by `drift` octaves for a size
-    twice as large, and is off by up to half a step more, as the rule rounds.
+    Rates are counted in octaves from what the rule makes of the first size's grid. The best one is
+    less than a step from its middle there, and drifts away from the rule by `drift` octaves for a
+    size twice as large.
 
     Args:
-        design: `drift`; `rise`, of the valley, in nats at an octave; `seeds` of a grid; `check`,
-            the index of the size that checks the rule, or None if all sizes are tuned.
+        design: `drift`; the `valley` and its `rise`, in nats an octave below the best rate;
+            `check`, the index of the size that checks the rule, or None if all sizes are tuned.
     """
     drift, check = design["drift"], design["check"]
-    grid: dict[str, Any] = {"rise": design["rise"], "seeds": design["seeds"]}
+    grid: dict[str, Any] = {"valley": design["valley"], "rise": design["rise"], "seeds": 3}
     steps = STEP * np.arange(-REACH, REACH + 1)
     start = random.uniform(-STEP, STEP, size=studies)
-    best = [start]
-    for size in sizes[1:]:
-        rounded = random.uniform(-STEP / 2, STEP / 2, size=studies)
-        best.append(start + drift * np.log2(size / sizes[0]) + rounded)
+    best = [start + drift * np.log2(size / sizes[0]) for size in sizes]
     everywhere = np.ones(studies, bool)
     tuned = {
-        index: grids_around(random, steps, best[index], "parabola", **grid)
+        index: grids_around(random, steps, best[index], **grid)
         for index in (range(len(sizes)) if check is None else (0, check))
     }
     found = {index: Rates(one.gap, one.bounds(everywhere)) for index, one in tuned.items()}
     if check is None:
         return [found[index] for index in range(len(sizes))]
-    rule = tuned[0].chosen  # its index in the grid of any size
+    rule = tuned[0].chosen
     at_check = dataclasses.replace(tuned[check], chosen=rule).bounds(everywhere)
     at_check = np.where(np.isinf(found[check].bound), np.inf, at_check)
     for index in set(range(len(sizes))) - set(found):
-        gap = grid["rise"] * (steps[rule] - best[index]) ** 2
+        gap = grid["rise"] * VALLEYS[grid["valley"]](steps[rule] - best[index])
         reach = np.log(sizes[index] / sizes[0]) / np.log(sizes[check] / sizes[0])
         bounds = zip(found[0].bound, at_check, strict=True)
         found[index] = Rates(gap, np.array([transferred_gap(*both, reach) for both in bounds]))
@@ -78,7 +75,7 @@ def false_tuned_trends(
     sizes: int,
     at: float,
     drifts: tuple[float, float],
-    final_seeds: int = 6,
+    final_seeds: int,
     state: int = 11,
     **design: Any,
 ) -> Shares:
@@ -94,9 +91,7 @@ def false_tuned_trends(
     random = np.random.default_rng(state)
     where = [SMALLEST * 2**number for number in range(sizes)]
     true = [SPREAD * TRUTHS[truth](np.log(size)) for size in (*where, at)]
-    both = [
-        rates_of_an_arm(random, studies, where, drift=drift, seeds=3, **design) for drift in drifts
-    ]
+    both = [rates_of_an_arm(random, studies, where, drift=drift, **design) for drift in drifts]
     rungs = []
     for size, shift, mine, its in zip(where, true[:-1], *both, strict=True):
         base, others = losses(random, studies, arms=1, seeds=final_seeds, correlation=0.5)

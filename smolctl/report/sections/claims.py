@@ -139,7 +139,9 @@ def speed_claim(studies: Sequence[Comparison]) -> Claim:
     able = [study for study in full if study.has_speed or study.is_timed]
     found = [pairs for study in able if (pairs := originals_and_pow2(study))]
     if not found:
-        missing = f'{NOT_MEASURED}: a full-size study on one machine, scale = "full"'
+        missing = (
+            f'{NOT_MEASURED}: a full-size study on one machine, one run at a time, scale = "full"'
+        )
         return Claim(SPEED_CLAIM, missing, "open")
     timed = [pairs for pairs in found if pairs[0].is_timed]
     if not timed:

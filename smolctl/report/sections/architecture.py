@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 from smolctl.analysis.alike import size_changes
+from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.report.document import Section, Table, bullets, paragraph, section
 from smolctl.report.evidence import Evidence, model_configs
 from smolctl.report.sections.per_study import row_of
 from smolctl.report.wording import listed
-from smollm2.model.config import ModelConfig
+from smollm2.model.config import VARIANTS, ModelConfig, variant
 
 FIELDS = {
     "layers": "n_layers",
@@ -52,8 +53,19 @@ def what_they_are(evidence: Evidence) -> str:
         start = f"on from the weights of `{started_from}`"
         if evidence.origin not in (None, started_from):
             start += f", which began as `{evidence.origin}`,"
-    size = {"nano": " (a quarter as wide, half as deep)"}.get(study.scale, "")
+    is_scaled = study.scale == "nano" and all(has_dimensions_of_scale(arm) for arm in study.arms)
+    size = " (a quarter as wide, half as deep)" if is_scaled else ""
     return f"{count}{family}, trained {start} under one protocol at {study.scale} scale{size}"
+
+
+def has_dimensions_of_scale(arm: Arm) -> bool:
+    """Whether an arm is as wide and as deep as a variant of ours is at its scale."""
+    protocol = arm.protocol
+    name = protocol.variant.partition(":")[0]
+    if name not in VARIANTS:
+        return False
+    own, plain = protocol.model, variant(name, protocol.scale)
+    return (own.d_model, own.n_layers) == (plain.d_model, plain.n_layers)
 
 
 def layout(models: Mapping[str, ModelConfig]) -> list[str]:

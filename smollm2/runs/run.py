@@ -131,7 +131,7 @@ class Run(TableFolder):
 
     @property
     def failed_at(self) -> str | None:
-        """When it failed last; None if it never did, or only in an older version."""
+        """When it failed; None if it did not, or in an older version."""
         return self.manifest.get("failed_at")
 
     @property

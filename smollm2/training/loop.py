@@ -112,7 +112,7 @@ def train_alone(
         run.read()  # another process may have finished it while this one prepared its tokens
         if run.is_finished:
             raise RunBusy(f"Run {run.name!r} has just been finished by another process.")
-        if run.failed_at != known:
+        if run.state is RunState.FAILED and run.failed_at != known:
             raise RunBusy(f"Run {run.name!r} has just failed in another process.")
         try:
             with ActiveClock() as clock:
@@ -162,6 +162,7 @@ class Loop:
         run.update(
             state=RunState.RUNNING,
             error=None,
+            failed_at=None,
             diverged=False,
             keep_steps=sorted(self.keep_steps),
             at_once=max(run.at_once, 1 + run.others_being_written()),

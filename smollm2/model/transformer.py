@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smollm2.model.attention import causal_attention, suits_tiles
+from smollm2.model.attention import (
+    COMPILED_POSITIONS,
+    TILE,
+    causal_attention,
+    hidden_keys,
+    suits_tiles,
+)
 from smollm2.model.config import ModelConfig
 from smollm2.model.feedforward import swiglu
 from smollm2.model.loss import linear_cross_entropy
@@ -56,6 +62,7 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.qkv = nn.Linear(config.d_model, sum(self.heads) * config.head_dim, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.hidden_keys: Tensor | None = None  # of compiled code
 
     def forward(
         self,
@@ -74,11 +81,21 @@ class Attention(nn.Module):
         if cache is not None:
             k_BKTE = cache.keys.index_copy_(2, cache.positions, k_BKTE)
             v_BKTE = cache.values.index_copy_(2, cache.positions, v_BKTE)
-        return self.out(attend(q_BTHE, k_BKTE, v_BKTE, mask_B1TT))
+        return self.out(attend(q_BTHE, k_BKTE, v_BKTE, mask_B1TT, self.hidden_keys))
 
 
-def attend(q_BTHE: Tensor, k_BKLE: Tensor, v_BKLE: Tensor, mask_B1TL: Tensor | None) -> Tensor:
-    """Softmax attention (B, T, D) over L positions; causal without a mask; T = 1 attends to all."""
+def attend(
+    q_BTHE: Tensor,
+    k_BKLE: Tensor,
+    v_BKLE: Tensor,
+    mask_B1TL: Tensor | None,
+    hidden_T1T: Tensor | None = None,
+) -> Tensor:
+    """Softmax attention (B, T, D) over L positions; causal without a mask; T = 1 attends to all.
+
+    Args:
+        hidden_T1T: see `causal_attention`.
+    """
     B, T, n_heads, head_dim = q_BTHE.shape
     n_kv_heads = k_BKLE.shape[1]
     if T == 1:
@@ -87,8 +104,10 @@ def attend(q_BTHE: Tensor, k_BKLE: Tensor, v_BKLE: Tensor, mask_B1TL: Tensor | N
         q_BKGE = q_BTHE.reshape(B, n_kv_heads, -1, head_dim)
         y_BKGE = F.scaled_dot_product_attention(q_BKGE, k_BKLE, v_BKLE, attn_mask=mask_B1TL)
         return y_BKGE.reshape(B, T, -1)
+    if hidden_T1T is not None and len(hidden_T1T) < T:
+        hidden_T1T = None
     if mask_B1TL is None and suits_tiles(T, q_BTHE.device):
-        return causal_attention(q_BTHE, k_BKLE, v_BKLE).flatten(2)
+        return causal_attention(q_BTHE, k_BKLE, v_BKLE, hidden_T1T).flatten(2)
     y_BHTE = F.scaled_dot_product_attention(
         q_BTHE.transpose(1, 2),
         k_BKLE,
@@ -233,7 +252,12 @@ class SmolLM2(nn.Module):
             compiled_kinds.clear()
         compiled_kinds.add(kind)
         torch._dynamo.config.recompile_limit = MOST_KINDS * CODES_OF_A_KIND
+        mask_T1T = None
+        if self.device.type == "cpu" and TILE < n_positions <= COMPILED_POSITIONS:
+            mask_T1T = hidden_keys(n_positions)
         for block in self.blocks:
+            assert isinstance(block, Block)
+            block.attn.hidden_keys = mask_T1T
             block.compile(dynamic=False)
 
 

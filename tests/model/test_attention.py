@@ -13,6 +13,7 @@ from smollm2.model.attention import (
     KEPT_POSITIONS,
     TILE,
     causal_attention,
+    hidden_keys,
     suits_tiles,
 )
 from smollm2.protocol.resolve import resolve
@@ -85,6 +86,15 @@ def losses(monkeypatch, data, dtype, in_tiles):
         trainer.update(result)
         found.append(result.loss)
     return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_mask_that_is_added_changes_no_bit(shape, dtype):
+    mask = hidden_keys(shape[1] + 5)
+    ours = results(shape, dtype, causal_attention)
+    masked = results(shape, dtype, lambda *qkv: causal_attention(*qkv, mask))
+    assert all(torch.equal(x, y) for x, y in zip(ours, masked, strict=True))
 
 
 def test_training_is_that_with_torchs_attention(monkeypatch, data):

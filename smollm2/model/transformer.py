@@ -19,7 +19,7 @@ from smollm2.model.attention import (
 )
 from smollm2.model.config import ModelConfig
 from smollm2.model.feedforward import swiglu
-from smollm2.model.loss import linear_cross_entropy
+from smollm2.model.loss import ToGrad, compiled_cross_entropy_to_grad_, linear_cross_entropy
 from smollm2.model.moe import MoE, Routing, mean_routing
 
 # Shapes of models and tokens for which this process keeps compiled layers, and the most codes of
@@ -168,6 +168,7 @@ class SmolLM2(nn.Module):
     def __init__(self, config: ModelConfig, seed: int | None = 0) -> None:
         super().__init__()
         self.config = config
+        self.to_grad_: ToGrad | None = None  # of compiled code
         with torch.device("meta"):  # the default initialization would be thrown away
             self.embed = Embedding(config.vocab_size, config.d_model)
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
@@ -239,12 +240,13 @@ class SmolLM2(nn.Module):
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> Loss:
         """Mean next-token loss; all logits never exist at once."""
         h_BTD, routing = self.hidden(tokens_BT)
-        loss = linear_cross_entropy(h_BTD.flatten(0, 1), self.head.weight, targets_BT.flatten())
+        h_ND, targets_N = h_BTD.flatten(0, 1), targets_BT.flatten()
+        loss = linear_cross_entropy(h_ND, self.head.weight, targets_N, self.to_grad_)
         return Loss(loss, routing)
 
     def compile_blocks(self, n_rows: int, n_positions: int) -> None:
-        """Compile the layer for tokens (B, T): its code is compiled once and serves every layer,
-        and later models of the same shape in this process."""
+        """Compile the layer, and on a CPU the loss, for tokens (B, T): a layer's code is compiled
+        once and serves every layer, and later models of the same shape in this process."""
         kind = (self.config, self.dtype, self.device, n_rows, n_positions)
         # Beyond its limit torch would run a shape uncompiled, so we discard code before.
         if kind not in compiled_kinds and len(compiled_kinds) == MOST_KINDS:
@@ -252,6 +254,8 @@ class SmolLM2(nn.Module):
             compiled_kinds.clear()
         compiled_kinds.add(kind)
         torch._dynamo.config.recompile_limit = MOST_KINDS * CODES_OF_A_KIND
+        if self.device.type == "cpu":
+            self.to_grad_ = compiled_cross_entropy_to_grad_
         mask_T1T = None
         if self.device.type == "cpu" and TILE < n_positions <= COMPILED_POSITIONS:
             mask_T1T = hidden_keys(n_positions)

@@ -6,7 +6,13 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from smollm2.model.loss import CHUNK_TOKENS, linear_cross_entropy, score_tokens
+from smollm2.model.loss import (
+    CHUNK_TOKENS,
+    compiled_cross_entropy_to_grad_,
+    cross_entropy_to_grad_,
+    linear_cross_entropy,
+    score_tokens,
+)
 
 CHUNK = CHUNK_TOKENS["cpu"]
 D, V = 24, 301
@@ -60,6 +66,24 @@ def test_bfloat16_gradients_are_as_good_as_those_of_the_full_logits(n_tokens):
     assert loss.item() == pytest.approx(exact.item(), rel=2e-3)
     for grad, plain in ((h.grad, exact_h.grad), (weight.grad, exact_weight.grad)):
         assert (grad.float() - plain).norm() < 0.01 * plain.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_gradients_of_logits_are_those_of_the_plain_ones(dtype):
+    """Also where the target has nearly all of the probability, and where it has nearly none."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, V, generator=generator)
+    targets = torch.randint(V, (40,), generator=generator)
+    logits[torch.arange(20), targets[:20]] += torch.linspace(5, 30, 20)
+    logits[torch.arange(20, 40), targets[20:]] -= torch.linspace(5, 200, 20)
+    plain, compiled = (logits.to(dtype, copy=True) for _ in range(2))
+    expected = cross_entropy_to_grad_(plain, targets, 70)
+    loss = compiled_cross_entropy_to_grad_(compiled, targets, 70)
+    torch.testing.assert_close(loss, expected)
+    rounding = 2**-8 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(compiled, plain, atol=1e-8, rtol=rounding)
 
 
 def test_weight_gradient_is_summed_over_chunks_in_fp32():

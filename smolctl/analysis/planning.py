@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import variance
 
+from smolctl.analysis.alike import is_control
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.power import MOST_SEEDS, found_by, seeds_for
@@ -92,11 +93,16 @@ def require_difference(difference: float) -> None:
 def spread_for(family: Family, arms: Sequence[Arm]) -> Spread:
     """The spread that the test of a family rests on, as the runs of `arms` show it.
 
+    A control says nothing about it if there are other arms: with the data of the first arm and its
+    model it often differs less.
+
     Raises:
         UserError: they do not show it.
     """
     if family.blocked:
-        found = spread_of_differences(losses_by_block(arms))
+        base, *others = arms
+        models = [arm for arm in others if not is_control(base, arm)]
+        found = spread_of_differences(losses_by_block([base, *(models or others)]))
         needed = "two arms that share two seeds"
     else:
         found = pooled([arm.values(LOSS) for arm in arms])

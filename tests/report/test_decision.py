@@ -66,7 +66,7 @@ def test_an_open_sign_asks_for_seeds_of_a_new_study(capsys, workdir, template):
     plant_tuning(template, "b", model=OTHER)
     step = steps(capsys)[-1]
     assert "smolctl compare a b --detect 0.02 --study s says how many" in step
-    assert "belong into a new study" in step
+    assert "belong in a new study" in step
 
 
 def test_few_documents_are_said_with_the_key_for_more(capsys, monkeypatch, workdir, template):

@@ -99,5 +99,5 @@ def for_seeds(study: Comparison, lacking: Sequence[Arm]) -> str:
     typed = command(*words, study=study.study, results=results_of(run))
     return (
         f"the intervals leave the sign open. {typed} says how many a difference of 0.02 takes. "
-        "They belong into a new study: added here, they make the verdict exploratory."
+        "They belong in a new study: added here, they make the verdict exploratory."
     )

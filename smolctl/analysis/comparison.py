@@ -300,9 +300,13 @@ def ended_tuning_loss(run: Run) -> float | None:
 
 
 def tunes(protocol: ResolvedConfig, arm: Arm) -> bool:
-    """Whether a run of the tuning is of the model and the recipe of an arm, with a seed other than
-    the arm's. Names do not count: a control has the tuning of the arm that it repeats."""
+    """Whether a run of the tuning is of the model, the recipe and the text of an arm, with a seed
+    other than the arm's. Names do not count: a control has the tuning of the arm it repeats."""
     own = arm.protocol
     at_its_rate = dataclasses.replace(protocol.recipe, lr=own.recipe.lr)
     is_same = (protocol.steps, protocol.model, at_its_rate) == (own.steps, own.model, own.recipe)
-    return is_same and protocol.seed not in arm.seeds
+    tuned, final = (
+        (one.data and one.data.fingerprint, one.seq_len, one.tokens_per_step, one.dtype)
+        for one in (protocol, own)
+    )
+    return is_same and tuned == final and protocol.seed not in arm.seeds

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from smolctl.analysis.alike import differ_in_rate_only
@@ -17,10 +18,17 @@ from smolctl.analysis.ladder_notes import (
     read_ladder_notes,
     rung_name,
 )
-from smolctl.analysis.rate_transfer import RateCheck, check_rate, transferred, transferred_gap
+from smolctl.analysis.rate_transfer import (
+    RateCheck,
+    between,
+    check_rate,
+    transferred,
+    transferred_gap,
+)
 from smolctl.analysis.selection import compare_arms
 from smolctl.analysis.size_ladder import Bounded, Lack, Line, Rung, Trend, judged_trend
 from smolctl.analysis.study_plan import LadderPlan, read_ledger
+from smolctl.analysis.study_verdicts import lost_results
 from smolctl.analysis.verdicts import Missing
 from smollm2.runs.manifest import Role
 from smollm2.runs.run import list_runs
@@ -158,11 +166,22 @@ class SizeLadder:
         checks = [self.checks[name].gap for name in both if name in self.checks]
         if not notes.is_transferred(size) or known is None or len(checks) < len(both):
             return math.inf, math.inf
+        if not all(self.has_rate_by_rule(size, name) for name in both):
+            return math.inf, math.inf
         reach = notes.reach(size)
         of_base, of_arm = (
             transferred_gap(*pair, reach) for pair in zip(known, checks, strict=True)
         )
         return of_base, of_arm
+
+    def has_rate_by_rule(self, size: str, name: str) -> bool:
+        """Whether the runs of an arm have the rate that is transferred to a size."""
+        own, first = (
+            next(arm.rates for arm in self.studies[one].arms if arm.name == name)
+            for one in (size, self.notes.smallest)
+        )
+        by_rule = between(first[0], self.checks[name].rate, self.notes.reach(size))
+        return len(own) == 1 and math.isclose(own[0], by_rule, rel_tol=1e-3)
 
 
 def ladder_beside(main: Comparison) -> SizeLadder | None:
@@ -183,9 +202,15 @@ def ladder_beside(main: Comparison) -> SizeLadder | None:
         arms = {arm.name: [run for run in final if run.arm == arm.name] for arm in main.arms}
         if name == main.study:
             studies[size] = main
-        elif all(arms.values()):
+        elif all(arms.values()) and is_rung(folder.parent / name, notes.name, size):
             studies[size] = compare_arms(name, arms)
     return SizeLadder(notes, main, studies)
+
+
+def is_rung(folder: Path, ladder: str, size: str) -> bool:
+    """Whether the study in a folder is of that size of that ladder."""
+    notes = read_ladder_notes(folder)
+    return notes is not None and (notes.name, notes.rung) == (ladder, size)
 
 
 def lacks_of(study: Comparison, arm: str, gaps: tuple[float, float]) -> tuple[Lack, ...]:
@@ -196,7 +221,10 @@ def lacks_of(study: Comparison, arm: str, gaps: tuple[float, float]) -> tuple[La
     ledger = read_ledger(study.base.runs[0].run.study_path)
     planned = ledger.binding.seeds if ledger else {}
     is_short = any(
-        one.failed or not set(planned.get(one.name, ())) <= set(one.seeds) for one in both
+        one.failed
+        or not set(planned.get(one.name, ())) <= set(one.seeds)
+        or (ledger is not None and lost_results(one, ledger))
+        for one in both
     )
     reasons = {
         Lack.SEEDS: found.interval is None or is_short,

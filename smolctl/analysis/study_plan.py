@@ -19,6 +19,7 @@ The checksum detects edits by hand; it keeps nobody from making a new ledger.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,6 +320,11 @@ def gone_or_replaced(ledger: Ledger, runs: "Iterable[Run]") -> tuple[list[str], 
         if name in there and not is_outcome_of(there[name], result)
     ]
     return gone, replaced
+
+
+def is_loss_of(result: PlannedResult, loss: float) -> bool:
+    """Whether a test loss is that of a result, as far as the ledger knows it."""
+    return result.test_loss is None or math.isclose(loss, result.test_loss, rel_tol=1e-9)
 
 
 def is_outcome_of(run: "Run", result: PlannedResult) -> bool:

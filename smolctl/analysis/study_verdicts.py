@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.learning_rates import GridLosses
 from smolctl.analysis.run_metrics import LOSS, Metric
-from smolctl.analysis.study_plan import Ledger, StudyPlan
+from smolctl.analysis.study_plan import Ledger, StudyPlan, is_loss_of
 from smolctl.analysis.tuning_gap import tuning_gap
 from smolctl.analysis.verdicts import ArmResult, Design, Difference, judge
 
@@ -56,16 +56,20 @@ def is_tuned_as_planned(grid: GridLosses | None, ledger: Ledger) -> bool:
 
 def lost_results(arm: Arm, ledger: Ledger) -> list[str]:
     """The runs of an arm whose results the ledger has and that are not among those that are judged:
-    removed, damaged, trained again or no longer of one protocol. Without them the rest may be a
-    choice by result, and look like an earlier look."""
-    judged = {(run.protocol.seed, str(run.run.manifest["finished_at"])) for run in arm.runs}
+    removed, damaged, changed, trained again or no longer of one protocol. Without them the rest may
+    be a choice by result, and look like an earlier look."""
+    judged = {
+        (run.protocol.seed, str(run.run.manifest["finished_at"])): run.values[LOSS.name]
+        for run in arm.runs
+    }
     return [
         name
         for name, result in ledger.first_results(arm.name).items()
         if (
             result.seed not in arm.diverged
             if result.diverged
-            else (result.seed, result.finished_at) not in judged
+            else (key := (result.seed, result.finished_at)) not in judged
+            or not is_loss_of(result, judged[key])
         )
     ]
 

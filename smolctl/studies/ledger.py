@@ -15,6 +15,7 @@ from smolctl.analysis.study_plan import (
     StudyPlan,
     TuningPlan,
     gone_or_replaced,
+    is_loss_of,
     ledger_checksum,
     read_ledger,
 )
@@ -134,6 +135,21 @@ def require_same_results(study: str, folder: Path, runs: list[Run]) -> None:
             f"whose result is in {LEDGER}: a seed counts once, with its first result. Put the "
             "older folder back, or give the study file another name."
         )
+    if changed := [run.name for run in runs if has_other_loss(run, ledger)]:
+        raise UserError(
+            f"{first_few(changed)} of study {study!r} has another test loss than {LEDGER}: its "
+            "files were changed after it ended. Put back what they were, or give the study file "
+            "another name."
+        )
+
+
+def has_other_loss(run: Run, ledger: Ledger) -> bool:
+    """Whether a finished run has another test loss than its result in the ledger."""
+    result = ledger.results.get(run.name)
+    if result is None or not run.is_finished:
+        return False
+    loss = loss_of_test(run)
+    return loss is None or not is_loss_of(result, loss)
 
 
 def is_result(run: Run) -> bool:

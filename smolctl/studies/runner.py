@@ -323,7 +323,7 @@ class Session:
         try:
             with self.observe(run) as observer, ActiveClock() as clock:
                 started = clock.seconds()
-                train(run, self.data, observer)
+                train(run, self.data, observer, at_once=self.at_once)
                 seconds = clock.seconds() - started
         except RunBusy:
             return False

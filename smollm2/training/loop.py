@@ -73,6 +73,7 @@ def train(
     *,
     checkpoint_every: int | None = None,
     keep_steps: frozenset[int] = frozenset(),
+    at_once: int = 1,
 ) -> None:
     """Train `run` from its newest checkpoint, or its first step, to its end.
 
@@ -83,6 +84,7 @@ def train(
         checkpoint_every: steps between checkpoints; None saves every five minutes. The two newest
             are kept while running.
         keep_steps: checkpoints to keep permanently, in addition to those of earlier calls.
+        at_once: how many runs the caller has the machine train at the same time.
 
     Raises:
         Stopped: the observer asked for it; the state is saved.
@@ -92,7 +94,7 @@ def train(
             fitted into memory is removed.
     """
     try:
-        train_alone(run, data, observer, checkpoint_every, keep_steps)
+        train_alone(run, data, observer, checkpoint_every, keep_steps, at_once)
     except (NoMemory, TooLarge):
         if not any((run.path / f"{table}.csv").exists() for table in STEP_TABLES):
             run.remove()  # frees its name for a model that fits
@@ -105,6 +107,7 @@ def train_alone(
     observer: Observer,
     checkpoint_every: int | None,
     keep_steps: frozenset[int],
+    at_once: int,
 ) -> None:
     """`train` while holding the run's lock."""
     known = run.failed_at
@@ -116,7 +119,8 @@ def train_alone(
             raise RunBusy(f"Run {run.name!r} has just failed in another process.")
         try:
             with ActiveClock() as clock:
-                Loop(run, data, observer, checkpoint_every, keep_steps, clock).run_to_end()
+                loop = Loop(run, data, observer, checkpoint_every, keep_steps, clock, at_once)
+                loop.run_to_end()
         except Stopped:
             with contextlib.suppress(OSError):  # the run then counts as interrupted
                 run.update(state=RunState.STOPPED)
@@ -146,6 +150,7 @@ class Loop:
         checkpoint_every: int | None,
         keep_steps: frozenset[int],
         clock: ActiveClock,
+        at_once: int,
     ) -> None:
         self.run, self.observer, self.clock = run, observer, clock
         self.protocol = run.protocol
@@ -165,7 +170,7 @@ class Loop:
             failed_at=None,
             diverged=False,
             keep_steps=sorted(self.keep_steps),
-            at_once=max(run.at_once, 1 + run.others_being_written()),
+            at_once=max(run.at_once, at_once, 1 + run.others_being_written()),
             matmul_flops_per_second=self.matmul_rate,
         )
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from support.compared import compared, primary
-from support.planted import plan, plant_tuning, planted
+from support.planted import plan, plant_tuning, planted, rescore
 
 from smolctl.analysis.study_plan import PlanChange, PlannedResult, TuningPlan, read_ledger
-from smolctl.studies.ledger import record_results, write_ledger
+from smolctl.studies.ledger import record_results, require_same_results, write_ledger
+from smollm2.errors import UserError
 from smollm2.runs.manifest import now
 from smollm2.runs.run import Run, list_runs
 
@@ -76,6 +77,17 @@ def test_a_run_that_failed_otherwise_is_not_an_outcome(capsys, workdir, template
         assert (found["verdict"], found["missing"]) == (
             ("better", []) if diverged else ("inconclusive", ["seeds"])
         )
+
+
+def test_a_result_that_is_not_that_of_the_ledger_allows_no_verdict(capsys, workdir, template):
+    planted_ab(template)
+    record_all()
+    assert primary(compared(capsys, "a", "b"))["b"]["verdict"] == "better"
+    rescore(Run(Path("results/s/b-s1")), 7.0)
+    found = primary(compared(capsys, "a", "b"))["b"]
+    assert (found["verdict"], found["missing"]) == ("inconclusive", ["seeds"])
+    with pytest.raises(UserError, match="b-s1 of study 's' has another test loss"):
+        require_same_results("s", Path("results/s"), list_runs(Path("results"), "s")[0])
 
 
 def test_what_an_arm_waits_for_is_said_of_its_pair(capsys, workdir, template):

@@ -18,6 +18,7 @@ from smolctl.analysis.size_ladder import Lack, Trend
 from smolctl.analysis.stats import critical_t
 from smolctl.analysis.study_plan import LadderPlan
 from smolctl.analysis.verdicts import Difference, Missing, Verdict
+from smolctl.studies.ledger import record_results
 from smollm2.runs.run import Run, list_runs
 
 SIZES = {"0.5M": "x-0.5m", "1M": "x-1m", "2M": "x-2m"}
@@ -143,7 +144,7 @@ def test_a_size_without_finished_runs_is_named(capsys, plant):
 
 def test_seeds_that_a_plan_still_waits_for_make_the_trend_unknown(plant, monkeypatch):
     binding = SimpleNamespace(seeds={"orig": (0, 1), "pow2": (0, 1, 2)})
-    ledger = SimpleNamespace(binding=binding)
+    ledger = SimpleNamespace(binding=binding, first_results=lambda arm: {})
     monkeypatch.setattr("smolctl.analysis.rungs.read_ledger", lambda folder: ledger)
     one = plant({size: difference(0.05) for size in SIZES}).trends["pow2"]
     assert one.missing == (Lack.SEEDS,)
@@ -199,12 +200,41 @@ def plant_tuning(template, study: str, best: float) -> None:
                 (run.path / "eval.csv").unlink()
 
 
+def set_rates(study: str, rate: float) -> None:
+    """Of the final runs of a study."""
+    for path in Path("results", study).glob("*-s[01]"):
+        run = Run(path)
+        protocol = run.manifest["protocol"]
+        run.update(protocol=protocol | {"recipe": protocol["recipe"] | {"lr": rate}})
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_that_is_a_copy_of_another_does_not_count(plant, size):
+    plant({one: difference(0.05) for one in SIZES})
+    others = [one for one in SIZES if one != size]
+    Path("results", SIZES[size], "study.toml").write_text(notes_of_rung(others[0]))
+    for one in others:
+        assert ladder(SIZES[one]).absent == (size,)
+
+
+def test_results_that_were_trained_again_make_the_trend_unknown(plant):
+    found = plant({size: difference(0.05) for size in SIZES})
+    assert found.trends["pow2"].trend is Trend.PERSISTS
+    record_results(Path("results/x-1m"), list_runs(Path("results"), "x-1m")[0])
+    for path in Path("results/x-1m").glob("pow2-s*"):
+        Run(path).update(finished_at="2000-01-01T00:00:00Z")
+    assert ladder().trends["pow2"].lacking == {"1M": (Lack.SEEDS,)}
+
+
 def test_the_gap_of_a_transferred_size_follows_from_the_tuned_ones(capsys, plant, template):
     """The template's rate is 1e-3 at widths 32, 48 and 64: by the rule 5e-4 at the last."""
     found = {size: difference(0.05) for size in SIZES}
     found["1M"] = difference(0.05, gap=None)
     assert plant(found, rate="transfer").trends["pow2"].missing == (Lack.TUNING,)
     plant_tuning(template, "x-2m", 0.0005)
+    one = ladder()
+    assert one.gaps_at("1M", "pow2") == (math.inf, math.inf)  # its rate is not that of the rule
+    set_rates("x-1m", 0.0007071)
     one = ladder()
     assert set(one.checks) == {"orig", "pow2"}
     check = one.checks["pow2"]
@@ -222,6 +252,7 @@ def test_beyond_the_size_that_checks_the_rule_the_gap_grows(plant, template):
     found["2M"] = difference(0.05, gap=None)
     plant(found, rate="transfer", check="1M")
     plant_tuning(template, "x-1m", 0.0007071)
+    set_rates("x-2m", 0.0005)
     one = ladder()
     assert one.gaps_at("2M", "pow2") == pytest.approx(
         tuple(transferred_gap(0.002, one.checks[arm].gap, 2) for arm in ("orig", "pow2"))

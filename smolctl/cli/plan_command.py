@@ -1,5 +1,6 @@
 """`smolctl plan`: how many seeds, runs and hours a study takes, before its first run."""
 
+import contextlib
 import itertools
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
@@ -177,21 +178,26 @@ def numbers(
     from smolctl.analysis.planning import (
         detectable_with,
         seeds_needed,
-        seeds_or_none,
         seeds_with_tuning,
         tuning_cost,
     )
     from smolctl.cli.study_command import seconds_of
     from smolctl.studies import step_times
+    from smollm2.errors import UserError
 
     study = session.study
     tuning, deviation = session.tuned().runs, spread.deviation
     tried = len({run.resolved.seed for run in tuning})
     cells = len(tuning) // max(1, tried)  # models times rates
-    if tuning:
-        needed = seeds_with_tuning(detect, deviation, family, cells / len(study.arms))
-    else:
-        needed = seeds_needed(detect, deviation, family), 0
+
+    def fewest(deviation: float) -> tuple[int, int]:
+        if tuning:
+            return seeds_with_tuning(detect, deviation, family, cells / len(study.arms))
+        return seeds_needed(detect, deviation, family), 0
+
+    needed, if_upper = fewest(deviation), None
+    with contextlib.suppress(UserError):  # it takes more than there may be
+        if_upper = fewest(spread.upper)
     step_seconds = session.step_seconds or step_times.measure(study, session.data)
 
     def seconds(runs: list[Any]) -> float:
@@ -224,7 +230,8 @@ def numbers(
         "spread": spread.deviation,
         "spread_upper": spread.upper,
         "spread_degrees_of_freedom": spread.df,
-        "seeds_if_spread_is_upper": seeds_or_none(detect, spread.upper, family),
+        "seeds_if_spread_is_upper": if_upper and if_upper[0],
+        "tuning_seeds_if_spread_is_upper": if_upper and if_upper[1],
         "present": design_with(seeds, tried),
         "needed": design_with(*needed),
     }
@@ -262,11 +269,13 @@ def say_spread(found: dict[str, Any], spread: "Spread") -> None:
     what = "difference within a seed" if found["blocked"] else "loss of an arm over seeds"
     degrees = "1 degree" if spread.df == 1 else f"{spread.df} degrees"
     seeds = found["seeds_if_spread_is_upper"]
-    many = f"more than {MOST_SEEDS:,}" if seeds is None else f"{seeds:,}"
+    many = f"more than {MOST_SEEDS:,} seeds" if seeds is None else f"{seeds:,} seeds"
+    if of_tuning := found["tuning_seeds_if_spread_is_upper"]:
+        many += f" and {of_tuning} of [tune]"
     say(
         f"In {found['pilot']} the standard deviation of the {what} is {spread.deviation:.4f} "
         f"({degrees} of freedom). If it is {spread.upper:.4f}, which such runs do not rule out, "
-        f"{many} seeds are needed."
+        f"{many} are needed."
     )
 
 

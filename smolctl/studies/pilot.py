@@ -1,4 +1,4 @@
-"""A pilot: a few short runs of a study's first arms, to see how much the loss varies over seeds."""
+"""A pilot: a few short runs of two arms of a study, to see how much the loss varies over seeds."""
 
 import dataclasses
 
@@ -12,12 +12,15 @@ SHARE = 4  # of the steps: a quarter
 
 
 def pilot_of(study: Study) -> Study:
-    """A study of its own, so that nothing of it counts as a result: the first two arms with three
-    new seeds, at a quarter of the steps, scored on as much text, at the rates of the recipe."""
+    """A study of its own, so that nothing of it counts as a result: the first arm and the next one
+    of another model, with three new seeds, at a quarter of the steps, scored on as much text, at
+    the rates of the recipe. A control beside the first arm would show less noise."""
     seeds = [seed for arm in study.arms for seed in (*arm.seeds, *arm.orders)]
     seeds += study.tuning.seeds if study.tuning else ()
     fresh = [max(seeds) + 1 + number for number in range(PILOT_ARMS * PILOT_SEEDS)]
-    base = resolve(study.arms[0].config)
+    first, *others = study.arms
+    base = resolve(first.config)
+    models = [arm for arm in others if resolve(arm.config).model != base.model] or others
     arms = [
         dataclasses.replace(
             arm,
@@ -32,7 +35,7 @@ def pilot_of(study: Study) -> Study:
                 test_tokens=base.test_tokens,
             ),
         )
-        for number, arm in enumerate(study.arms[:PILOT_ARMS])
+        for number, arm in enumerate((first, *models)[:PILOT_ARMS])
     ]
     return dataclasses.replace(
         study,

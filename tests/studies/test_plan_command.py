@@ -65,7 +65,7 @@ def test_the_next_step_is_the_study_file_with_more_seeds(capsys, workdir, study_
     code, _, err = run_main(capsys, *command, "9")
     assert code == 0
     assert "The file has enough final seeds. Next: smolctl study" in err
-    assert "[tune]" not in err
+    assert "below [tune]" not in err
 
 
 def test_a_pilot_that_a_trigram_beats_is_warned_about(capsys, workdir, study_file, template):
@@ -106,6 +106,23 @@ def test_the_pilot_of_a_control_has_runs_that_differ():
     assert one.orders == two.orders == (103, 104, 105)
     assert (pilot.tuning, pilot.is_blocked, one.config.steps) == (None, True, 25)
     assert len(pilot.name) == 100
+
+
+def test_a_pilot_compares_models_rather_than_a_model_with_its_control():
+    again = {"variant": "pow2", "seeds": [10, 11], "data_seeds": [0, 1]}
+    table = {"arms": {"a": "pow2", "again": again, "orig": "orig"}, "seeds": [0, 1]}
+    table |= {"train": {"steps": 100, "scale": "nano"}}
+    assert [arm.name for arm in pilot_of(study_of(table, "x")).arms] == ["a", "orig"]
+
+
+def test_a_larger_spread_takes_more_seeds_also_with_tuning(capsys, workdir, study_file, earlier):
+    with study_file.open("a") as file:
+        file.write("[tune]\n")
+    found = planned(capsys, study_file, "--detect", "0.5", "--pilot", "s")
+    upper = found["seeds_if_spread_is_upper"], found["tuning_seeds_if_spread_is_upper"]
+    needed = found["needed"]["seeds"], found["needed"]["tuning_seeds"]
+    assert all(more >= fewer for more, fewer in zip(upper, needed, strict=True))
+    assert sum(upper) > sum(needed)
 
 
 def test_seeds_that_come_after_results_are_warned_about(capsys, workdir, study_file, earlier):

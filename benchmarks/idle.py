@@ -1,6 +1,8 @@
 """Whether the machine is idle enough to measure on: how loaded it is, and its rate of products.
 
-python benchmarks/idle.py    # prints the rate of products, in FLOP/s
+    python benchmarks/idle.py
+
+prints the rate, in FLOP/s. `side_by_side` waits for both.
 """
 
 import os

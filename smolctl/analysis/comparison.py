@@ -122,7 +122,7 @@ class Comparison:
     @property
     def has_speed(self) -> bool:
         """Whether the runs measure speed: full size, each alone, and all on one machine."""
-        is_alone = all(finished.was_alone for finished in self.runs)
+        is_alone = all(finished.run.at_once == 1 for finished in self.runs)
         return self.scale == "full" and len(self.machines) == 1 and is_alone
 
     @cached_property
@@ -300,13 +300,10 @@ def ended_tuning_loss(run: Run) -> float | None:
 
 
 def tunes(protocol: ResolvedConfig, arm: Arm) -> bool:
-    """Whether a run of the tuning is of the model, the recipe and the text of an arm, with a seed
-    other than the arm's. Names do not count: a control has the tuning of the arm it repeats."""
+    """Whether a run of the tuning shares all but the rate and the seed with an arm. Names do not
+    count: a control has the tuning of the arm that it repeats."""
     own = arm.protocol
     at_its_rate = dataclasses.replace(protocol.recipe, lr=own.recipe.lr)
     is_same = (protocol.steps, protocol.model, at_its_rate) == (own.steps, own.model, own.recipe)
-    tuned, final = (
-        (one.data and one.data.fingerprint, one.seq_len, one.tokens_per_step, one.dtype)
-        for one in (protocol, own)
-    )
-    return is_same and tuned == final and protocol.seed not in arm.seeds
+    is_same = is_same and protocol.controlled() == own.controlled()
+    return is_same and protocol.seed not in arm.seeds

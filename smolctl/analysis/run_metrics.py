@@ -167,11 +167,6 @@ class FinishedRun:
         environment = self.run.manifest["environment"]
         return str(environment["device_name"]), int(environment["threads"])
 
-    @property
-    def was_alone(self) -> bool:
-        """Whether the machine trained no other run of the study when this one started."""
-        return self.run.at_once == 1
-
 
 def read_finished(run: "Run") -> FinishedRun:
     """A finished run, checked.

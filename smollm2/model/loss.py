@@ -98,7 +98,7 @@ def cross_entropy_to_grad_(logits_NV: Tensor, targets_N: Tensor, n_tokens: int) 
 
 
 def compiled_cross_entropy_to_grad_(logits_NV: Tensor, targets_N: Tensor, n_tokens: int) -> Tensor:
-    """See `ToGrad`. It reads the logits twice in all, where `cross_entropy_to_grad_` goes over a
+    """See `ToGrad`. It reads the logits three times, where `cross_entropy_to_grad_` goes over a
     block for each operation: half the time on a CPU."""
     places = torch.arange(len(targets_N), device=logits_NV.device), targets_N
     own_N = logits_NV[places].float()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from smollm2.model.attention import (
     COMPILED_POSITIONS,
-    TILE,
     causal_attention,
     hidden_keys,
     suits_tiles,
@@ -257,7 +256,7 @@ class SmolLM2(nn.Module):
         if self.device.type == "cpu":
             self.to_grad_ = compiled_cross_entropy_to_grad_
         mask_T1T = None
-        if self.device.type == "cpu" and TILE < n_positions <= COMPILED_POSITIONS:
+        if suits_tiles(n_positions, self.device) and n_positions <= COMPILED_POSITIONS:
             mask_T1T = hidden_keys(n_positions)
         for block in self.blocks:
             assert isinstance(block, Block)

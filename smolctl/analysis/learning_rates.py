@@ -7,6 +7,7 @@ from statistics import fmean
 # Between neighbours of a grid. A loss changes little over a factor of sqrt 2; over 2 it hid 0.029
 # nats/token of one arm here.
 FACTOR = math.sqrt(2)
+MOST_ADDED = 4  # rates, at either edge of a grid that grows: a factor of 4
 DIGITS = 4  # significant, of a computed rate
 
 # Validation losses of a tuning in nats/token, by rate and seed; not finite for a run that failed.

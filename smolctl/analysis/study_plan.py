@@ -20,12 +20,12 @@ The checksum detects edits by hand; it keeps nobody from making a new ledger.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smolctl.analysis.learning_rates import GridLosses
+from smolctl.analysis.learning_rates import MOST_ADDED, GridLosses, stepped
 from smolctl.command_line import short_path
 from smollm2.errors import UserError, first_few
 from smollm2.parse import MissingFile, Unreadable, read_json
@@ -65,12 +65,24 @@ class TuningPlan:
 
     def has_led_to(self, grid: GridLosses) -> bool:
         """Whether the tuning of an arm is as planned: every planned run is there, and besides them
-        only rates that the grid may have grown by."""
+        only runs at rates that the grid can have grown by."""
         found = {(rate, seed) for rate, losses in grid.items() for seed in losses}
-        rates = {*self.rates, *(grid if self.grows else ())}
-        most = {(rate, seed) for rate in rates for seed in self.seeds}
         least = {(rate, seed) for rate in self.rates for seed in self.seeds}
-        return least <= found <= most
+        is_of_seeds = {seed for _, seed in found} <= {*self.seeds}
+        return least <= found and is_of_seeds and self.can_grow_by(grid.keys() - {*self.rates})
+
+    def can_grow_by(self, added: Collection[float]) -> bool:
+        """Whether the added rates are the next ones beyond the edges, with none left out."""
+        if not added:
+            return True
+        if not self.grows:
+            return False
+        lowest, highest = min(self.rates), max(self.rates)
+        below = sum(rate < lowest for rate in added)
+        above = sum(rate > highest for rate in added)
+        grown = [stepped(lowest, -step) for step in range(1, below + 1)]
+        grown += [stepped(highest, step) for step in range(1, above + 1)]
+        return max(below, above) <= MOST_ADDED and sorted(added) == sorted(grown)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The verdicts of a comparison: what its runs, its tuning and its ledger bring to `judge`."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from smolctl.analysis.arms import Arm
@@ -28,12 +29,18 @@ def family_verdicts(
     is_planned_base = plan is not None and next(iter(plan.seeds), None) == arms[0].name
     results = {}
     for arm in arms:
-        grid, own = tuning.get(arm.name), None
-        if ledger and is_planned_base and is_of_first_results(arm, ledger):
-            own = plan if is_tuned_as_planned(grid, ledger) else None
-        lost = bool(ledger and lost_results(arm, ledger))
-        results[arm.name] = result_of_arm(arm, grid, own, lost)
+        result = result_of_arm(arm, tuning.get(arm.name), plan)
+        if ledger is not None:
+            follows = is_planned_base and follows_plan(arm, tuning.get(arm.name), ledger)
+            lost = bool(lost_results(arm, ledger))
+            result = dataclasses.replace(result, departs=not follows, lost=lost)
+        results[arm.name] = result
     return judge(results, design_of(arms, plan, margin))
+
+
+def follows_plan(arm: Arm, grid: GridLosses | None, ledger: Ledger) -> bool:
+    """Whether the results and the tuning of an arm are those of the plan."""
+    return is_of_first_results(arm, ledger) and is_tuned_as_planned(grid, ledger)
 
 
 def is_of_first_results(arm: Arm, ledger: Ledger) -> bool:
@@ -100,15 +107,8 @@ def share_data(arms: Sequence[Arm]) -> bool:
     )
 
 
-def result_of_arm(
-    arm: Arm, grid: GridLosses | None, plan: StudyPlan | None, lost: bool = False
-) -> ArmResult:
-    """What an arm brings to its verdict.
-
-    Args:
-        plan: None if the arm's results are not those that were planned.
-        lost: whether it has `lost_results`.
-    """
+def result_of_arm(arm: Arm, grid: GridLosses | None, plan: StudyPlan | None) -> ArmResult:
+    """What the runs of an arm bring to its verdict."""
     block = blocks_by_seed(arm)
     planned = None if plan is None else plan.seeds.get(arm.name, ())
     return ArmResult(
@@ -117,7 +117,6 @@ def result_of_arm(
         rate=arm.rates,
         diverged=blocks_with(arm.diverged, block),
         planned=None if planned is None else blocks_with(planned, block),
-        lost=lost,
         tuning_gap=tuning_gap(grid, arm.rates[0]) if grid else None,
         documents=min(run.effective_documents for run in arm.runs),
         trigram=arm.floor("trigram"),

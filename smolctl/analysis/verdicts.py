@@ -49,6 +49,7 @@ class ArmResult:
         rate: the learning rates of the recipe.
         diverged: seeds whose loss did not stay finite. They count as finished.
         planned: the seeds that the study's ledger planned before the first result; None: no plan.
+        departs: whether the runs depart from that plan in another way than by their seeds.
         lost: whether results that the ledger has are missing here: what is left is no sample.
         tuning_gap: upper bound in nats/token, infinite without one; None if the arm was not tuned.
         documents: of the test set, as many as they would be of one length.
@@ -61,6 +62,7 @@ class ArmResult:
     rate: tuple[float, ...]
     diverged: frozenset[int] = frozenset()
     planned: frozenset[int] | None = None
+    departs: bool = False
     lost: bool = False
     tuning_gap: float | None = None
     documents: float = 0
@@ -69,6 +71,10 @@ class ArmResult:
     @property
     def finished(self) -> frozenset[int]:
         return frozenset(self.losses) | self.diverged
+
+    @property
+    def is_exploratory(self) -> bool:
+        return self.planned is None or self.departs or not self.finished <= self.planned
 
     @property
     def mean(self) -> float:
@@ -111,8 +117,8 @@ class Difference:
         paired: whether the arms are compared within seeds.
         gain_of_pairing: how many times the seeds it is worth; None if unknown or not paired.
         missing: what an inconclusive verdict lacks; empty for any other verdict.
-        exploratory: whether there is no plan of the seeds from before the first result, or there
-            are seeds beyond it.
+        exploratory: whether there is no plan of the seeds from before the first result, or the
+            runs depart from it.
         standard_error: of `mean`, with `degrees_of_freedom` for Student's t; None without an
             interval.
     """
@@ -251,7 +257,7 @@ def judged(base: ArmResult, arm: ArmResult, design: Design, level: float) -> Dif
         sample(list(one.losses.values()), least_spread=SMALLEST_SPREAD) for one in both
     )
     estimate = over_seeds(*losses, blocked=paired)
-    exploratory = any(one.planned is None or not one.finished <= one.planned for one in both)
+    exploratory = any(one.is_exploratory for one in both)
     missing = missing_conditions(base, arm, design.looks)
     open_to_tuning = gaps(base, arm)
     if estimate is None:

@@ -8,13 +8,11 @@ processes, comes to the same grid.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smolctl.analysis.learning_rates import best_rate, stepped
+from smolctl.analysis.learning_rates import MOST_ADDED, best_rate, stepped
 from smolctl.analysis.tuning_gap import open_edges
 from smolctl.studies.plan import PlannedRun
 from smolctl.studies.rate_grid import Tuning
 from smollm2.errors import RunError
-
-MOST_ADDED = 4  # rates, on either side: beyond two on either side of one, a factor of 8
 
 Losses = dict[str, dict[float, dict[int, float]]]  # by arm, rate and seed
 

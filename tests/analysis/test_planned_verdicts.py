@@ -8,6 +8,7 @@ import pytest
 from support.compared import compared, primary
 from support.planted import plan, plant_tuning, planted, rescore
 
+from smolctl.analysis.learning_rates import stepped
 from smolctl.analysis.study_plan import PlanChange, PlannedResult, TuningPlan, read_ledger
 from smolctl.studies.ledger import record_results, require_same_results, write_ledger
 from smollm2.errors import UserError
@@ -51,6 +52,16 @@ def test_a_run_that_was_trained_again_makes_a_verdict_exploratory(capsys, workdi
     found = compared(capsys, "a", "b")
     assert primary(found)["b"]["exploratory"]
     assert any("trained again: b-s0" in text for text in found["excluded"])
+
+
+def test_between_looks_there_is_no_verdict_however_the_runs_depart_from_the_plan(
+    capsys, workdir, template
+):
+    planted_ab(template)
+    study = Path("results/s")
+    plan(study, seeds=dict.fromkeys("ab", (0, 1, 2, 3)), looks=(2, 4))
+    assert primary(compared(capsys, "a", "b"))["b"]["missing"] == ["seeds"]
+    assert primary(compared(capsys, "b", "a"))["a"]["missing"] == ["seeds"]  # another first arm
 
 
 def test_the_margin_is_that_of_the_plan(capsys, workdir, template):
@@ -112,7 +123,9 @@ def test_a_subset_of_the_arms_is_judged_by_the_plan_of_all(capsys, workdir, temp
     study = Path("results/s")
     plan(study, looks=(3, 5))
     every = primary(compared(capsys, "a", "b", "c", "d"))
-    few = primary(compared(capsys, "a", "b"))
+    of_few = compared(capsys, "a", "b")
+    few = primary(of_few)
+    assert "The 3 verdicts of the study at 2 looks hold together" in " ".join(of_few["conclusion"])
     assert every["b"]["confidence"] == 1 - 0.05 / 3 / 2
     assert judged_as(few["b"]) == judged_as(every["b"])
     assert few["b"]["verdict"] == "better"
@@ -209,6 +222,30 @@ def test_a_lost_result_of_another_arm_or_of_no_plan_is_no_matter(capsys, workdir
     assert found["c"]["missing"] == ["seeds"]
 
 
+@pytest.mark.parametrize(
+    ("added", "grows", "expected"),
+    [
+        ((), True, True),
+        ((-1,), True, True),
+        ((-1, -2, 1), True, True),
+        ((-1, -2, -3, -4), True, True),
+        ((-1, -2, -3, -4, -5), True, False),
+        ((-2,), True, False),  # the one between is gone
+        ((1, 3), True, False),
+        ((-1,), False, False),
+    ],
+)
+def test_a_tuning_has_the_rates_that_its_grid_can_have_grown_by(added, grows, expected):
+    rates = (1e-3, stepped(1e-3, 1), stepped(1e-3, 2))
+    planned = TuningPlan(rates, (100, 101), grows)
+    grown = (stepped(rates[-1 if step > 0 else 0], step) for step in added)
+    grid = {rate: {100: 5.0, 101: 5.1} for rate in (*rates, *grown)}
+    assert planned.has_led_to(grid) is expected
+    assert not planned.has_led_to(grid | {rates[1] * 1.1: {100: 5.0}})  # between two
+    assert not planned.has_led_to(grid | {rates[0]: {100: 5.0}})  # a run is gone
+    assert not planned.has_led_to(grid | {rates[0]: {100: 5.0, 101: 5.1, 102: 5.2}})
+
+
 def test_another_tuning_than_planned_is_exploratory(capsys, workdir, template):
     for seed in range(3):
         planted(template, "a", seed, 5.0 + 0.001 * seed)
@@ -229,7 +266,7 @@ def test_another_tuning_than_planned_is_exploratory(capsys, workdir, template):
         (dataclasses.replace(planned_as, seeds=(100, 101)), True),
         (dataclasses.replace(planned_as, seeds=(100, 101, 102, 103)), True),
         (dataclasses.replace(planned_as, rates=(rate, rate * 2)), True),
-        (dataclasses.replace(planned_as, rates=(rate, rate * 2), grows=True), False),
+        (dataclasses.replace(planned_as, rates=(rate, rate * 2), grows=True), True),  # no step
         (TuningPlan(), True),
         (planned_as, False),
     ):

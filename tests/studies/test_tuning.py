@@ -8,9 +8,10 @@ import pytest
 from support.command import run_main
 from support.tinies import runs_of
 
+from smolctl.analysis.learning_rates import MOST_ADDED
 from smolctl.analysis.run_metrics import tuning_loss
 from smolctl.studies.plan import horizons, tuned_by, tuning_runs
-from smolctl.studies.rate_search import MOST_ADDED, chosen_rates, search
+from smolctl.studies.rate_search import chosen_rates, search
 from smolctl.studies.runner import Session
 from smolctl.studies.study_file import read_study, study_of
 from smollm2.errors import RunError

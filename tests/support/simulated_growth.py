@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from support.simulated import SPREAD, Shares, compare, losses, shares
 
+from smolctl.analysis.learning_rates import MOST_ADDED
 from smolctl.analysis.tuning_gap import OPEN, gap_bounds, lowest_at_edges
-from smolctl.studies.rate_search import MOST_ADDED
 
 STEP = 0.5  # octaves between rates: a factor of the root of 2
 AT_ONCE = 200  # grids, to bound the memory

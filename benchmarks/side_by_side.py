@@ -29,6 +29,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -98,6 +99,8 @@ def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespa
             cells, which `run` passes to `amend`, and its own `device` or `versions`.
     """
     options = parser.parse_args()
+    if problem := problem_of(options):
+        parser.error(problem)
     if options.measure is None:
         return options
     work, contender = options.measure
@@ -118,6 +121,21 @@ def start(parser: argparse.ArgumentParser, measure: Measure) -> argparse.Namespa
     sys.exit()
 
 
+def problem_of(options: argparse.Namespace) -> str:
+    """What is wrong with the common options; empty if nothing is."""
+    for name in ("rounds", "threads"):
+        if getattr(options, name) < 1:
+            return f"--{name} is at least 1."
+    if not 0 <= options.patience < math.inf:
+        return "--patience is a number of seconds; 0 does not wait."
+    for name in ("works", "contenders"):
+        if (words := getattr(options, name)) is not None and not all(words.split(",")):
+            return f"--{name} takes words separated by commas, none empty."
+    if not options.csv.parent.is_dir():
+        return f"--csv: there is no folder {options.csv.parent}."
+    return ""
+
+
 def run(
     options: argparse.Namespace,
     contenders: Mapping[str, Sequence[str]],
@@ -132,11 +150,15 @@ def run(
         amend: makes the row to be written from a row and the earlier ones.
 
     Raises:
-        SystemExit: there is no such work; or a contender failed, after all others were measured.
+        SystemExit: there is no such work or contender; or a contender failed, after all others were
+            measured.
     """
     works = chosen(contenders, options.works)
     if not works:
         sys.exit(f"No work has {options.works!r} in its name. Available: {', '.join(contenders)}.")
+    if not any(chosen(contenders[work], options.contenders) for work in works):
+        names = dict.fromkeys(name for work in works for name in contenders[work])
+        sys.exit(f"There is no contender {options.contenders!r}. Available: {', '.join(names)}.")
     guard = Guard(options.patience, lambda: rate_in_process(options.threads))
     guard.wait_for_quiet()
     log, rows, failed = Console(stderr=True), list[Row](), list[str]()

@@ -81,6 +81,27 @@ def guard(table, monkeypatch):
     return make
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--rounds", "0"),
+        ("--threads", "-1"),
+        ("--patience", "nan"),
+        ("--patience", "-1"),
+        ("--works", ","),
+        ("--contenders", ""),
+        ("--csv", "no/such/folder/x.csv"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(table, capsys, monkeypatch, option, value):
+    side_by_side = sys.modules["side_by_side"]
+    monkeypatch.setattr(sys, "argv", ["x.py", option, value])
+    with pytest.raises(SystemExit) as ended:
+        side_by_side.start(side_by_side.parser("x"), lambda *_: {})
+    assert ended.value.code == 2
+    assert option in capsys.readouterr().err
+
+
 def test_a_measurement_waits_for_a_quiet_machine(guard, monkeypatch):
     one, slept = guard([])
     loads = iter([2.0, 0.5, 0.3])

@@ -67,7 +67,7 @@ def compare(
     from smolctl.analysis.planning import require_difference, seeds_to_find
     from smolctl.analysis.rungs import ladder_dict
     from smolctl.analysis.selection import compare_arms
-    from smolctl.cli.console import print_json, say, warn
+    from smolctl.cli.console import print_json, print_lines, say, warn
     from smolctl.cli.run_list import require_study
     from smolctl.cli.terminal import say_what_is_missing, show_sections
     from smolctl.report.card import write_figures
@@ -110,9 +110,11 @@ def compare(
     if seeds is not None:
         final, tuning = seeds
         also = f" and {tuning} seeds of [tune]" if tuning else ", if their rates are equally good"
-        say(
-            f"To find a true difference of {detect:g} nats/token four times in five: "
-            f"{final:,} seeds an arm{also}."
+        print_lines(
+            [
+                f"To find a true difference of {detect:g} nats/token four times in five: "
+                f"{final:,} seeds an arm{also}."
+            ]
         )
     has_weights = not any(one.run.packed_in for one in found.runs)
     if "tasks" in names and found.tasks.empty and has_weights:

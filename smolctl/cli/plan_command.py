@@ -81,8 +81,7 @@ def plan_study(
     spread = spread_for(family, arms)
     sessions = list(sessions_of(file, results, source=data))
     found = [numbers(one, detect, spread, family) | {"pilot": source} for one in sessions]
-    for session in sessions:
-        warn_of_results(session)
+    is_late = [warn_of_results(session) for session in sessions]
     warn_of_regime(arms)
     if as_json:
         print_json({"rungs": found} if larger else found[0])
@@ -98,11 +97,11 @@ def plan_study(
     if larger:
         seconds = 3600 * sum(one["present"]["hours"] for one in found)
         say(f"All sizes as they are: {duration(seconds)} on this machine.")
-    say_next(file, smallest, found[0], results)
+    say_next(file, smallest, found[0], results, is_late=any(is_late))
 
 
-def warn_of_results(session: "Session") -> None:
-    """Warn if a study has results: then it is late to plan."""
+def warn_of_results(session: "Session") -> bool:
+    """Warn if a study has results: then it is late to plan. Whether it has."""
     from smolctl.analysis.study_plan import read_ledger
     from smolctl.cli.console import warn
 
@@ -111,6 +110,8 @@ def warn_of_results(session: "Session") -> None:
             f"study {session.study.name!r} has {len(ledger.results)} results: seeds that are added "
             "now make its verdicts exploratory."
         )
+        return True
+    return False
 
 
 def warn_of_regime(arms: "tuple[Arm, ...]") -> None:
@@ -252,8 +253,8 @@ def show_numbers(found: dict[str, Any]) -> None:
         (
             ("seeds an arm", *(f"{each['seeds']:,}" for each in columns)),
             ("seeds of [tune]", *(f"{each['tuning_seeds'] or '–'}" for each in columns)),
-            ("detectable at the rates chosen", *effects("minimum_detectable")),
-            ("detectable with what rates could gain", *effects("detectable_with_tuning")),
+            ("minimum detectable effect", *effects("minimum_detectable")),
+            ("the same with the tuning gaps", *effects("detectable_with_tuning")),
             ("final runs", *(f"{each['final_runs']:,}" for each in columns)),
             ("tuning runs, at least", *(f"{each['tuning_runs']:,}" for each in columns)),
             ("time on this machine", *(duration(each["hours"] * 3600) for each in columns)),
@@ -290,12 +291,21 @@ def say_if_unlike(arm: "Arm", session: "Session") -> None:
         say(f"The runs of the pilot are of another kind, and may vary otherwise: {fields}.")
 
 
-def say_next(file: Path, study: "Study", found: dict[str, Any], results: Path) -> None:
-    """Say what to write into the study file and what to type."""
+def say_next(
+    file: Path, study: "Study", found: dict[str, Any], results: Path, *, is_late: bool
+) -> None:
+    """Say what to write into the study file and what to type.
+
+    Args:
+        is_late: whether the study has results, so that other seeds take a file of another name.
+    """
     from smolctl.cli.console import say
 
     present, wanted = found["present"], found["needed"]
     needed, tuning = wanted["seeds"], wanted["tuning_seeds"]
+    if is_late and (needed, tuning) != (present["seeds"], present["tuning_seeds"]):
+        file = file.with_name(f"{file.stem}-2{file.suffix}")
+        say(f"Copy the file to {file} first: other seeds take a study of another name.")
     run = command("study", str(file), results=results)
     if not tuning:
         say("The file has no [tune], so these numbers hold only for arms at equally good rates.")

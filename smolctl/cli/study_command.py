@@ -251,8 +251,11 @@ def study_result(session: "Session") -> dict[str, Any]:
 
 def say_result(session: "Session") -> None:
     """Say what a study chose, and how much of it is finished."""
-    for arm, rate in session.rates().items():
-        say(f"Tuning chose a learning rate of {rate:g} for {arm}.")
+    from smolctl.report.wording import grouped, listed
+
+    texts = {arm: f"{rate:g}" for arm, rate in session.rates().items()}
+    for rate, arms in grouped(texts).items():
+        say(f"Tuning chose a learning rate of {rate} for {listed(arms)}.")
     runs = session.planned()
     finished = [run for run in runs if session.is_finished(run)]
     say(f"{len(finished)} of {len(runs)} runs are finished in {session.folder}.")

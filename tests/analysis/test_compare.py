@@ -240,6 +240,17 @@ def test_an_arm_that_is_the_first_one_again_is_a_control(capsys, workdir, templa
     assert "FLOPs per token" not in text
 
 
+def test_a_control_that_could_hide_a_difference_that_matters_says_so(capsys, workdir, template):
+    for seed in range(3):
+        planted(template, "a", seed, 5.0 + 0.01 * seed)
+        planted(template, "a-again", 10 + seed, 5.0 + 0.011 * seed)
+    for margin, expected in ((0.5, False), (0.001, True)):
+        plan(Path("results/s"), margin=margin)
+        text = "\n".join(compared(capsys, "a", "a-again")["conclusion"])
+        assert "No difference is found, as expected" in text
+        assert (f"could miss one as large as the margin of {margin:g}" in text) is expected
+
+
 def test_one_run_of_a_control_or_a_seed_of_the_base_is_not_praised(capsys, workdir, template):
     planted(template, "a", 0, 5.0)
     planted(template, "b", 1, 5.1)

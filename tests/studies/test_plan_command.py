@@ -47,7 +47,7 @@ def test_the_next_step_is_the_study_file_with_more_seeds(capsys, workdir, study_
     command = ("plan", str(study_file), "--pilot", "s", "--detect")
     code, out, err = run_main(capsys, *command, "0.1")
     assert code == 0, err
-    assert "detectable with what rates could gain" in out
+    assert "the same with the tuning gaps" in out
     assert "30" in out  # 2 arms, 5 rates, 3 seeds
     needed = json.loads(run_main(capsys, *command, "0.1", "--json")[1])["needed"]
     assert needed["seeds"] > 10  # which seeds alone would take
@@ -130,6 +130,9 @@ def test_seeds_that_come_after_results_are_warned_about(capsys, workdir, study_f
     code, _, err = run_main(capsys, "plan", str(study_file), "--detect", "0.1", "--pilot", "s")
     assert code == 0
     assert "has 4 results: seeds that are added now make its verdicts exploratory" in err
+    other = study_file.with_name(f"{study_file.stem}-2.toml")
+    assert f"Copy the file to {other} first" in err
+    assert f"into {other}, then smolctl study {other}" in err
 
 
 @pytest.mark.parametrize(
@@ -160,10 +163,10 @@ def test_what_cannot_be_planned_is_said(
 
 def test_compare_says_how_many_seeds_it_would_take(capsys, workdir, earlier):
     command = ("compare", "a", "b", "--study", "s", "--detect")
-    code, _, err = run_main(capsys, *command, "0.1")
+    code, out, err = run_main(capsys, *command, "0.1")
     assert code == 0, err
     said = "To find a true difference of 0.1 nats/token four times in five: 10 seeds an arm, if "
-    assert f"{said}their rates are equally good." in err
+    assert f"{said}their rates are equally good." in " ".join(out.split())
     found = json.loads(run_main(capsys, *command, "0.1", "--json")[1])
     assert found["detect"] == {"difference": 0.1, "seeds": 10, "tuning_seeds": None}
     code, _, err = run_main(capsys, *command, "-1")

@@ -169,7 +169,7 @@ def answer_table(evidence: Evidence) -> Table:
     total, *_, flops = size_rows(main, main)
     rows = [total, flops]
     for study in (*evidence.of_quality, *evidence.in_time):
-        rows += [loss_row(study, main), *gap_rows(study, main)]
+        rows += [loss_row(study, main), *gap_rows(study, main), effect_row(study, main)]
     if evidence.timed:
         rows.append(speed_row(evidence.timed, main))
     if evidence.quantized.is_judged:
@@ -211,6 +211,14 @@ def gap_rows(study: Comparison, main: Comparison) -> list[tuple[str, ...]]:
         return []
     label = f"tuning gap at most, equal {AXES[study.equal]}"
     return [row_of(label, study, main, min(base, default="–"), cells)]
+
+
+def effect_row(study: Comparison, main: Comparison) -> tuple[str, ...]:
+    """The true difference that a study would find."""
+    cells = {
+        arm: number(found.minimum_detectable_effect, LOSS) for arm, found in study.primary.items()
+    }
+    return row_of(f"minimum detectable, equal {AXES[study.equal]}", study, main, "–", cells)
 
 
 def verdict_cell(found: Difference) -> str:

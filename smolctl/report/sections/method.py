@@ -6,7 +6,7 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.report.document import Section, bullets, section
 from smolctl.report.evidence import Evidence
 from smolctl.report.sections.architecture import what_they_are
-from smolctl.report.wording import described, listed, machine, once
+from smolctl.report.wording import described, grouped, listed, machine, once
 
 
 def method_section(evidence: Evidence) -> Section | None:
@@ -18,6 +18,7 @@ def method_section(evidence: Evidence) -> Section | None:
             bullets(
                 [
                     f"{what_they_are(evidence)}.",
+                    *named_otherwise(study),
                     protocol_sentence(study),
                     *([unit_sentence(study)] if study.others else []),
                     *margins(evidence),
@@ -27,6 +28,20 @@ def method_section(evidence: Evidence) -> Section | None:
             )
         ],
     )
+
+
+def named_otherwise(study: Comparison) -> list[str]:
+    """What the arms are that have the name of another model or a name of their own: `orig` may be
+    an orig of other dimensions."""
+    named = {arm.name: arm.protocol.variant for arm in study.arms}
+    others = {arm: variant for arm, variant in named.items() if variant != arm}
+    if not others:
+        return []
+    texts = [
+        f"{listed(arms)} {'is' if len(arms) == 1 else 'are'} `{variant}`"
+        for variant, arms in grouped(others).items()
+    ]
+    return [f"{'; '.join(texts)}."]
 
 
 def unit_sentence(study: Comparison) -> str:

@@ -137,13 +137,23 @@ def quality_findings(study: Comparison, answered: Collection[tuple[str, str]] = 
                 f"{names_text(arm.failed)} failed: the numbers of {arm.name} are those of the runs "
                 "that finished, and may flatter it."
             )
-    if len(study.others) > 1 and not any(one.exploratory for one in study.primary.values()):
-        sentences.append(
-            f"The {len(study.others)} verdicts of the study hold together, and their intervals are "
-            f"wider for it (Bonferroni's correction): if no arm differed from {study.base.name}, "
-            "the chance of any false verdict would be at most 5 %."
-        )
-    return [*sentences, on_text(study)]
+    return [*sentences, *family_sentence(study), on_text(study)]
+
+
+def family_sentence(study: Comparison) -> list[str]:
+    """Why the intervals of verdicts that follow a plan are wider than those of one comparison."""
+    plan = study.ledger.binding if study.ledger else None
+    verdicts, looks = len(plan.seeds) - 1 if plan else 0, len(plan.looks) if plan else 1
+    if verdicts * looks < 2 or any(one.exploratory for one in study.primary.values()):
+        return []
+    count = f"The {verdicts} verdicts of the study" if verdicts > 1 else "The verdict of the study"
+    at = f" at {looks} looks" if looks > 1 else ""
+    hold, their = ("hold together", "their") if verdicts > 1 else ("holds", "its")
+    return [
+        f"{count}{at} {hold}, and {their} intervals are wider for it (Bonferroni's correction): if "
+        f"no arm differed from {study.base.name}, the chance of any false verdict would be at most "
+        "5 %."
+    ]
 
 
 def why_exploratory(study: Comparison) -> list[str]:
@@ -222,7 +232,11 @@ def control(comparison: Comparison, arm: Arm) -> str:
     if difference.interval is None:  # nothing else could have come out
         return text
     if finds_nothing(difference):
-        return f"{text} No difference is found, as expected."
+        margin, low, high = comparison.margin, *difference.interval
+        found = f"{text} No difference is found, as expected"
+        if margin is not None and max(-low, high) >= margin:
+            return f"{found}, but these runs could miss one as large as the margin of {margin:g}."
+        return f"{found}."
     return f"{text} The difference that is found is false, as {false_share(difference)} may show."
 
 

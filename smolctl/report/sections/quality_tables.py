@@ -17,6 +17,7 @@ from smolctl.report.wording import (
     seeds_text,
 )
 
+LARGEST_GAIN = 10  # that is shown: of more, few seeds know the size of no digit
 OF_MODEL = (ACCURACY, BITS_PER_BYTE)
 
 
@@ -144,11 +145,13 @@ def basis_table(comparison: Comparison) -> Table | None:
 
 
 def pairing_cell(found: Difference) -> str:
-    """`1.8 × the seeds`, where arms are compared within seeds."""
+    """`1.8 × the seeds`, where arms are compared within seeds; with few of them it is rough."""
     if not found.paired:
         return "not paired"
     gain = found.gain_of_pairing
-    return "unknown" if gain is None else f"{gain:.1f} × the seeds"
+    if gain is None:
+        return "unknown"
+    return f"over {LARGEST_GAIN} × the seeds" if gain > LARGEST_GAIN else f"{gain:.1f} × the seeds"
 
 
 def secondary_table(comparison: Comparison, metrics: Sequence[Metric]) -> Table:

@@ -1,7 +1,7 @@
 """A finished run's files, read and checked once, and the metrics read from them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from smollm2.runs.manifest_types import SCORED_TEXT
 if TYPE_CHECKING:
     from smollm2.protocol.run_config import ResolvedConfig
     from smollm2.runs.run import Run
+    from smollm2.runs.tables import Columns
 
 
 class RunTables(NamedTuple):
@@ -31,9 +32,15 @@ class RunTables(NamedTuple):
         test: scores on the test split at the end of training, by name.
     """
 
-    train: pd.DataFrame
-    curve: pd.DataFrame
-    test: "pd.Series[float]"
+    train: "Columns"
+    curve: "Columns"
+    test: Mapping[str, float]
+
+
+def measured(cells: "np.ndarray") -> "np.ndarray":
+    """Those that are not empty; one NaN if there are none."""
+    found = cells[~np.isnan(cells)]
+    return found if len(found) else np.array([math.nan])
 
 
 @dataclass(frozen=True)
@@ -64,17 +71,17 @@ BITS_PER_BYTE = Metric(
 )
 TOKENS_PER_SECOND = Metric(
     *("tokens_per_second", "tokens per second", 0),
-    read=lambda run: run.train["tokens_per_second"].median(),
+    read=lambda run: np.median(measured(run.train["tokens_per_second"])),
     is_of_machine=True,
 )
 SECONDS = Metric(
     *("seconds", "training seconds", 1),
-    read=lambda run: run.train["seconds"].iloc[-1],
+    read=lambda run: run.train["seconds"][-1],
     is_of_machine=True,
 )
 PEAK_MEMORY = Metric(
     *("peak_memory_mb", "peak memory, MB", 0),
-    read=lambda run: run.train["peak_memory_mb"].max(),
+    read=lambda run: measured(run.train["peak_memory_mb"]).max(),
     is_of_machine=True,
 )
 METRICS = (LOSS, ACCURACY, BITS_PER_BYTE, TOKENS_PER_SECOND, SECONDS, PEAK_MEMORY)
@@ -96,10 +103,10 @@ class FinishedRun:
     run: "Run"
     protocol: "ResolvedConfig"
     values: dict[str, float]
-    curve: pd.DataFrame
-    train: pd.DataFrame
+    curve: "Columns"
+    train: "Columns"
     tasks: pd.DataFrame
-    documents: pd.DataFrame | None
+    documents: "Columns | None"
 
     @property
     def name(self) -> str:
@@ -117,8 +124,8 @@ class FinishedRun:
     def test_documents(self) -> int:
         """The number of documents behind the final test loss."""
         if self.documents is not None:
-            return len(self.documents)
-        return int(self._final_test["clusters"])
+            return len(self.documents["document"])
+        return self._final_test("clusters")
 
     @cached_property
     def effective_documents(self) -> float:
@@ -127,7 +134,7 @@ class FinishedRun:
         runs of older versions, which kept no sums of each."""
         if self.documents is None:
             return self.test_documents
-        sizes = [int(size) for size in self.documents["n_tokens"]]
+        sizes = self.documents["n_tokens"].tolist()
         return sum(sizes) ** 2 / sum(size**2 for size in sizes)
 
     @property
@@ -148,13 +155,12 @@ class FinishedRun:
     @property
     def is_tested_whole(self) -> bool:
         """Whether the final test covers the test split."""
-        return bool(self._final_test["n"] == self._final_test["total"])
+        return self._final_test("n") == self._final_test("total")
 
-    @cached_property
-    def _final_test(self) -> "pd.Series[Any]":
-        """A row of eval.csv about the final test."""
-        table = self.run.table("eval")
-        return table[table["suite"] == FINAL_TEST].iloc[0]
+    def _final_test(self, column: str) -> int:
+        """A number of the final test in eval.csv, the same for all of its metrics."""
+        scores = self.run.columns("eval")
+        return int(scores[column][scores["suite"] == FINAL_TEST][0])
 
     @cached_property
     def tasks_by_key(self) -> dict[tuple[Any, ...], dict[Any, Any]]:
@@ -188,15 +194,15 @@ def read_finished(run: "Run") -> FinishedRun:
 def read_checked(run: "Run") -> FinishedRun:
     """`read_finished`, which may raise other errors too."""
     protocol = run.protocol
-    train, curve = run.table("train"), run.table("val")
+    train, curve = run.columns("train"), run.columns("val")
     for name, table, columns in (
         ("train", train, ("step", "seconds", "loss")),
         ("val", curve, ("step", "tokens", "flops", "seconds", "loss")),
     ):
         for column in columns:
-            if not np.isfinite(table[column].to_numpy(dtype=float)).all():
+            if not np.isfinite(table[column]).all():
                 raise UserError(f"{run.name}/{name}.csv has a {column} that is not a number.")
-        if table.empty or table["step"].iloc[-1] != protocol.steps:
+        if not len(table["step"]) or table["step"][-1] != protocol.steps:
             raise UserError(f"{run.name}/{name}.csv does not end at step {protocol.steps}.")
     tables = RunTables(train, curve, run.test_scores())
     values = {metric.name: float(metric.read(tables)) for metric in METRICS}
@@ -215,8 +221,7 @@ def read_imported(run: "Run") -> FinishedRun:
     Raises:
         UserError: eval.csv is missing or damaged.
     """
-    none = pd.DataFrame()
-    return FinishedRun(run, run.protocol, {}, none, none, task_scores(run), None)
+    return FinishedRun(run, run.protocol, {}, {}, {}, task_scores(run), None)
 
 
 def tuning_loss(run: "Run") -> float:
@@ -227,14 +232,14 @@ def tuning_loss(run: "Run") -> float:
         UserError: the table cannot be read, or is empty.
     """
     if (run.path / "eval.csv").exists():
-        scores = run.table("eval")
-        found = scores[(scores["suite"] == FINAL_VALIDATION) & (scores["metric"] == "loss")]
-        if not found.empty:
-            return float(found["value"].iloc[-1])
-    losses = run.table("val")["loss"]
-    if losses.empty:
+        scores = run.columns("eval")
+        is_loss = (scores["suite"] == FINAL_VALIDATION) & (scores["metric"] == "loss")
+        if is_loss.any():
+            return float(scores["value"][is_loss][-1])
+    losses = run.columns("val")["loss"]
+    if not len(losses):
         raise UserError(f"{run.name}/val.csv has no validation.")
-    return float(losses.iloc[-1])
+    return float(losses[-1])
 
 
 def siblings(run: "Run") -> "list[Run]":

@@ -7,12 +7,13 @@ import pandas as pd
 
 from smollm2.errors import UserError
 from smollm2.runs.conditions import CONDITIONS, TEXT_SUITES
-from smollm2.runs.tables import TableFolder
+from smollm2.runs.tables import TABLES, TableFolder
 
 # Rows that agree in WAY ask in the same way; in QUESTIONS, the same questions.
 WAY = ["task", *CONDITIONS]
 QUESTIONS = ["n", "total", "fingerprint"]
 TASK_KEYS = [*WAY, "metric", *QUESTIONS]
+NONE = pd.DataFrame(columns=list(TABLES["eval"]))
 
 
 def task_scores(tables: TableFolder) -> pd.DataFrame:
@@ -21,6 +22,8 @@ def task_scores(tables: TableFolder) -> pd.DataFrame:
     Raises:
         UserError: eval.csv is missing or damaged, or a task has an empty cell.
     """
+    if TEXT_SUITES.keys() >= {*tables.columns("eval")["suite"]}:
+        return NONE
     scores = tables.table("eval")
     tasks = scores[~scores["suite"].isin(TEXT_SUITES)]
     if tasks[["value", *TASK_KEYS]].isna().any(axis=None):

@@ -53,9 +53,12 @@ def task_means(arms: Sequence[Arm]) -> pd.DataFrame:
 def recorded(arms: Sequence[Arm]) -> pd.DataFrame:
     """The task scores of all runs, with the columns `arm` and `run` (a number)."""
     runs = [(arm.name, finished.tasks) for arm in arms for finished in arm.runs]
-    return pd.concat(
-        [tasks.assign(arm=arm, run=number) for number, (arm, tasks) in enumerate(runs)]
-    )
+    scored = [
+        tasks.assign(arm=arm, run=number)
+        for number, (arm, tasks) in enumerate(runs)
+        if not tasks.empty
+    ]
+    return pd.concat(scored) if scored else runs[0][1].assign(arm="", run=0)
 
 
 def side_by_side(rows: pd.DataFrame) -> pd.DataFrame:

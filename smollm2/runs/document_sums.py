@@ -8,12 +8,12 @@ from smollm2.runs.conditions import FINAL_TEST
 from smollm2.runs.run import Run
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from smollm2.runs.tables import Columns
 
 TOLERANCE = 1e-9  # relative, of sums in another order
 
 
-def read_documents(run: Run) -> "pd.DataFrame | None":
+def read_documents(run: Run) -> "Columns | None":
     """The sums over each document of the final test, with the columns of documents.csv; None if
     there is no such file, as in a run that tunes or is of an older version.
 
@@ -25,22 +25,23 @@ def read_documents(run: Run) -> "pd.DataFrame | None":
 
     if not os.path.lexists(run.path / "documents.csv"):  # a broken link is reported below
         return None
-    found, scores = run.table("documents"), run.table("eval")
-    test = scores[(scores["suite"] == FINAL_TEST) & (scores["metric"] == "loss")]
+    found, scores = run.columns("documents"), run.columns("eval")
+    (test,) = np.nonzero((scores["suite"] == FINAL_TEST) & (scores["metric"] == "loss"))
+    documents = len(found["document"])
     is_whole = (
-        len(found) > 0
-        and found["document"].is_unique
+        documents > 0
+        and len(np.unique(found["document"])) == documents
         and (found["n_tokens"] > 0).all()
-        and np.isfinite(found[["nats", "text_nats"]].to_numpy(dtype=float)).all()
+        and all(np.isfinite(found[sums]).all() for sums in ("nats", "text_nats"))
     )
     if not is_whole:
         raise UserError(f"{run.name}/documents.csv has a row that no training writes.")
     n_tokens, nats = found["n_tokens"].sum(), found["nats"].sum()
     adds_up = (
         len(test) == 1
-        and n_tokens == test["n"].iloc[0]
-        and len(found) == test["clusters"].iloc[0]
-        and np.isclose(nats / n_tokens, test["value"].iloc[0], rtol=TOLERANCE)
+        and n_tokens == scores["n"][test[0]]
+        and documents == scores["clusters"][test[0]]
+        and np.isclose(nats / n_tokens, scores["value"][test[0]], rtol=TOLERANCE)
     )
     if not adds_up:
         raise UserError(f"{run.name}/documents.csv does not add up to the test loss in eval.csv.")

@@ -19,7 +19,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smollm2.errors import RunBusy, RunError, UserError, did_you_mean
 from smollm2.files import absolute, discard_folder, folder_bytes, replace_file, write_json
@@ -38,9 +38,6 @@ from smollm2.runs.packed import (
     packed_runs,
 )
 from smollm2.runs.tables import TableFolder
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LOCK_SECONDS = 1.0  # to wait for the lock of a run
 BESIDE_SECONDS = 0.1  # for that of a run that is only asked about
@@ -276,25 +273,29 @@ class Run(TableFolder):
             raise RunError(f"Cannot remove run {self.name!r}: {reason}.") from error
         return freed
 
-    def test_scores(self) -> "pd.Series":
+    def test_scores(self) -> dict[str, float]:
         """The test scores at the end of training by metric: loss, accuracy, ...
 
         Raises:
             UserError: as `table`, or there are none.
         """
-        if (scores := self._scores(FINAL_TEST)).empty:
+        if not (scores := self._scores(FINAL_TEST)):
             raise UserError(f"{self.name}/eval.csv has no test scores of the end of training.")
         return scores
 
-    def final_scores(self) -> "pd.Series":
+    def final_scores(self) -> dict[str, float]:
         """`test_scores`; of a run that tunes, those on all validation documents, which are empty in
         an older one."""
         is_tuning = self.role is Role.SWEEP
         return self._scores(FINAL_VALIDATION) if is_tuning else self.test_scores()
 
-    def _scores(self, suite: str) -> "pd.Series":
-        table = self.table("eval")
-        return table[table["suite"] == suite].set_index("metric")["value"]
+    def _scores(self, suite: str) -> dict[str, float]:
+        scores = self.columns("eval")
+        rows = zip(scores["suite"], scores["metric"], scores["value"].tolist(), strict=True)
+        found = [(metric, value) for its, metric, value in rows if its == suite]
+        if len(found) > len(dict(found)):
+            raise UserError(f"{self.name}/eval.csv has two scores of one kind in {suite}.")
+        return dict(found)
 
     def cut(self, step: int) -> None:
         """Drop the rows after `step`, and a half-written last line."""

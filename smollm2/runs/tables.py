@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,10 @@ from smollm2.runs.conditions import CONDITIONS, upgraded
 from smollm2.runs.quantize_status import with_status
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+
+    Columns = Mapping[str, "np.ndarray"]  # of a table, by name
 
 TABLES: dict[str, tuple[str, ...]] = {
     "train": (
@@ -103,21 +108,28 @@ class TableFolder:
         writer.writerows(rows)
         replace_file(self.path / f"{table}.csv", text.getvalue())
 
-    def table(self, table: str) -> "pd.DataFrame":
-        """A table of numbers and words; an empty cell is NaN or NA. Columns that are not the
-        table's are dropped.
+    def columns(self, table: str) -> "Columns":
+        """A table of numbers and words, each column by its name; an empty cell is NaN, of words
+        None. Columns that are not the table's are dropped. Not to be written to.
 
         Raises:
             UserError: the file is missing or cannot be read, lacks a column, has a line of another
                 length or a cell of another type, ends in the middle of a line, or was written by no
                 version of this package.
         """
-        name, text = f"{self.name}/{table}.csv", self._text(table, strict=True)
+        name, text = f"{self.name}/{table}.csv", self._text(table)
         if text is None:
             raise UserError(f"Run {self.name!r} has no {table}.csv.")
         if not text.endswith("\n"):
             raise UserError(f"{name} ends in the middle of a line.")
-        return checked_table(table, text, name).copy()
+        return checked_columns(table, text, name)
+
+    def table(self, table: str) -> "pd.DataFrame":
+        """`columns` as a table of pandas, which takes longer."""
+        import pandas as pd
+
+        words = dict.fromkeys(WORDS.get(table, ()), "str")
+        return pd.DataFrame(self.columns(table)).astype(words | (WHOLE if table == "eval" else {}))
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Raw strings, for rewriting; no rows if there is no file. A last line that is half written
@@ -131,11 +143,8 @@ class TableFolder:
         current = current_text(table, whole, f"{self.name}/{table}.csv")
         return list(csv.DictReader(io.StringIO(current)))
 
-    def _text(self, table: str, strict: bool = False) -> str | None:
+    def _text(self, table: str) -> str | None:
         """The text of a table; None if there is no file.
-
-        Args:
-            strict: whether its lines must have as many cells as its header.
 
         Raises:
             UserError: it cannot be read, or is no such text.
@@ -143,49 +152,79 @@ class TableFolder:
         name = f"{self.name}/{table}.csv"
         try:
             text = decoded(read_file(self.path / f"{table}.csv", MOST_BYTES))
-            whole = text[: text.rfind("\n") + 1]
-            header, *rows = csv.reader(io.StringIO(whole, newline="")) if whole else [[]]
+            header = header_of(text)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, csv.Error) as error:
             raise UserError(f"{name} cannot be read: {why_not(error)}.") from None
         if twice := next((one for one in header if header.count(one) > 1), None):
             raise UserError(f"{name} has two columns {twice!r}.")
-        if "\0" in text or (strict and any(len(row) != len(header) for row in rows)):
+        if "\0" in text:
             raise UserError(f"{name} has a line of another length.")
         return text
 
 
+def header_of(text: str) -> list[str]:
+    """The first line's cells."""
+    return next(csv.reader(io.StringIO(text[: text.find("\n") + 1], newline="")), [])
+
+
 @lru_cache(maxsize=MOST_KEPT)  # eval.csv is read by each who needs some of its rows
-def checked_table(table: str, text: str, name: str) -> "pd.DataFrame":
-    """See `TableFolder.table`.
+def checked_columns(table: str, text: str, name: str) -> "Columns":
+    """See `TableFolder.columns`.
 
     Args:
-        text: whole lines of equal length.
+        text: whole lines.
         name: what errors call the file.
     """
-    import pandas as pd
+    import pyarrow
+    from pyarrow import csv as arrow_csv
 
-    words = WORDS.get(table, ())
-    types = dict.fromkeys(words, "str") | (WHOLE if table == "eval" else {})
+    words, counts = WORDS.get(table, ()), COUNTS.get(table, ())
+    types = {column: pyarrow.float64() for column in TABLES[table]}
+    whole = [*counts, *(WHOLE if table == "eval" else {})]
+    types |= dict.fromkeys(words, pyarrow.string()) | dict.fromkeys(whole, pyarrow.int64())
+    text = current_text(table, text, name)
+    content = text.encode()
     try:
-        frame = pd.read_csv(io.StringIO(current_text(table, text, name)), dtype=types)
-    except OverflowError as error:
-        raise UserError(f"{name} has a number too large: {error}.") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{name} cannot be read: {error!s:.200}.") from None
-    kinds = {column: dtype.kind for column, dtype in frame.dtypes.items()}
-    missing = [column for column in TABLES[table] if column not in kinds]
-    if missing:
-        raise UserError(f"{name} lacks the column {missing[0]!r}.")
-    for column in TABLES[table] if len(frame) else ():
-        kind = kinds[column]
-        if column not in words and kind not in "iuf":
-            raise UserError(f"{name} has a {column} that is not a number.")
-        is_count = column in COUNTS.get(table, ())
-        if is_count and (kind == "f" or (frame[column].to_numpy() < 0).any()):
-            raise UserError(f"{name} has a cell in the column {column!r} that is not a count.")
-    return frame[list(TABLES[table])]
+        found = arrow_csv.read_csv(
+            pyarrow.BufferReader(content),
+            # One block and one thread: tables are small, and many.
+            arrow_csv.ReadOptions(use_threads=False, block_size=len(content) + 1),
+            arrow_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+            arrow_csv.ConvertOptions(
+                column_types=types,
+                include_columns=TABLES[table],
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
+        )
+    except KeyError:
+        missing = next(column for column in TABLES[table] if column not in header_of(text))
+        raise UserError(f"{name} lacks the column {missing!r}.") from None
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{name} {problem_of(str(error), header_of(text), counts)}") from None
+    for column in counts:
+        cells = found.column(column)
+        if cells.null_count or (len(cells) and cells.to_numpy().min() < 0):
+            raise UserError(f"{name} {not_a_count(column)}")
+    return {column: found.column(column).to_numpy() for column in TABLES[table]}
+
+
+BAD_CELL = re.compile(r"In CSV column #(\d+): ")
+
+
+def problem_of(message: str, header: Sequence[str], counts: Collection[str]) -> str:
+    """What is wrong with a table that Arrow does not read, after the file's name."""
+    if not (where := BAD_CELL.match(message)):
+        is_length = "Expected" in message
+        return "has a line of another length." if is_length else f"cannot be read: {message:.200}."
+    column = header[int(where[1])]
+    return not_a_count(column) if column in counts else f"has a {column} that is not a number."
+
+
+def not_a_count(column: str) -> str:
+    return f"has a cell in the column {column!r} that is not a count."
 
 
 def current_text(table: str, text: str, name: str) -> str:

@@ -27,7 +27,7 @@ TASKS = "piqa,openbookqa"
 def test_eval_repeats_the_test_scores_of_the_run_and_keeps_them(capsys, finished):
     before = Run(finished).test_scores()
     repeated = evaluated(capsys, "--tokens", 256)
-    assert {row["metric"]: row["value"] for row in repeated} == pytest.approx(before.to_dict())
+    assert {row["metric"]: row["value"] for row in repeated} == pytest.approx(before)
     whole = evaluated(capsys)
     assert whole[0]["n"] == whole[0]["total"] > 256
     part = evaluated(capsys, "--tokens", 64, "--tasks", "test,validation")
@@ -35,7 +35,7 @@ def test_eval_repeats_the_test_scores_of_the_run_and_keeps_them(capsys, finished
         ("test", 64, True),
         ("validation", 64, True),
     }
-    assert Run(finished).test_scores().to_dict() == pytest.approx(before.to_dict())
+    assert Run(finished).test_scores() == pytest.approx(before)
 
 
 def test_scores_of_another_dtype_are_another_measurement(capsys, finished):
@@ -44,7 +44,7 @@ def test_scores_of_another_dtype_are_another_measurement(capsys, finished):
     rows = evaluated(capsys, "--tokens", 256, "--dtype", other)
     assert rows[0]["value"] == pytest.approx(before["loss"], rel=1e-2)
     assert rows[0]["value"] != before["loss"]
-    assert Run(finished).test_scores().equals(before)
+    assert Run(finished).test_scores() == before
 
 
 def test_few_documents_are_reported(capsys, finished):

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -22,6 +24,10 @@ from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import RunConfig
 
 LONG = "pow2-with-one-kv-head-and-a-name-that-goes-on"
+
+
+def arrays(columns: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.array(cells) for name, cells in columns.items()}
 
 
 def facts_of(
@@ -41,7 +47,7 @@ def facts_of(
     rng = random.Random(f"{seed} {loss}")
     pace = rng.uniform(0.18, 0.22)  # seconds a step
     steps = [round(200 * i / (points - 1)) for i in range(points)] if points > 1 else [200]
-    curve = pd.DataFrame(
+    curve = arrays(
         {
             "step": steps,
             "flops": [step * protocol.flops_per_step for step in steps],
@@ -50,24 +56,24 @@ def facts_of(
             "accuracy": [0.3 * (1 - math.exp(-step / 25)) for step in steps],
         }
     )
-    train = pd.DataFrame(
+    train = arrays(
         {
             "step": range(1, 201),
             "seconds": [pace * step for step in range(200)],
             "loss": [loss + 4 * math.exp(-step / 25) + rng.gauss(0, 0.2) for step in range(200)],
             "lr": [3e-3 * min(1, (step + 1) / 10, (200 - step) / 40) for step in range(200)],
-            "tokens_per_second": math.nan,
+            "tokens_per_second": [math.nan] * 200,
         }
     )
     values = {"loss": loss + rng.gauss(0, noise), "tokens_per_second": math.nan, "seconds": 40}
-    test = pd.DataFrame([{"suite": "final-test", "clusters": 6, "n": 1, "total": 1}])
+    test = arrays({"suite": ["final-test"], "clusters": [6], "n": [1], "total": [1]})
     run = SimpleNamespace(
         name=f"run{loss}-s{seed}",
         arm="",
         study_path=Path("none"),
         manifest={"equal": "tokens", "floors": {"unigram": 30.0, "trigram": 20.0}},
         at_once=1,
-        table=lambda name: test,
+        columns=lambda name: test,
     )
     return FinishedRun(run, protocol, values, curve, train, pd.DataFrame(), None)
 

@@ -10,7 +10,7 @@ import pytest
 
 from smollm2.errors import UserError
 from smollm2.files import FULL, append, make_folder, replace_file, replacing, write_tensors
-from smollm2.runs.tables import TableFolder
+from smollm2.runs.tables import TABLES, TableFolder
 
 try:
     import resource
@@ -47,8 +47,9 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 
 @pytest.mark.parametrize("cell", ["1e999", "9" * 40])
 def test_a_table_with_a_number_too_large_is_named(tmp_path, cell):
-    (tmp_path / "eval.csv").write_text(f"shots,context\n0,{cell}\n")
-    with pytest.raises(UserError, match=r"eval.csv has a number too large"):
+    row = dict.fromkeys(TABLES["eval"], "1") | {"context": cell}
+    TableFolder(tmp_path).replace("eval", [row])
+    with pytest.raises(UserError, match=r"eval.csv has a context that is not a number"):
         TableFolder(tmp_path).table("eval")
 
 

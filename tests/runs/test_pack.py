@@ -76,7 +76,7 @@ def test_a_packed_study_is_read_like_its_directories(study):
     assert [(run.name, run.manifest, run.rows("val")) for run in runs] == before
     assert broken == []
     run = open_run(study.parent, "s", "a")
-    assert run.test_scores().equals(scores)
+    assert run.test_scores() == scores
     assert (run.study, run.home, run.study_path) == ("s", study / "a", study)
     assert not run.is_being_written
     assert load_run_tokenizer(run).get_vocab_size() == 512

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterable
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,6 +15,9 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.run_metrics import LOSS, FinishedRun
 from smolctl.report.figures.forest import against, headline, verdict_of
 from smolctl.report.style import GREY, HOLLOW, arm_label, key, looks, styled, titled
+
+if TYPE_CHECKING:
+    from smollm2.runs.tables import Columns
 
 
 @styled
@@ -96,7 +98,7 @@ def draw_loss(axes: Axes, finished: FinishedRun, axis: str, look: dict[str, Any]
     """A run's validation loss as a line, or a dot of a single validation; and its test loss where
     that ends. The caller scales the axes: there may be thousands of lines, which `axes.plot` would
     look at one by one, and the layout too."""
-    x, y = finished.curve[axis].to_numpy(), finished.curve["loss"].to_numpy()
+    x, y = finished.curve[axis], finished.curve["loss"]
     marker = "." if len(x) == 1 else ""
     curve = Line2D(x, y, **look | {"marker": marker})
     test = Line2D(x[-1:], [finished.values["loss"]], **look | HOLLOW, clip_on=False)
@@ -114,14 +116,14 @@ def spread_out(sizes: list[int]) -> list[int]:
     return kept
 
 
-def end_range(curves: Iterable[pd.DataFrame], ends: Iterable[float]) -> tuple[float, float]:
+def end_range(curves: "Iterable[Columns]", ends: Iterable[float]) -> tuple[float, float]:
     """Limits in which the later part of the curves is seen well, and all of `ends`.
 
     The first tenth of a curve may be cut off, and of the rest the highest tenth.
     """
     seen = list(ends)
     for curve in curves:
-        steps, losses = curve["step"].to_numpy(), curve["loss"].to_numpy()
+        steps, losses = curve["step"], curve["loss"]
         late = losses[steps >= 0.1 * steps[-1]]
         seen += [late.min(), np.percentile(late, 90), late[-1]]
     margin = 0.05 * (max(seen) - min(seen)) or 0.1

@@ -1,7 +1,7 @@
 """Causal attention on a CPU as matrix products over tiles of queries.
 
-torch's flash attention for CPUs is slower than the same arithmetic in products of whole tiles
-(figures in benchmarks/README.md).
+torch's flash attention for CPUs is slower than the same arithmetic in products of whole tiles, but
+for its forward pass on a CPU with AMX (figures in benchmarks/README.md).
 
 Shape suffixes as in `model`; G query heads share a key-value head, N = B·K, and a tile has t
 queries and sees L keys.
@@ -21,12 +21,15 @@ KEPT_POSITIONS = 256
 # Compiled code keeps probabilities whatever the backward pass here does, so beyond this many
 # positions torch's own attention, which keeps none, is better.
 COMPILED_POSITIONS = 512
+HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def suits_tiles(n_positions: int, device: torch.device) -> bool:
-    """Whether `causal_attention` is faster: on a CPU, for more than one tile."""
+    """Whether `causal_attention` is faster: on a CPU, for more than one tile, and with AMX only
+    where gradients are wanted."""
     many = n_positions > COMPILED_POSITIONS and torch.compiler.is_compiling()
-    return device.type == "cpu" and n_positions > TILE and not many
+    is_slow = HAS_AMX and not torch.is_grad_enabled()
+    return device.type == "cpu" and n_positions > TILE and not many and not is_slow
 
 
 def hidden_keys(n_positions: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Cross entropy of a linear head, computed in chunks so that all logits never exist at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -86,9 +86,8 @@ def add_product_(sum_VD: Tensor, logits_NV: Tensor, h_ND: Tensor) -> None:
 
 def cross_entropy_to_grad_(logits_NV: Tensor, targets_N: Tensor, n_tokens: int) -> Tensor:
     """See `ToGrad`."""
-    block = BLOCK_TOKENS.get(logits_NV.device.type, BLOCK_TOKENS["cpu"])
     total = torch.zeros((), device=logits_NV.device)
-    for logits, targets in zip(logits_NV.split(block), targets_N.split(block), strict=True):
+    for logits, targets in with_targets(block_tokens(logits_NV.device), logits_NV, targets_N):
         log_probs = logits.float().log_softmax(dim=-1)
         total += F.nll_loss(log_probs, targets, reduction="sum")
         grad = log_probs.exp_()
@@ -129,17 +128,25 @@ def softmax_(logits_NV: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
 def score_tokens(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """For each of N tokens its loss in nats (N, fp32) and whether it was the top choice (N)."""
     losses, hits = [], []
-    for h, targets in zip(
-        h_ND.split(chunk_tokens(h_ND.device)),
-        targets_N.split(chunk_tokens(h_ND.device)),
-        strict=True,
-    ):
-        logits = F.linear(h, weight_VD).float()
-        losses.append(F.cross_entropy(logits, targets, reduction="none"))
-        hits.append(logits.argmax(dim=-1) == targets)
+    for h, own in with_targets(chunk_tokens(h_ND.device), h_ND, targets_N):
+        for narrow, targets in with_targets(block_tokens(h.device), F.linear(h, weight_VD), own):
+            logits = narrow.float()
+            losses.append(F.cross_entropy(logits, targets, reduction="none"))
+            # The first of equals, like argmax, which takes twice as long on a CPU.
+            hits.append(logits.max(dim=-1).indices == targets)
     return torch.cat(losses), torch.cat(hits)
+
+
+def with_targets(n: int, x_NX: Tensor, targets_N: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """N rows, n at a time, with their targets."""
+    return zip(x_NX.split(n), targets_N.split(n), strict=True)
 
 
 def chunk_tokens(device: torch.device) -> int:
     """Tokens per chunk on a device."""
     return CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cpu"])
+
+
+def block_tokens(device: torch.device) -> int:
+    """Tokens per block of fp32 logits on a device."""
+    return BLOCK_TOKENS.get(device.type, BLOCK_TOKENS["cpu"])

@@ -112,3 +112,11 @@ def test_compiled_code_keeps_no_probabilities_of_long_sequences(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert suits_tiles(COMPILED_POSITIONS, cpu)
     assert not suits_tiles(COMPILED_POSITIONS + 1, cpu)
+
+
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_with_amx_tiles_are_for_training_alone(monkeypatch, has_amx):
+    monkeypatch.setattr("smollm2.model.attention.HAS_AMX", has_amx)
+    assert suits_tiles(512, torch.device("cpu"))
+    with torch.no_grad():
+        assert suits_tiles(512, torch.device("cpu")) is not has_amx

@@ -12,13 +12,13 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/smolctl study results/demo.toml
+	$(BIN)/smolctl study results/demo.toml --at-once 2
 	$(BIN)/smolctl compare orig orig-again pow2 moe-160m --study demo
 	$(BIN)/smolctl report --study demo --out results/demo/MODEL_CARD.md --html results/demo/card.html
 	@echo
 	@echo "Made: a study of two runs each of three arms and a control, its model card and figures in"
 	@echo "results/demo; look at results/demo/card.html. orig-again is orig once more on the same data: any"
-	@echo "difference between them is chance. 100 steps show that it works, not which model is better."
+	@echo "difference between them is chance. 50 steps show that it works, not which model is better."
 	@echo "Next: $(BIN)/smolctl train --variant pow2 --scale nano --steps 300 --data YOUR_TEXT"
 
 # One process per core, each with one thread: the models of the tests are too small for more.

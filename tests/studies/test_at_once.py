@@ -47,7 +47,7 @@ def test_as_many_as_asked_for_and_left(session, four_cores, asked, number):
 @pytest.mark.parametrize("why", ["short", "core", "gpu", "seconds"])
 def test_one_at_a_time(session, four_cores, monkeypatch, why):
     if why == "short":
-        monkeypatch.setattr(at_once, "WORTH_SECONDS", 60.0)
+        monkeypatch.setattr(at_once, "WORTH_SECONDS", 20.0)
     elif why == "core":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     elif why == "gpu":

@@ -1,7 +1,7 @@
 """Causal attention on a CPU as matrix products over tiles of queries.
 
 torch's flash attention for CPUs is slower than the same arithmetic in products of whole tiles, but
-for its forward pass on a CPU with AMX (figures in benchmarks/README.md).
+for its forward pass in bf16 on a CPU with AMX (figures in benchmarks/README.md).
 
 Shape suffixes as in `model`; G query heads share a key-value head, N = B·K, and a tile has t
 queries and sees L keys.
@@ -24,11 +24,11 @@ COMPILED_POSITIONS = 512
 HAS_AMX = bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
-def suits_tiles(n_positions: int, device: torch.device) -> bool:
-    """Whether `causal_attention` is faster: on a CPU, for more than one tile, and with AMX only
-    where gradients are wanted."""
+def suits_tiles(n_positions: int, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `causal_attention` is faster: on a CPU, for more than one tile, and in bf16 with AMX
+    only where gradients are wanted."""
     many = n_positions > COMPILED_POSITIONS and torch.compiler.is_compiling()
-    is_slow = HAS_AMX and not torch.is_grad_enabled()
+    is_slow = HAS_AMX and dtype == torch.bfloat16 and not torch.is_grad_enabled()
     return device.type == "cpu" and n_positions > TILE and not many and not is_slow
 
 

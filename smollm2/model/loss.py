@@ -132,7 +132,7 @@ def score_tokens(h_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Te
         for narrow, targets in with_targets(block_tokens(h.device), F.linear(h, weight_VD), own):
             logits = narrow.float()
             losses.append(F.cross_entropy(logits, targets, reduction="none"))
-            # The first of equals, like argmax, which takes twice as long on a CPU.
+            # The first of equals, as by argmax, which takes twice as long on a CPU.
             hits.append(logits.max(dim=-1).indices == targets)
     return torch.cat(losses), torch.cat(hits)
 

@@ -105,7 +105,7 @@ def attend(
         return y_BKGE.reshape(B, T, -1)
     if hidden_T1T is not None and len(hidden_T1T) < T:
         hidden_T1T = None
-    if mask_B1TL is None and suits_tiles(T, q_BTHE.device):
+    if mask_B1TL is None and suits_tiles(T, q_BTHE.device, q_BTHE.dtype):
         return causal_attention(q_BTHE, k_BKLE, v_BKLE, hidden_T1T).flatten(2)
     y_BHTE = F.scaled_dot_product_attention(
         q_BTHE.transpose(1, 2),
@@ -256,7 +256,7 @@ class SmolLM2(nn.Module):
         if self.device.type == "cpu":
             self.to_grad_ = compiled_cross_entropy_to_grad_
         mask_T1T = None
-        if suits_tiles(n_positions, self.device) and n_positions <= COMPILED_POSITIONS:
+        if suits_tiles(n_positions, self.device, self.dtype) and n_positions <= COMPILED_POSITIONS:
             mask_T1T = hidden_keys(n_positions)
         for block in self.blocks:
             assert isinstance(block, Block)

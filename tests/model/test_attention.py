@@ -106,17 +106,19 @@ def test_training_is_that_with_torchs_attention(monkeypatch, data):
 
 def test_compiled_code_keeps_no_probabilities_of_long_sequences(monkeypatch):
     cpu = torch.device("cpu")
-    assert suits_tiles(2048, cpu)
-    assert not suits_tiles(TILE, cpu)
-    assert not suits_tiles(512, torch.device("cuda"))
+    assert suits_tiles(2048, cpu, torch.bfloat16)
+    assert not suits_tiles(TILE, cpu, torch.bfloat16)
+    assert not suits_tiles(512, torch.device("cuda"), torch.bfloat16)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert suits_tiles(COMPILED_POSITIONS, cpu)
-    assert not suits_tiles(COMPILED_POSITIONS + 1, cpu)
+    assert suits_tiles(COMPILED_POSITIONS, cpu, torch.bfloat16)
+    assert not suits_tiles(COMPILED_POSITIONS + 1, cpu, torch.bfloat16)
 
 
 @pytest.mark.parametrize("has_amx", [True, False])
 def test_with_amx_tiles_are_for_training_alone(monkeypatch, has_amx):
     monkeypatch.setattr("smollm2.model.attention.HAS_AMX", has_amx)
-    assert suits_tiles(512, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    assert suits_tiles(512, cpu, torch.bfloat16)
     with torch.no_grad():
-        assert suits_tiles(512, torch.device("cpu")) is not has_amx
+        assert suits_tiles(512, cpu, torch.bfloat16) is not has_amx
+        assert suits_tiles(512, cpu, torch.float32)

@@ -143,6 +143,15 @@ def test_scores_are_each_tokens_loss_and_whether_it_was_first_choice(n_tokens):
     assert not losses.requires_grad
 
 
+def test_of_equal_logits_the_first_is_the_choice():
+    h, weight = torch.ones(70, 2), torch.zeros(9, 2)
+    weight[[4, 7]] = 1.0
+    targets = torch.arange(70) % 9
+    for dtype in (torch.float32, torch.bfloat16):
+        _, hits = score_tokens(h.to(dtype), weight.to(dtype), targets)
+        assert hits.tolist() == (targets == 4).tolist()
+
+
 def test_scores_of_bfloat16_are_softmaxed_in_fp32():
     h, weight, targets = example(40, torch.bfloat16)
     losses, _ = score_tokens(h, weight, targets)

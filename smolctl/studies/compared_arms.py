@@ -67,7 +67,7 @@ def finished_arms(
     if waiting and not ended:
         raise none_finished(there, results, study)
     left = [arm for arm in arms if arm not in waiting]
-    runs = {arm: runs_of(arm, results, study, with_imported=False) for arm in left}
+    runs = {arm: runs_of(arm, results, study, with_imported=False, there=there) for arm in left}
     if not waiting:
         return runs, []
     from smolctl.studies.study_progress import how_to_go_on  # imports torch

@@ -167,10 +167,18 @@ def none_finished(runs: list[Run], results: Path, study: str) -> UserError:
     )
 
 
-def runs_of(target: str, results: Path, study: str, *, with_imported: bool = True) -> list[Run]:
+def runs_of(
+    target: str,
+    results: Path,
+    study: str,
+    *,
+    with_imported: bool = True,
+    there: list[Run] | None = None,
+) -> list[Run]:
     """The finished runs that `target` names.
 
     Args:
+        there: every run of the study, where they have been read.
         with_imported: whether it may name an imported run; else the name may also be that of an arm
             that started from it.
 
@@ -182,7 +190,7 @@ def runs_of(target: str, results: Path, study: str, *, with_imported: bool = Tru
         if not run.is_finished:
             raise UserError(f"Run {target} {unfinished(run)}")
         return [run]
-    there = runs_in(results, study)
+    there = runs_in(results, study) if there is None else there
     runs = [run for run in there if with_imported or not run.is_imported]
     finished = [run for run in runs if run.is_finished]
     if found := called(target, finished):

@@ -224,7 +224,7 @@ def table_file(name: str, table: PackedTable) -> bytes:
 
 def to_parquet(header: Row, rows: list[Row]) -> bytes:
     """A table of text columns; empty cells are null."""
-    import pyarrow as pa  # half a second, which only packing and unpacking take
+    import pyarrow as pa  # half a second
     import pyarrow.parquet as pq
 
     columns = zip(*rows, strict=True) if rows else ([] for _ in header)

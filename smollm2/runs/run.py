@@ -277,7 +277,7 @@ class Run(TableFolder):
         """The test scores at the end of training by metric: loss, accuracy, ...
 
         Raises:
-            UserError: as `table`, or there are none.
+            UserError: as `columns`, or there are none, or two of one kind.
         """
         if not (scores := self._scores(FINAL_TEST)):
             raise UserError(f"{self.name}/eval.csv has no test scores of the end of training.")

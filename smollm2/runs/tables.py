@@ -128,8 +128,7 @@ class TableFolder:
         """`columns` as a table of pandas, which takes longer."""
         import pandas as pd
 
-        words = dict.fromkeys(WORDS.get(table, ()), "str")
-        return pd.DataFrame(self.columns(table)).astype(words | (WHOLE if table == "eval" else {}))
+        return pd.DataFrame(self.columns(table)).astype(WHOLE if table == "eval" else {})
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Raw strings, for rewriting; no rows if there is no file. A last line that is half written
@@ -140,8 +139,11 @@ class TableFolder:
         """
         text = self._text(table) or ""
         whole = text[: text.rfind("\n") + 1]  # the last line may be half written
-        current = current_text(table, whole, f"{self.name}/{table}.csv")
-        return list(csv.DictReader(io.StringIO(current)))
+        name = f"{self.name}/{table}.csv"
+        try:
+            return list(csv.DictReader(io.StringIO(current_text(table, whole, name))))
+        except csv.Error as error:
+            raise UserError(f"{name} cannot be read: {error}.") from None
 
     def _text(self, table: str) -> str | None:
         """The text of a table; None if there is no file.
@@ -184,7 +186,10 @@ def checked_columns(table: str, text: str, name: str) -> "Columns":
     types = {column: pyarrow.float64() for column in TABLES[table]}
     whole = [*counts, *(WHOLE if table == "eval" else {})]
     types |= dict.fromkeys(words, pyarrow.string()) | dict.fromkeys(whole, pyarrow.int64())
-    text = current_text(table, text, name)
+    try:
+        text = current_text(table, text, name)
+    except csv.Error as error:
+        raise UserError(f"{name} cannot be read: {error}.") from None
     content = text.encode()
     try:
         found = arrow_csv.read_csv(
@@ -204,6 +209,8 @@ def checked_columns(table: str, text: str, name: str) -> "Columns":
         raise UserError(f"{name} lacks the column {missing!r}.") from None
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{name} {problem_of(str(error), header_of(text), counts)}") from None
+    if found.column(0).null_count:
+        raise UserError(f"{name} has a line without a {TABLES[table][0]}.")
     for column in counts:
         cells = found.column(column)
         if cells.null_count or (len(cells) and cells.to_numpy().min() < 0):
@@ -216,7 +223,8 @@ BAD_CELL = re.compile(r"In CSV column #(\d+): ")
 
 def problem_of(message: str, header: Sequence[str], counts: Collection[str]) -> str:
     """What is wrong with a table that Arrow does not read, after the file's name."""
-    if not (where := BAD_CELL.match(message)):
+    where = BAD_CELL.match(message)
+    if not where or int(where[1]) >= len(header):
         is_length = "Expected" in message
         return "has a line of another length." if is_length else f"cannot be read: {message:.200}."
     column = header[int(where[1])]

@@ -53,6 +53,54 @@ def test_a_table_with_a_number_too_large_is_named(tmp_path, cell):
         TableFolder(tmp_path).table("eval")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda text: text.replace("1,2", "\n1,2"), "a line without a document"),
+        (lambda text: text + "3,4,5\n", "a line of another length"),
+        (lambda text: text.replace("1,2", "1.5,2"), "'document' that is not a count"),
+        (lambda text: text.replace("1,2", "-1,2"), "'document' that is not a count"),
+        (lambda text: text.replace("1,2,3", "1,2,x"), "a nats that is not a number"),
+        (lambda text: text.replace("nats,hits", "nats,hits,hits"), "two columns 'hits'"),
+        (lambda text: text.replace("nats,", "Nats,", 1), "lacks the column 'nats'"),
+        (lambda text: text[:-1], "ends in the middle of a line"),
+        (lambda text: f'"a\nb",{text}', "lacks the column|another length"),
+    ],
+)
+def test_a_damaged_table_is_refused_in_a_sentence(tmp_path, change, sentence):
+    row = dict(zip(TABLES["documents"], range(1, 7), strict=True))
+    folder = TableFolder(tmp_path)
+    folder.replace("documents", [row, row | {"document": 2}])
+    assert folder.columns("documents")["nats"].tolist() == [3.0, 3.0]
+    path = tmp_path / "documents.csv"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UserError, match=rf"documents.csv .*({sentence})"):
+        folder.columns("documents")
+
+
+def test_a_table_is_read_with_more_columns_and_other_ends_of_lines(tmp_path):
+    row = dict(zip(TABLES["documents"], range(1, 7), strict=True))
+    folder = TableFolder(tmp_path)
+    folder.replace("documents", [row])
+    path = tmp_path / "documents.csv"
+    first, second = path.read_text().splitlines()
+    path.write_bytes(f"later,{first}\r\nx,{second}\r\n".encode())
+    assert {name: cells.tolist() for name, cells in folder.columns("documents").items()} == {
+        name: [cell] for name, cell in row.items()
+    }
+
+
+@pytest.mark.parametrize("table", ["quantize", "eval"])
+def test_a_cell_without_an_end_is_reported(tmp_path, table):
+    folder = TableFolder(tmp_path)
+    folder.replace(table, [dict.fromkeys(TABLES[table], "1")])
+    with (tmp_path / f"{table}.csv").open("a") as file:
+        file.write('"' + "x" * 200_000 + "\n")
+    for read in (folder.table, folder.rows):
+        with pytest.raises(UserError, match=f"{table}.csv (cannot be read|has a line of another)"):
+            read(table)
+
+
 def fail_at(monkeypatch, place, number):
     """Have the `number`-th call of a function of `os` find the disk full."""
     calls, real = [], getattr(os, place)

@@ -53,8 +53,9 @@ def start_tokens(pair: Comparison, arm: Arm) -> float:
 
 def start_losses(pair: Comparison, arm: Arm) -> tuple[list[float], list[float]]:
     """The validation losses of the dense runs and of those of `arm` after `start_tokens`."""
+    tokens = start_tokens(pair, arm)
     dense, sparse = (
-        [read_curve(finished, "tokens", start_tokens(pair, arm)) for finished in one.runs]
+        [read_curve(finished, "tokens", tokens) for finished in one.runs]
         for one in (pair.base, arm)
     )
     return dense, sparse

@@ -131,8 +131,8 @@ def problem_of(options: argparse.Namespace) -> str:
     for name in ("works", "contenders"):
         if (words := getattr(options, name)) is not None and not all(words.split(",")):
             return f"--{name} takes words separated by commas, none empty."
-    if not options.csv.parent.is_dir():
-        return f"--csv: there is no folder {options.csv.parent}."
+    if options.csv.is_dir() or not options.csv.parent.is_dir():
+        return f"--csv takes a file in a folder that is there, not {options.csv}."
     return ""
 
 

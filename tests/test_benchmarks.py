@@ -91,6 +91,7 @@ def guard(table, monkeypatch):
         ("--works", ","),
         ("--contenders", ""),
         ("--csv", "no/such/folder/x.csv"),
+        ("--csv", "."),
     ],
 )
 def test_options_that_make_no_sense_are_refused_at_once(table, capsys, monkeypatch, option, value):

@@ -303,7 +303,7 @@ def say_next(
 
     present, wanted = found["present"], found["needed"]
     needed, tuning = wanted["seeds"], wanted["tuning_seeds"]
-    if is_late and (needed, tuning) != (present["seeds"], present["tuning_seeds"]):
+    if is_late and (needed > present["seeds"] or tuning > present["tuning_seeds"]):
         file = file.with_name(f"{file.stem}-2{file.suffix}")
         say(f"Copy the file to {file} first: other seeds take a study of another name.")
     run = command("study", str(file), results=results)

@@ -130,6 +130,10 @@ def test_seeds_that_come_after_results_are_warned_about(capsys, workdir, study_f
     code, _, err = run_main(capsys, "plan", str(study_file), "--detect", "0.1", "--pilot", "s")
     assert code == 0
     assert "has 4 results: seeds that are added now make its verdicts exploratory" in err
+    err = run_main(capsys, "plan", str(study_file), "--detect", "9", "--pilot", "s")[2]
+    assert "The file has enough final seeds." in err  # no reason to start over
+    assert "Copy the file" not in err
+    err = run_main(capsys, "plan", str(study_file), "--detect", "0.1", "--pilot", "s")[2]
     other = study_file.with_name(f"{study_file.stem}-2.toml")
     assert f"Copy the file to {other} first" in err
     assert f"into {other}, then smolctl study {other}" in err

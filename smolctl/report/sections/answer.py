@@ -214,11 +214,12 @@ def gap_rows(study: Comparison, main: Comparison) -> list[tuple[str, ...]]:
 
 
 def effect_row(study: Comparison, main: Comparison) -> tuple[str, ...]:
-    """The true difference that a study would find."""
+    """The true difference that a study would find at the rates that its runs had."""
     cells = {
         arm: number(found.minimum_detectable_effect, LOSS) for arm, found in study.primary.items()
     }
-    return row_of(f"minimum detectable, equal {AXES[study.equal]}", study, main, "–", cells)
+    label = f"minimum detectable at these rates, equal {AXES[study.equal]}"
+    return row_of(label, study, main, "–", cells)
 
 
 def verdict_cell(found: Difference) -> str:

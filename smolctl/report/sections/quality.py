@@ -144,7 +144,8 @@ def family_sentence(study: Comparison) -> list[str]:
     """Why the intervals of verdicts that follow a plan are wider than those of one comparison."""
     plan = study.ledger.binding if study.ledger else None
     verdicts, looks = len(plan.seeds) - 1 if plan else 0, len(plan.looks) if plan else 1
-    if verdicts * looks < 2 or any(one.exploratory for one in study.primary.values()):
+    found = study.primary.values()
+    if not found or verdicts * looks < 2 or any(one.exploratory for one in found):
         return []
     count = f"The {verdicts} verdicts of the study" if verdicts > 1 else "The verdict of the study"
     at = f" at {looks} looks" if looks > 1 else ""

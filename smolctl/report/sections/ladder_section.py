@@ -8,7 +8,7 @@ from smolctl.analysis.size_ladder import Bounded, Lack, Trend
 from smolctl.report.document import Block, Figure, Section, Table, bullets, section
 from smolctl.report.evidence import Evidence
 from smolctl.report.figures.size_trends import trends_of
-from smolctl.report.wording import listed
+from smolctl.report.wording import grouped, listed
 
 LACKS = {
     Lack.SEEDS: "seeds that finished",
@@ -84,13 +84,14 @@ def trend_sentence(ladder: SizeLadder, one: ArmTrend) -> str:
 
 def lack_clauses(one: ArmTrend) -> list[str]:
     """What is missing, by size, or of the line."""
-    clauses = []
-    for size, lacks in one.lacking.items():
-        if size:
-            clauses.append(f"{size} lacks {listed([LACKS[lack] for lack in lacks])}")
-        else:
-            clauses += [OF_LINE[lack] for lack in lacks]
-    return clauses
+    texts = {
+        size: listed([LACKS[lack] for lack in lacks]) for size, lacks in one.lacking.items() if size
+    }
+    clauses = [
+        f"{listed(sizes)} {'lacks' if len(sizes) == 1 else 'lack'} {text}"
+        for text, sizes in grouped(texts).items()
+    ]
+    return clauses + [OF_LINE[lack] for lack in one.lacking.get("", ())]
 
 
 def how_made(ladder: SizeLadder) -> list[str]:
@@ -103,7 +104,9 @@ def how_made(ladder: SizeLadder) -> list[str]:
         ]
     )
     rates = "Every size is tuned by itself"
-    if notes.rate == TRANSFER:
+    if not any(study.grids for study in ladder.studies.values()):
+        rates = "No learning rate was tuned"
+    elif notes.rate == TRANSFER:
         rates = (
             f"Learning rates are tuned at {notes.smallest} and {notes.check}; elsewhere they are "
             f"those of {notes.smallest}, scaled by 1 / d_model (muP) and rounded to factors of √2"

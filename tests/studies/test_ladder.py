@@ -189,7 +189,7 @@ def test_a_ladder_runs_from_the_smallest_size_and_continues(capsys, workdir, lad
     code, out, err = run_main(capsys, *where.split())
     assert code == 0, err
     assert "is unknown" in out
-    assert "20k lacks" in " ".join(out.split())
+    assert "is unknown: 20k and 30k lack learning rates" in " ".join(out.split())
     code, out, err = run_main(capsys, *where.split(), "--json")
     assert code == 0, err
     found = json.loads(out)["ladder"]

@@ -186,10 +186,7 @@ def checked_columns(table: str, text: str, name: str) -> "Columns":
     types = {column: pyarrow.float64() for column in TABLES[table]}
     whole = [*counts, *(WHOLE if table == "eval" else {})]
     types |= dict.fromkeys(words, pyarrow.string()) | dict.fromkeys(whole, pyarrow.int64())
-    try:
-        text = current_text(table, text, name)
-    except csv.Error as error:
-        raise UserError(f"{name} cannot be read: {error}.") from None
+    text = current_text(table, text, name)
     content = text.encode()
     try:
         found = arrow_csv.read_csv(
@@ -239,8 +236,11 @@ def current_text(table: str, text: str, name: str) -> str:
     """The text of a table in the columns of this version.
 
     Raises:
-        UserError: it was written by no version of this package.
+        UserError: it cannot be read, or was written by no version of this package.
     """
     if table == "eval":
         return upgraded(text, name)
-    return with_status(text) if table == "quantize" else text
+    try:
+        return with_status(text) if table == "quantize" else text
+    except csv.Error as error:
+        raise UserError(f"{name} cannot be read: {error}.") from None

@@ -229,7 +229,7 @@ def train(
         typer.Option(
             "--compile/--no-compile",
             help="Compile the layers first (up to half a minute). Default: on a GPU; on a CPU "
-            "from 300,000 tokens at full size, 10 million at nano scale.",
+            "from 300,000 tokens at full size, 2 million at nano scale.",
             rich_help_panel="Machine",
             show_default=False,
         ),

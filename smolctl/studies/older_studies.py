@@ -21,6 +21,20 @@ def scored_as(runs: list[Run], study: Study) -> Study:
     return dataclasses.replace(study, arms=tuple(arms))
 
 
+def compiled_as(runs: list[Run], study: Study) -> Study:
+    """The study compiled or not as its runs are, where its file does not say: what is compiled by
+    default depends on the machine, the number of seeds and the version."""
+    trained = [run for run in runs if not run.is_imported]
+    if not trained or any(arm.config.compile is not None for arm in study.arms):
+        return study
+    compiled = trained[0].protocol.compile
+    arms = [
+        dataclasses.replace(arm, config=dataclasses.replace(arm.config, compile=compiled))
+        for arm in study.arms
+    ]
+    return dataclasses.replace(study, arms=tuple(arms))
+
+
 def in_order_of(runs: list[Run], configs: dict[str, RunConfig]) -> dict[str, RunConfig]:
     """The configurations with the order of the data that the study's runs have: in older ones every
     arm began at batch 0."""

@@ -13,7 +13,7 @@ from smolctl.studies.rate_grid import Tuning
 from smolctl.studies.study_file import Study
 from smollm2.data import TokenData
 from smollm2.errors import UserError
-from smollm2.protocol.resolve import resolve
+from smollm2.protocol.resolve import pays_to_compile, resolve
 from smollm2.protocol.run_config import (
     ResolvedConfig,
     RunConfig,
@@ -65,8 +65,10 @@ def horizons(study: Study, step_seconds: Mapping[str, float]) -> dict[str, RunCo
     """
     first = study.arms[0].name
     base = resolve(study.arms[0].config)
-    if study.equal == "seconds" and study.arms[0].config.compile is None:
-        base = dataclasses.replace(base, compile=False)  # as the steps were timed
+    if study.arms[0].config.compile is None:
+        # Equal seconds: as the steps were timed.
+        compiled = study.equal != "seconds" and pays_to_compile(base, study.runs_of_an_arm)
+        base = dataclasses.replace(base, compile=compiled)
     configs = {}
     for arm in study.arms:
         steps = base.steps

@@ -121,6 +121,12 @@ class Study:
             return self.blocked
         return self.equal == "tokens" and share_orders(self.arms)
 
+    @property
+    def runs_of_an_arm(self) -> int:
+        """The runs of the first arm that are planned: those of the tuning and the final ones."""
+        tuning = len(self.tuning.lr) * len(self.tuning.seeds) if self.tuning else 0
+        return tuning + len(self.arms[0].seeds)
+
     def on_data(self, source: str) -> "Study":
         """The study on another text."""
         arms = [replace(arm, config=replace(arm.config, data=source)) for arm in self.arms]

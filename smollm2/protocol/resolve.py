@@ -23,11 +23,11 @@ from smollm2.protocol.run_config import (
     round_down,
 )
 
-# A run on a CPU is compiled from this many tokens on. Compiling takes 4 to 20 s and makes steps up
-# to a fifth faster, never slower (benchmarks/README.md); on two cores these tokens take 15 and 30
-# minutes. The model does not matter: runs of equal length would not be comparable if only some
-# were compiled.
-COMPILE_TOKENS = {"full": 300_000, "nano": 10_000_000}
+# A run on a CPU is compiled from this many tokens on, those of an arm's runs in a study taken
+# together: a process compiles a shape once, in 10 to 20 s, and steps become 1.1 times as fast at
+# full size and up to 1.5 at nano scale (benchmarks/README.md). The model does not matter: runs of
+# equal length would not be comparable if only some were compiled.
+COMPILE_TOKENS = {"full": 300_000, "nano": 2_000_000}
 
 # Far beyond any training so far: what exceeds these is a slip.
 MOST_STEPS = 10**12
@@ -119,13 +119,13 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
     return protocol
 
 
-def pays_to_compile(protocol: ResolvedConfig) -> bool:
-    """Whether compiling the layers saves time: on a GPU always, on a CPU with a compiler if the run
-    is long enough."""
+def pays_to_compile(protocol: ResolvedConfig, n_runs: int = 1) -> bool:
+    """Whether compiling the layers saves time: on a GPU always, on a CPU with a compiler if
+    `n_runs` such runs are long enough together."""
     from smollm2.device import compiler
 
     if protocol.device == "cpu":
-        n_tokens = protocol.steps * protocol.tokens_per_step
+        n_tokens = n_runs * protocol.steps * protocol.tokens_per_step
         least = COMPILE_TOKENS.get(protocol.scale, max(COMPILE_TOKENS.values()))
         return n_tokens >= least and compiler().runs
     return protocol.device == "cuda"

@@ -36,6 +36,18 @@ def test_a_study_that_an_older_version_began_keeps_its_windows(capsys, workdir, 
     assert 'held_out_windows = "first"' in kept.read_text()
 
 
+def test_a_study_that_began_uncompiled_goes_on_uncompiled(
+    capsys, monkeypatch, workdir, study_file
+):
+    assert run_main(capsys, "study", str(study_file))[0] == 0
+    monkeypatch.setattr("smollm2.protocol.resolve.COMPILE_TOKENS", {"nano": 1, "full": 1})
+    study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))
+    code, _, err = run_main(capsys, "study", str(study_file))
+    assert code == 0, err
+    assert len(runs_of(workdir)) == 6
+    assert {run.protocol.compile for run in runs_of(workdir).values()} == {False}
+
+
 def test_windows_are_chosen_by_name(capsys, workdir, study_file):
     study_file.write_text(
         study_file.read_text().replace("[train]", '[train]\nheld_out_windows = "last"')

@@ -54,10 +54,20 @@ def test_all_arms_are_compiled_or_none(monkeypatch):
         (977, "seconds", False),  # the seconds are those of uncompiled steps
     ):
         settings = {"steps": steps, "scale": "nano", "device": "cpu"}
-        study = study_of(minimal(train=settings, equal=equal), "x")
+        study = study_of(minimal(train=settings, equal=equal, seeds=[0]), "x")
         configs = horizons(study, {"orig": 1.0, "pow2": 1.1})
         assert configs["pow2"].steps < steps
         assert {resolve(config).compile for config in configs.values()} == {expected}
+
+
+def test_the_runs_of_an_arm_count_together_when_a_study_is_compiled(monkeypatch):
+    monkeypatch.setattr("smollm2.protocol.resolve.COMPILE_TOKENS", {"nano": 8 * 100 * 1024})
+    monkeypatch.setattr("smollm2.device.compiler", lambda: Compiler("cc", None))
+    train = {"steps": 100, "scale": "nano", "device": "cpu"}
+    sweep = {"lr": [1e-3, 2e-3], "seeds": [7, 8, 9]}
+    for seeds, expected in (([0], False), ([0, 1], True)):  # and six runs of the tuning
+        study = study_of(minimal(train=train, sweep=sweep, seeds=seeds), "x")
+        assert {config.compile for config in horizons(study, {}).values()} == {expected}
 
 
 def test_the_sweep_tries_every_arm_at_every_rate():

@@ -111,6 +111,7 @@ def llama_cpp(weights: str, folder: Path, options: argparse.Namespace) -> Row:
     llama = Llama(
         str(path),
         n_ctx=options.prompt + options.new,
+        n_batch=options.prompt + options.new,  # llama_cpp keeps the scores of one batch
         n_threads=options.threads,
         n_threads_batch=options.threads,
         verbose=False,

@@ -11,7 +11,7 @@ from smollm2.inference.compiled_step import materialize
 from smollm2.quantize.backends.torchao.cpu import CHUNK, LANES
 from smollm2.quantize.matrix import TableMatrix, UnsupportedShape
 
-MANY_ROWS = 512  # see int8.py
+MANY_ROWS = 256  # see int8.py
 
 
 class Int4(TableMatrix):
@@ -104,8 +104,9 @@ class Int4(TableMatrix):
         parts = self._blocks().split(CHUNK // block)
         scales_and_zeros = self.scales_and_zeros.split(CHUNK, dim=1)
         for packed, of_rows in zip(parts, scales_and_zeros, strict=True):
-            codes = torch.cat([packed & 15, packed >> 4], dim=-1)[..., place]
-            yield self._values(codes.transpose(1, 2).reshape(-1, self.n_in), of_rows)
+            slots = torch.cat([packed & 15, packed >> 4], dim=-1).transpose(1, 2).contiguous()
+            codes = slots.index_select(1, place)  # whole rows: a fifth of the time of single codes
+            yield self._values(codes.view(-1, self.n_in), of_rows)
 
     def _blocks(self) -> Tensor:
         return self.packed.view(-1, self.n_in, packing()[0] // 2)
@@ -114,7 +115,7 @@ class Int4(TableMatrix):
         """codes (N, n_in), scales_and_zeros (n_in / group_size, N, 2) -> weights (N, n_in)."""
         scales, zeros = scales_and_zeros.transpose(0, 1).unbind(-1)
         groups = codes.view(len(codes), -1, self.group_size).to(scales.dtype)
-        values = (groups - 8) * scales[..., None] + zeros[..., None]
+        values = groups.sub_(8).mul_(scales[..., None]).add_(zeros[..., None])
         return values.view(len(codes), self.n_in)
 
 

@@ -4,11 +4,11 @@
 
 Ours is `smollm2.inference.decoder.Decoder`, eager and compiled, in bf16, int8 and int4 in groups of
 64. Its peers are llama.cpp in F16, Q8_0 and Q4_0 (`pip install llama-cpp-python`, built from
-source) and
-the `generate` of transformers in bf16, eager and with its forward pass compiled. All have random
-weights of `pow2`, read the same prompt of 64 tokens and write 64, greedily; loading, compilation
-and a first short pass are not timed. The limit is the memory's: how many times per second it
-could deliver the bytes that ours reads per token, at the rate at which torch sums a large tensor.
+source) and the `generate` of transformers in bf16, eager and with its forward pass compiled. All
+have random weights of `pow2`, read the same prompt of 64 tokens and write 64, greedily; loading,
+compilation and a first short pass are not timed. Works named `prompt 512` read that many instead,
+and write 8. The limit is the memory's: how many times per second it could deliver the bytes that
+ours reads per token, at the rate at which torch sums a large tensor.
 
 `first_token_seconds` is from the start of the process to the first token after the prompt: imports,
 random weights (instead of loading), quantizing and compilation without a cache.
@@ -34,7 +34,7 @@ OURS = ("ours", "ours compiled", "llama.cpp", "limit")
 CONTENDERS = {
     f"pow2 {weights}": (*OURS, *(("transformers", "transformers compiled") if not i else ()))
     for i, weights in enumerate(LLAMA_CPP)
-}
+} | {f"pow2 {weights}, prompt 512": ("ours", "llama.cpp") for weights in ("int8", "int4-g64")}
 QUANTITIES = (
     "decode_tokens_per_second", "prefill_tokens_per_second", "first_token_seconds", "bytes_a_token",
     "read_gb_per_second",
@@ -49,7 +49,9 @@ def main() -> None:
 
 
 def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
-    weights = work.split()[1]
+    weights = work.split()[1].rstrip(",")
+    if "prompt" in work:
+        options.prompt, options.new = int(work.split()[-1]), 8
     with tempfile.TemporaryDirectory() as folder:
         for cache in ("TORCHINDUCTOR_CACHE_DIR", "SMOLCTL_CACHE"):
             os.environ[cache] = folder  # compilation starts from nothing

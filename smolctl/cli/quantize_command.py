@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smolctl.cli.options import Json, Results, Study, TextOfRun, complete_target, is_typed
+from smolctl.cli.quantize_options import configuration, has_groups, require_fit
 from smolctl.command_line import RESULTS, STUDY, command, short_path
 from smollm2.errors import RunError, UserError
-from smollm2.quantize.quant_config import DEFAULT_GROUP_SIZE, QuantConfig
-from smollm2.quantize.registry import BACKENDS, DEFAULT_BACKEND, find_backend
+from smollm2.quantize.quant_config import QuantConfig
+from smollm2.quantize.registry import BACKENDS, DEFAULT_BACKEND
 
 if TYPE_CHECKING:
     from smolctl.report.document import Section
@@ -23,6 +24,8 @@ EXAMPLES = """
 - `smolctl quantize --bits 4`
 
 - `smolctl quantize orig pow2 --bits 4 --group-size 32 --embedding 4`
+
+- `smolctl quantize pow2 --method gptq --calibration novels.jsonl.gz`
 
 - `smolctl quantize pow2 --sweep --tasks arc_easy --data-dir eval/`
 
@@ -48,7 +51,8 @@ def quantize(
     group_size: Annotated[
         int | None,
         typer.Option(
-            help="Weights that share a scale at 4 bits: 32, 64, 128 or 256 (default: 64).",
+            help="Weights that share a scale: 32, 64, 128 or 256 at 4 bits (default: 64), 32 at 8 "
+            "bits (default: a whole row).",
             show_default=False,
         ),
     ] = None,
@@ -74,12 +78,31 @@ def quantize(
         ),
     ] = DEFAULT_BACKEND,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How codes are chosen: rtn (round to nearest), or hqq (4 bits, torchao only).",
+            help="How codes are chosen. At 4 bits with torchao: clip (the default: the part of "
+            "each group's range with the least error on calibration text), gptq (slower: later "
+            "weights make up for the error of earlier ones), hqq, or rtn (round to nearest). "
+            "Else rtn.",
             rich_help_panel=METHOD,
+            show_default=False,
         ),
-    ] = QuantConfig.method,
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Text for clip and gptq: a file, a folder or a corpus as for --data (default: "
+            "half from the training text of the run, or of --data, half from the built-in text).",
+            rich_help_panel=METHOD,
+            show_default=False,
+        ),
+    ] = None,
+    v8: Annotated[
+        bool,
+        typer.Option(
+            "--v8", help="Keep value projections at 8 bits (4 bits only).", rich_help_panel=METHOD
+        ),
+    ] = False,
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -176,7 +199,9 @@ def quantize(
         bits, backend, group_size = QuantConfig.bits, DEFAULT_BACKEND, None
     elif not typed("group_size") and not has_groups(backend, bits):
         group_size = None  # in a file of defaults it is for 4 bits
-    config = configuration(bits, backend, method, group_size, embedding)
+    config = configuration(bits, backend, method, group_size, embedding, v8)
+    if calibration is not None and not config.is_calibrated:
+        raise UserError("--calibration is for --method clip and gptq at 4 bits; omit it.")
     require_machine(device, None)
     require_own(results / study, "figures")
     runs = chosen(targets or [], results, study)
@@ -186,7 +211,7 @@ def quantize(
     asked = () if tasks is None else tuple(questions(tasks, data_dir, limit))
     if tasks is not None and not asked:
         raise UserError("--tasks takes multiple-choice tasks here: --tasks arc_easy, for example.")
-    options = MeasureOptions(tokens, asked, speed, compiled)
+    options = MeasureOptions(tokens, asked, speed, compiled, calibration)
     models = [Model(run, final_weights(run)) for run in runs]  # all of them before hours of work
     rows: list[dict[str, Any]] = []
     try:
@@ -219,25 +244,6 @@ def quantize(
         raise RunError("No configuration could be measured; the table says why.")
 
 
-def configuration(
-    bits: int, backend: str, method: str, group_size: int | None, embedding: str
-) -> QuantConfig:
-    """The configuration that the options ask for."""
-    if embedding not in ("8", "4", "none"):
-        raise UserError(f"--embedding takes 8, 4 or none, not {embedding}.")
-    if group_size is None and has_groups(backend, bits):
-        group_size = DEFAULT_GROUP_SIZE
-    return QuantConfig(
-        bits, backend, method, group_size, None if embedding == "none" else int(embedding)
-    )
-
-
-def has_groups(backend: str, bits: int) -> bool:
-    """Whether weights are quantized in groups; False for a format that does not exist."""
-    format = find_backend(backend).format(bits)
-    return format is not None and bool(format.group_sizes)
-
-
 def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
     """The runs that are meant; without targets the latest finished run of each arm."""
     from smolctl.cli.console import say
@@ -262,34 +268,6 @@ def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
         )
     runs = [run for target in targets for run in runs_or_imported(target, results, study)]
     return list({run.path.resolve(): run for run in runs}.values())
-
-
-def require_fit(runs: "list[Run]", config: QuantConfig) -> None:
-    """Raise `UserError` if the backend is not installed or the group size fits no layer."""
-    from importlib.util import find_spec
-
-    from smollm2.quantize.dimensions import weights
-
-    package = BACKENDS[config.backend].package
-    if find_spec(package) is None:
-        raise UserError(
-            f"{package} is not installed: pip install {package}, or choose another --backend."
-        )
-    size = config.group_size
-    widths = {weight.n_in for run in runs for weight in weights(run.protocol.model)}
-    if size is None or any(width % size == 0 for width in widths):
-        return
-    names = ", ".join(run.name for run in runs)
-    fits = [
-        str(size)
-        for size in config.format.group_sizes
-        if any(width % size == 0 for width in widths)
-    ]
-    remedy = f"give --group-size {' or '.join(fits)}" if fits else "no group size does: --bits 8"
-    raise UserError(
-        f"Groups of {size} divide no layer of {names} (widths "
-        f"{', '.join(map(str, sorted(widths)))}); {remedy}."
-    )
 
 
 def show_runs(

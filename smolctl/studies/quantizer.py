@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from smolctl.analysis.quantization_rows import read_rows
+from smolctl.studies.calibration_text import calibration_text
 from smolctl.studies.models import Model, hush
-from smolctl.studies.scorer import Scorer
-from smollm2.data import window_count
+from smolctl.studies.scorer import Scorer, counting
+from smollm2.data import spread_windows, window_count, windows
 from smollm2.device import device_name
 from smollm2.errors import RunError, UserError
 from smollm2.evaluation.records import EvalTarget, window_length
@@ -18,6 +19,7 @@ from smollm2.evaluation.tasks import TaskItems
 from smollm2.inference.decoder import Decoder
 from smollm2.model.cost import full_size, parameters
 from smollm2.model.transformer import SmolLM2
+from smollm2.quantize.calibration import Moments, second_moments
 from smollm2.quantize.convert import (
     NoLayerFits,
     QuantizedState,
@@ -50,12 +52,14 @@ class MeasureOptions:
         questions: of the tasks to score.
         speed: time decoding; only at full size, since other speeds do not carry over to it.
         compiled: also time compiled decoding.
+        calibration: the text for methods that are calibrated; by default see `calibration_text`.
     """
 
     n_tokens: int | None = None
     questions: tuple[TaskItems, ...] = ()
     speed: bool = True
     compiled: bool = True
+    calibration: str | None = None
 
 
 class Quantizer:
@@ -127,6 +131,7 @@ class Quantizer:
         """Yield the rows of quantize.csv, the original first, each after it has been written."""
         self.original = self.scorer.load()
         self.loss = self.score(self.scorer, self.original)
+        self.calibration, self.moments = self.calibrate(configs)
         row = {"name": BF16, "bits": 16, "quantized_share": 0, "status": Status.OK}
         row |= sizes(self.original.model)
         yield self.put(row | self.losses(self.original, self.loss) | self.speeds(None))
@@ -138,7 +143,7 @@ class Quantizer:
         row: dict[str, Any] = {"name": config.name, **dataclasses.asdict(config)}
         final = self.scorer.model.final
         try:
-            state = quantize(self.original.model, config)
+            state = quantize(self.original.model, config, self.moments)
             require_kernels(self.original.model, config, state)
         except (UserError, RunError):
             raise
@@ -146,7 +151,8 @@ class Quantizer:
             return row | {"status": Status.NO_LAYER, "reason": first_line(error)}
         except CANNOT_RUN as error:
             return row | {"status": Status.FAILED, "reason": first_line(error)}
-        saved = save(self.run, final.sha256, config, state)
+        calibration = self.calibration if config.is_calibrated else ()
+        saved = save(self.run, final.sha256, config, state, calibration)
         scorer = self.scorer.of(Model(self.run, final, saved))
         target = scorer.load()
         row |= {
@@ -157,6 +163,29 @@ class Quantizer:
             **self.losses(target, self.score(scorer, target)),
         }
         return row | self.speeds(target.model)
+
+    def calibrate(self, configs: list[QuantConfig]) -> tuple[tuple[str, ...], Moments]:
+        """The names of the calibration texts, and the second moments of the matrices' inputs on
+        them; empty if nothing is calibrated."""
+        calibrated = [config for config in configs if config.is_calibrated]
+        if not calibrated:
+            return (), {}
+        data = self.scorer.data
+        assert data is not None
+        numbers = spread_windows(
+            window_count(data.validation, self.seq_len), self.n_tokens // self.seq_len
+        )
+        judged, _ = windows(data.validation, self.seq_len, numbers)
+        text = calibration_text(data, self.scorer.tokenizer, judged, self.options.calibration)
+        what = f"{self.run.name} calibration on {' and '.join(text.sources)}, windows"
+        with counting(what, len(text.windows)) as on_progress:
+            moments = second_moments(
+                self.original.model,
+                text.windows,
+                full=any(config.method == "gptq" for config in calibrated),
+                on_progress=on_progress,
+            )
+        return text.sources, moments
 
     def score(self, scorer: Scorer, target: EvalTarget) -> dict[str, Any]:
         """Score the tasks and the validation text; returns the text's row of eval.csv."""

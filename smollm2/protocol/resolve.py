@@ -24,7 +24,7 @@ from smollm2.protocol.run_config import (
 )
 
 # A run on a CPU is compiled from this many tokens on, those of an arm's runs in a study taken
-# together: a process compiles a shape once, in 10 to 20 s, and steps become 1.1 times as fast at
+# together: a process compiles a shape once, in half a minute, and steps become 1.1 times as fast at
 # full size and up to 1.5 at nano scale (benchmarks/README.md). The model does not matter: runs of
 # equal length would not be comparable if only some were compiled.
 COMPILE_TOKENS = {"full": 300_000, "nano": 2_000_000}

@@ -5,8 +5,9 @@ Quantizing and loading from a file both end in `assemble`, so that they give the
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -19,6 +20,7 @@ from smollm2.quantize.matrix import (
     QuantizedEmbedding,
     QuantizedExperts,
     QuantizedMatrix,
+    SideBySide,
     TableMatrix,
     UnsupportedShape,
 )
@@ -26,6 +28,8 @@ from smollm2.quantize.quant_config import DEFAULT_GROUP_SIZE, QuantConfig
 from smollm2.quantize.registry import embedding_format
 
 TABLE_NAMES = ("embed", "lm_head")  # the second in a model with an untied head
+# Of a matrix of queries, keys and values whose values are quantized apart, in order of the rows.
+PARTS = ("qk", "v")
 
 
 class NoLayerFits(UnsupportedShape):
@@ -38,7 +42,7 @@ class QuantizedState:
 
     Args:
         quantized: the codes and scales of each matrix by its name (`blocks.0.attn.qkv`, `embed`,
-            or `blocks.0.mlp.gate_up.3` for an expert).
+            `blocks.0.mlp.gate_up.3` for an expert, or `blocks.0.attn.qkv.v` for one of `PARTS`).
         kept: the parameters that stay in bf16, by name.
         skipped: why a matrix is kept, by the parameter's name.
     """
@@ -65,8 +69,14 @@ class QuantizedState:
         return "; ".join(f"{count} × {name}: {why}" for (name, why), count in kinds.items())
 
 
-def quantize(model: SmolLM2, config: QuantConfig) -> QuantizedState:
+def quantize(
+    model: SmolLM2, config: QuantConfig, moments: Mapping[str, Tensor] = MappingProxyType({})
+) -> QuantizedState:
     """Codes and scales for the weights of the model, which are first rounded to bf16.
+
+    Args:
+        moments: of the inputs of each matrix, as `second_moments` gives them; for a method that is
+            calibrated (`CALIBRATED`).
 
     Raises:
         NoLayerFits: the configuration fits no layer.
@@ -78,10 +88,18 @@ def quantize(model: SmolLM2, config: QuantConfig) -> QuantizedState:
         weight = parameter.bfloat16()
         try:
             matrix_class, group_size = plan(parameter_name, weight, config)
-            quantized |= {
-                name: matrix_class.choose(matrix, group_size, config.method)
-                for name, matrix in named_matrices(parameter_name, weight)
-            }
+            found = {}
+            for name, matrix in named_matrices(parameter_name, weight):
+                seen = moments.get(name)
+                if (value_class := values_in(name, config)) is None:
+                    found[name] = matrix_class.choose(matrix, group_size, config.method, seen)
+                    continue
+                n_values = model.config.n_kv_heads * model.config.head_dim
+                rest, values = matrix.split([len(matrix) - n_values, n_values])
+                rest_name, values_name = (f"{name}.{part}" for part in PARTS)
+                found[rest_name] = matrix_class.choose(rest, group_size, config.method, seen)
+                found[values_name] = value_class.choose(values, None, "rtn")
+            quantized |= found
         except UnsupportedShape as error:
             kept[parameter_name] = weight
             if weight.ndim > 1:
@@ -112,7 +130,19 @@ def plan(
     assert format is not None  # checked when the configuration was made
     if weight.device.type not in format.row_devices:
         raise UnsupportedShape(f"rows of {format.name} cannot be looked up on {weight.device.type}")
+    if not format.needs_groups:
+        return format.matrix_class, None
     return format.matrix_class, config.group_size or DEFAULT_GROUP_SIZE
+
+
+def values_in(name: str, config: QuantConfig) -> type[QuantizedMatrix] | None:
+    """The class of the value projections in the matrix `name`, if it has some that are quantized
+    apart."""
+    if config.value_bits is None or not name.endswith(".attn.qkv"):
+        return None
+    format = embedding_format(config.value_bits)
+    assert format is not None  # checked when the configuration was made
+    return format.matrix_class
 
 
 def named_matrices(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -134,6 +164,7 @@ def assemble(
         {name: tensor.to(dtype) for name, tensor in state.kept.items()}, strict=False, assign=True
     )
     experts: dict[str, list[QuantizedMatrix]] = {}
+    parts: dict[str, dict[str, QuantizedMatrix]] = {}
     for name, tensors in state.quantized.items():
         if name in TABLE_NAMES:
             assert config.embedding_bits is not None
@@ -142,12 +173,19 @@ def assemble(
             table = cast(TableMatrix, format.matrix_class(tensors, dtype))
             model.set_submodule(name, QuantizedEmbedding(table))
             continue
-        matrix = config.format.matrix_class(tensors, dtype)
         parent, _, last = name.rpartition(".")
+        is_values = last == PARTS[1]
+        matrix_class = values_in(parent, config) if is_values else config.format.matrix_class
+        assert matrix_class is not None
+        matrix = matrix_class(tensors, dtype)
         if last.isdigit():
             experts.setdefault(parent, []).append(matrix)
+        elif last in PARTS:
+            parts.setdefault(parent, {})[last] = matrix
         else:
             model.set_submodule(name, matrix, strict=True)
+    for name, by_part in parts.items():
+        model.set_submodule(name, SideBySide([by_part[part] for part in PARTS]), strict=True)
     for name, matrices in experts.items():
         parent, _, last = name.rpartition(".")
         delattr(model.get_submodule(parent), last)  # the stack that was a parameter

@@ -9,6 +9,9 @@ from smollm2.quantize.shapes import Kernel
 if TYPE_CHECKING:
     from smollm2.quantize.matrix import QuantizedMatrix
 
+# Methods that choose codes by the inputs of a matrix on calibration text.
+CALIBRATED = ("clip", "gptq")
+
 
 @dataclass(frozen=True)
 class Format:
@@ -19,8 +22,10 @@ class Format:
         bits: per code; a backend has one format per number of bits.
         matrix: the subclass of `QuantizedMatrix`, or `"module:Class"`, imported when it is needed:
             with it comes torch.
-        group_sizes: how many weights along the input may share a scale; empty where a row has one.
-        methods: how codes can be chosen; the first is the default.
+        group_sizes: how many weights along the input may share a scale; None is a whole row, and
+            the default where it is one of them.
+        methods: how codes can be chosen; the first one is not in the names of configurations.
+        default_method: what is used unless another is asked for.
         row_devices: where single rows can be looked up, as an embedding needs; empty for a format
             that cannot hold an embedding.
         kernels: matrix products that compute with it.
@@ -29,10 +34,16 @@ class Format:
     name: str
     bits: int
     matrix: "str | type[QuantizedMatrix]"
-    group_sizes: tuple[int, ...] = ()
+    group_sizes: tuple[int | None, ...] = (None,)
     methods: tuple[str, ...] = ("rtn",)
+    default_method: str = "rtn"
     row_devices: tuple[str, ...] = ()
     kernels: tuple[Kernel, ...] = ()
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether a row cannot have a single scale."""
+        return None not in self.group_sizes
 
     @property
     def matrix_class(self) -> "type[QuantizedMatrix]":

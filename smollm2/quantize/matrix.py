@@ -5,6 +5,7 @@ n_out, n_in: the shape of a matrix, as in `torch.nn.Linear`; V, D: of the embedd
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,16 @@ class QuantizedMatrix(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+    def choose(
+        cls, weight: Tensor, group_size: int | None, method: str, moments: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Codes and scales for `weight` (n_out, n_in), by name.
 
         Args:
             group_size: one of the format's `group_sizes`; None where it has none.
             method: one of the format's `methods`.
+            moments: of the inputs, for a method that is calibrated: E[x²] (n_in,) or E[x xᵀ]
+                (n_in, n_in); None where nothing is known of them.
 
         Raises:
             UnsupportedShape: the kernel does not take this shape.
@@ -96,3 +101,27 @@ class QuantizedExperts(nn.ModuleList):
                 parts.append(matrix(rows[start:end]))
             start = end
         return torch.cat(parts)
+
+
+class SideBySide(nn.ModuleList):
+    """Matrices of the same inputs whose outputs are concatenated."""
+
+    def __init__(self, matrices: Sequence[QuantizedMatrix]) -> None:
+        super().__init__(matrices)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n_in) -> (..., the sum of n_out)."""
+        return torch.cat([matrix(x) for matrix in self], dim=-1)
+
+    def step_operands(self) -> tuple[Tensor, ...]:
+        """Those of all matrices, for `smollm2.inference.compiled_step`."""
+        matrices: list[Any] = list(self)
+        return tuple(operand for matrix in matrices for operand in matrix.step_operands())
+
+    def step_product(self, x: Tensor, *operands: Tensor) -> Tensor:
+        """The products of all matrices."""
+        matrices: list[Any] = list(self)
+        n = len(operands) // len(matrices)  # every matrix that has a step has as many
+        parts = [operands[i : i + n] for i in range(0, len(operands), n)]
+        pairs = zip(matrices, parts, strict=True)
+        return torch.cat([matrix.step_product(x, *part) for matrix, part in pairs])

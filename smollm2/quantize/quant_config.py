@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from smollm2.errors import UserError, did_you_mean, unknown
-from smollm2.quantize.format import Format
+from smollm2.quantize.format import CALIBRATED, Format
 from smollm2.quantize.registry import (
     BACKENDS,
     DEFAULT_BACKEND,
@@ -28,9 +28,12 @@ class QuantConfig:
         bits: per code; with `backend` it says which `Format` the matrices get.
         backend: one of `BACKENDS`.
         method: how the codes are chosen: `rtn` rounds to nearest; others as the format has them.
-        group_size: weights along the input that share a scale; None where each row has one.
+            `clip` and `gptq` are calibrated (`smollm2.quantize.codes`).
+        group_size: weights along the input that share a scale; None where each row has one, as by
+            default at 8 bits.
         embedding_bits: of the embedding and the head: 8 (by row), 4 (in groups), or None, which
             leaves them in bf16.
+        value_bits: of the value projections: 8 (by row), or None for those of the other matrices.
 
     Raises:
         UserError: there is no such quantization.
@@ -41,6 +44,7 @@ class QuantConfig:
     method: str = "rtn"
     group_size: int | None = DEFAULT_GROUP_SIZE
     embedding_bits: int | None = DEFAULT_EMBEDDING_BITS
+    value_bits: int | None = None
 
     def __post_init__(self) -> None:
         backend = find_backend(self.backend)
@@ -57,6 +61,11 @@ class QuantConfig:
                 f"`embedding_bits` takes 8, 4 or none, not {self.embedding_bits}.",
                 field="embedding_bits",
             )
+        if self.value_bits is not None and (self.value_bits, format.name) != (8, "int4"):
+            raise UserError(
+                "`value_bits` takes 8, where the other matrices have 4 bits with torchao.",
+                field="value_bits",
+            )
 
     @property
     def format(self) -> Format:
@@ -66,14 +75,21 @@ class QuantConfig:
         return format
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether the codes depend on calibration text."""
+        return self.method in CALIBRATED
+
+    @property
     def name(self) -> str:
-        """`int4-g64`, `nf4-g128`, `llm-int8`, `int4-g32-hqq-emb4`: defaults are omitted, except the
-        group size. `of` parses it."""
+        """`int4-g64`, `nf4-g128`, `llm-int8`, `int4-g32-clip-v8-emb4`: rounding to nearest, values
+        like the other matrices and an embedding of 8 bits are not named. `of` parses it."""
         parts = [self.format.name]
         if self.group_size is not None:
             parts.append(f"g{self.group_size}")
         if self.method != self.format.methods[0]:
             parts.append(self.method)
+        if self.value_bits is not None:
+            parts.append(f"v{self.value_bits}")
         if self.embedding_bits != DEFAULT_EMBEDDING_BITS:
             parts.append(f"emb{self.embedding_bits or 16}")
         return "-".join(parts)
@@ -88,10 +104,10 @@ class QuantConfig:
         for backend in BACKENDS.values():
             for format in backend.formats:
                 methods = "|".join(map(re.escape, format.methods[1:])) or "(?!)"
-                pattern = rf"{re.escape(format.name)}(-g(\d+))?(-({methods}))?(-emb(\d+))?"
+                pattern = rf"{re.escape(format.name)}(-g(\d+))?(-({methods}))?(-v(\d))?(-emb(\d+))?"
                 if (match := re.fullmatch(pattern, name)) is None:
                     continue
-                _, size, _, method, _, embedding = match.groups()
+                _, size, _, method, _, values, _, embedding = match.groups()
                 try:
                     config = cls(
                         format.bits,
@@ -99,6 +115,7 @@ class QuantConfig:
                         method or format.methods[0],
                         int(size) if size else None,
                         embedding_bits_of(embedding),
+                        int(values) if values else None,
                     )
                 except UserError:
                     continue  # such as a group size that the format does not have
@@ -108,12 +125,13 @@ class QuantConfig:
         raise UserError(
             f"{name!r} is not a quantization.{did_you_mean(name, names)} Available: "
             f"{', '.join(names)}, and with a method and embedding bits names such as "
-            "int4-g64-hqq-emb4."
+            "int4-g64-clip-emb4."
         )
 
     def grid(self) -> "list[QuantConfig]":
-        """Every format of every backend with every group size. The method is this one's where the
-        format has it; the embedding is as here."""
+        """Every format of every backend, with a scale per row where it may have one, else with
+        every group size. The method is this one's where the format has it, and the values' bits
+        where they are for it; the embedding is as here."""
         return [
             QuantConfig(
                 format.bits,
@@ -121,10 +139,11 @@ class QuantConfig:
                 self.method if self.method in format.methods else format.methods[0],
                 size,
                 self.embedding_bits,
+                self.value_bits if format is self.format else None,
             )
             for backend in BACKENDS.values()
             for format in backend.formats
-            for size in format.group_sizes or (None,)
+            for size in (format.group_sizes if format.needs_groups else (None,))
         ]
 
 
@@ -140,6 +159,7 @@ def row_order(name: str) -> tuple[int, ...]:
         BACKENDS[config.backend].formats.index(config.format),
         config.group_size or 0,
         config.format.methods.index(config.method),
+        config.value_bits or 0,
         config.embedding_bits != DEFAULT_EMBEDDING_BITS,
         config.embedding_bits or 16,
     )
@@ -163,13 +183,14 @@ def require_method(method: str, format: Format) -> None:
 
 def require_group_size(size: int | None, format: Format) -> None:
     """Raise `UserError` unless `format` has the group size."""
-    if not format.group_sizes and size is not None:
+    if size in format.group_sizes:
+        return
+    sizes = ", ".join(str(known) for known in format.group_sizes if known is not None)
+    if not sizes:
         raise UserError(
             f"{format.name} has one scale per row; omit `group_size`.", field="group_size"
         )
-    if format.group_sizes and size not in format.group_sizes:
-        sizes = ", ".join(map(str, format.group_sizes))
-        raise UserError(f"`group_size` takes {sizes}, not {size}.", field="group_size")
+    raise UserError(f"`group_size` takes {sizes}, not {size}.", field="group_size")
 
 
 def embedding_bits_of(digits: str | None) -> int | None:

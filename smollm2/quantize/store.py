@@ -2,12 +2,13 @@
 
 results/STUDY/RUN/quantized/NAME/
     model.safetensors   codes and scales, and in bf16 what is not quantized
-    model.json          the configuration, and the checksums of that file and of the run's
-                        final weights
+    model.json          the configuration, the names of the calibration texts, and the checksums of
+                        that file and of the run's final weights
     eval.csv  items/    scores of this model
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,13 @@ class QuantizedModel:
         return TableFolder(self.path)
 
 
-def save(run: Run, weights: str, config: QuantConfig, state: QuantizedState) -> QuantizedModel:
+def save(
+    run: Run,
+    weights: str,
+    config: QuantConfig,
+    state: QuantizedState,
+    calibration: Sequence[str] = (),
+) -> QuantizedModel:
     """Write a quantized model to its run's folder, replacing one of the same name.
 
     If the same model is there already, it stays with its scores; a different one is replaced and
@@ -66,6 +73,7 @@ def save(run: Run, weights: str, config: QuantConfig, state: QuantizedState) -> 
 
     Args:
         weights: the checksum of the final weights that it was made from.
+        calibration: the names of the texts that it was calibrated on.
 
     Raises:
         UserError: another process is writing the run, or a scale is not finite.
@@ -84,6 +92,7 @@ def save(run: Run, weights: str, config: QuantConfig, state: QuantizedState) -> 
             "format": FORMAT,
             "config": dataclasses.asdict(config),
             "weights": weights,
+            "calibration": list(calibration),
             "skipped": state.skipped,
             "sha256": quantized.sha256,
         }

@@ -231,12 +231,14 @@ def test_the_card_shows_what_is_measured_and_follows_from_it(plant, capsys):
     assert "orig-s0" in out
 
 
-def test_a_whole_sweep_is_repeated_by_one_command(plant):
-    sweep = {config.name.replace("-", "_"): delta(0.01) for config in QuantConfig().grid()}
+@pytest.mark.parametrize(("method", "options"), [("rtn", " --method rtn"), ("clip", "")])
+def test_a_whole_sweep_is_repeated_by_one_command(plant, method, options):
+    grid = QuantConfig(method=method).grid()
+    sweep = {config.name.replace("-", "_"): delta(0.01) for config in grid}
     plant("orig", 0, **sweep)
     plant("pow2", 0, **sweep)
     assert re.findall("^smolctl quantize .*$", card(), re.MULTILINE) == [
-        "smolctl quantize orig-s0 pow2-s0 --sweep --tokens 8192 --study s"
+        f"smolctl quantize orig-s0 pow2-s0 --sweep{options} --tokens 8192 --study s"
     ]
     plant("pow2", 1, int8=delta(0.01))
     commands = re.findall("^smolctl quantize .*$", card(), re.MULTILINE)

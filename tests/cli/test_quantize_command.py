@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from support.command import run_main
 
-from smolctl.cli.quantize_command import configuration
-from smolctl.report.sections.reproduction import quantize_options
 from smolctl.studies.quantizer import missing
 from smolctl.studies.study_file import study_of, to_toml
 from smollm2.errors import UserError
@@ -21,7 +19,7 @@ from smollm2.quantize.quant_config import QuantConfig
 from smollm2.quantize.store import quantized_names
 from smollm2.runs.run import Run
 
-ARGUMENTS = ("--group-size", "32", "--tokens", "256", "--no-compile")
+ARGUMENTS = ("--method", "rtn", "--group-size", "32", "--tokens", "256", "--no-compile")
 
 
 @pytest.fixture
@@ -180,7 +178,16 @@ def test_tasks_are_scored_for_both(capsys, run, workdir):
 
 def test_a_sweep_measures_what_runs_and_says_why_the_rest_does_not(capsys, run):
     code, out, err = run_main(
-        capsys, "quantize", "run", "--sweep", "--tokens", "256", "--no-speed", "--json"
+        capsys,
+        "quantize",
+        "run",
+        "--sweep",
+        "--method",
+        "rtn",
+        "--tokens",
+        "256",
+        "--no-speed",
+        "--json",
     )
     assert code == 0, err
     rows = {row["name"]: row for row in json.loads(out)["rows"]}
@@ -199,7 +206,10 @@ BAD = {
         "Groups of 256 divide no layer of run (widths 32, 64); give --group-size 32 or 64",
     ),
     "an unknown backend": (("--backend", "bitsandbites"), "Did you mean 'bitsandbytes'"),
-    "an unknown method": (("--method", "gptq"), "Unknown method"),
+    "an unknown method": (("--method", "awq"), "Unknown method"),
+    "a text that nothing reads": (("--method", "rtn", "--calibration", "x.txt"), "omit it"),
+    "values with 8 bits": (("--bits", "8", "--v8"), "--v8 is for --bits 4"),
+    "a calibration text that is not there": (("--calibration", "gone.txt"), "gone.txt"),
     "an unknown embedding": (("--embedding", "16"), "--embedding takes 8, 4 or none"),
     "a quantized target": (("run+int8",), "is quantized already; give the run"),
     "a sweep of one": (("--sweep", "--group-size", "32"), "omit them"),
@@ -237,7 +247,17 @@ def test_a_backend_that_is_not_installed_is_refused_and_in_a_sweep_a_row(capsys,
     assert "bitsandbytes is not installed: pip install bitsandbytes" in err
     assert not (run.path / "quantize.csv").exists()
 
-    arguments = ("quantize", "run", "--sweep", "--tokens", "256", "--no-speed", "--json")
+    arguments = (
+        "quantize",
+        "run",
+        "--sweep",
+        "--method",
+        "rtn",
+        "--tokens",
+        "256",
+        "--no-speed",
+        "--json",
+    )
     code, out, _ = run_main(capsys, *arguments)
     assert code == 0
     rows = {row["name"]: row for row in json.loads(out)["rows"]}
@@ -375,25 +395,3 @@ def test_the_quantize_section_is_kept_with_the_study():
     study = study_of(table | {"train": {"steps": 10}}, "x")
     assert study_of(tomllib.loads(to_toml(study)), "x") == study
     assert [config.name for config in study.quantization.models] == names
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        *QuantConfig().grid(),
-        QuantConfig(4, method="hqq", group_size=32, embedding_bits=4),
-        QuantConfig(8, group_size=None, embedding_bits=None),
-    ],
-    ids=lambda config: config.name,
-)
-def test_the_options_of_a_card_ask_for_the_whole_configuration(config):
-    words = iter(quantize_options(config))
-    options = dict(zip(words, words, strict=True))
-    found = configuration(
-        int(options.pop("--bits")),
-        options.pop("--backend", "torchao"),
-        options.pop("--method", "rtn"),
-        int(size) if (size := options.pop("--group-size", None)) else None,
-        options.pop("--embedding", "8"),
-    )
-    assert (found, options) == (config, {})

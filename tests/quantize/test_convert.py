@@ -25,6 +25,8 @@ CONFIGS = [
     QuantConfig(4, embedding_bits=None),
     QuantConfig(4, "bitsandbytes"),
     QuantConfig(8, "bitsandbytes", group_size=None),
+    QuantConfig(8, group_size=32),
+    QuantConfig(4, method="clip", value_bits=8),
 ]
 
 
@@ -112,9 +114,31 @@ def test_quantizing_does_not_depend_on_the_dtype_that_the_model_is_in(small):
         assert torch.equal(tensor, other.tensors()[name]), name
 
 
+def test_values_of_8_bits_are_those_of_int8(small):
+    config = QuantConfig(4, value_bits=8)
+    found = assemble(small.config, config, quantize(small, config), torch.bfloat16)
+    eight = assemble(small.config, INT8, quantize(small, INT8), torch.bfloat16)
+    four = assemble(small.config, INT4, quantize(small, INT4), torch.bfloat16)
+    n_values = small.config.n_kv_heads * small.config.head_dim
+    x = torch.randn(3, small.config.d_model).bfloat16()
+    for layer in range(2):
+        y, of_eight, of_four = (
+            model.blocks[layer].attn.qkv(x).detach() for model in (found, eight, four)
+        )
+        assert torch.equal(y[:, -n_values:], of_eight[:, -n_values:])
+        assert torch.equal(y[:, :-n_values], of_four[:, :-n_values])
+    share = n_values * small.config.d_model * 2 / sum(p.numel() for p in small.parameters())
+    assert quantized_share(found) == pytest.approx(quantized_share(four))
+    assert memory_bytes(found) > memory_bytes(four) * (1 + 0.4 * share)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("config", [INT8, INT4], ids=["int8", "int4"])
+@pytest.mark.parametrize(
+    "config",
+    [INT8, QuantConfig(8, group_size=32), INT4, QuantConfig(4, value_bits=8)],
+    ids=lambda config: config.name,
+)
 def test_a_compiled_step_of_a_quantized_model_has_the_eager_logits(config, fresh_cache):
     model = SmolLM2(variant("pow2:n_layers=2", scale="nano"))
     quantized = assemble(model.config, config, quantize(model, config), torch.float32)

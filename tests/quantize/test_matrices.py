@@ -25,21 +25,38 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found.float() - expected.float()).norm() / expected.float().norm()).item()
 
 
-@pytest.mark.parametrize("method", ["rtn", "hqq"])
 @pytest.mark.parametrize("group_size", [32, 64])
 @pytest.mark.parametrize("n_out", [64, 144, 192])  # 144 is no whole number of packed blocks
-def test_int4_computes_what_torchao_computes_bit_for_bit(n_out, group_size, method):
+def test_int4_computes_what_torchao_computes_bit_for_bit(n_out, group_size):
     from torchao.prototype.quantization.int4 import Int4OpaqueTensor
     from torchao.quantization.quantize_.workflows import Int4ChooseQParamsAlgorithm
 
-    w, x = weight(n_out, 192), inputs(3, 192)
+    # Codes of these weights do not depend on the arithmetic that chooses them: a grid.
+    codes = torch.randint(0, 16, (n_out, 192), generator=torch.Generator().manual_seed(0))
+    codes[:, ::32], codes[:, 1::32] = 0, 15
+    w, x = ((codes - 8) * 2.0**-7).bfloat16(), inputs(3, 192)
+    algorithm = Int4ChooseQParamsAlgorithm.TINYGEMM
+    theirs = Int4OpaqueTensor.from_hp(w, [1, group_size], algorithm)
+    ours = Int4(Int4.choose(w, group_size, "rtn"), torch.bfloat16)
+    assert torch.equal(ours(x), F.linear(x, theirs))
+
+
+@pytest.mark.parametrize("method", ["rtn", "hqq"])
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_int4_codes_are_no_worse_than_those_of_torchao(group_size, method):
+    from torchao.prototype.quantization.int4 import Int4OpaqueTensor
+    from torchao.quantization.quantize_.workflows import Int4ChooseQParamsAlgorithm
+
+    w, x = weight(192, 192), inputs(64, 192)
     algorithm = {
         "rtn": Int4ChooseQParamsAlgorithm.TINYGEMM,
         "hqq": Int4ChooseQParamsAlgorithm.HQQ,
     }[method]
     theirs = Int4OpaqueTensor.from_hp(w, [1, group_size], algorithm)
     ours = Int4(Int4.choose(w, group_size, method), torch.bfloat16)
-    assert torch.equal(ours(x), F.linear(x, theirs))
+    exact = F.linear(x.float(), w.float())
+    # torchao chooses codes in bf16, which costs a little.
+    assert relative_error(ours(x), exact) < 1.01 * relative_error(F.linear(x, theirs), exact)
 
 
 def test_int8_rounds_like_torchao_but_for_the_scale():
@@ -55,9 +72,9 @@ def test_int8_rounds_like_torchao_but_for_the_scale():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("kind", [Int4, Int8])
-def test_the_kernel_the_rows_and_the_dequantized_matrix_agree(kind, dtype):
-    matrix = kind(kind.choose(weight(144, 192), 64, "rtn"), dtype)
+@pytest.mark.parametrize(("kind", "group_size"), [(Int4, 64), (Int8, None), (Int8, 32)])
+def test_the_kernel_the_rows_and_the_dequantized_matrix_agree(kind, group_size, dtype):
+    matrix = kind(kind.choose(weight(144, 192), group_size, "rtn"), dtype)
     exact = matrix.weight().float()
     few = inputs(5, 192, dtype)
     many = few.repeat(MANY_ROWS, 1)
@@ -69,8 +86,7 @@ def test_the_kernel_the_rows_and_the_dequantized_matrix_agree(kind, dtype):
     assert matrix(few.view(5, 1, 192)).shape == (5, 1, 144)
 
 
-@pytest.mark.parametrize("kind", [Int4, Int8])
-@pytest.mark.parametrize("group_size", [32, 64])
+@pytest.mark.parametrize(("kind", "group_size"), [(Int4, 32), (Int4, 64), (Int8, None), (Int8, 32)])
 def test_a_compiled_step_multiplies_with_the_same_matrix(kind, group_size):
     matrix = kind(kind.choose(weight(144, 192), group_size, "rtn"), torch.float32)
     x = inputs(1, 192, torch.float32)[0]

@@ -27,7 +27,9 @@ class Signs(QuantizedMatrix):
     """One bit per weight, times the mean size in its group."""
 
     @classmethod
-    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+    def choose(
+        cls, weight: Tensor, group_size: int | None, method: str, moments: Tensor | None = None
+    ) -> dict[str, Tensor]:
         assert group_size is not None
         if weight.shape[1] % group_size:
             raise UnsupportedShape(f"groups of {group_size} do not divide {weight.shape[1]}")

@@ -36,9 +36,7 @@ def test_a_study_that_an_older_version_began_keeps_its_windows(capsys, workdir, 
     assert 'held_out_windows = "first"' in kept.read_text()
 
 
-def test_a_study_that_began_uncompiled_goes_on_uncompiled(
-    capsys, monkeypatch, workdir, study_file
-):
+def test_a_study_that_began_uncompiled_goes_on_uncompiled(capsys, monkeypatch, workdir, study_file):
     assert run_main(capsys, "study", str(study_file))[0] == 0
     monkeypatch.setattr("smollm2.protocol.resolve.COMPILE_TOKENS", {"nano": 1, "full": 1})
     study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))

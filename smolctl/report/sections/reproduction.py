@@ -1,6 +1,7 @@
 """What repeats the runs: study files, commands, environments, fingerprints."""
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import zlib
@@ -171,16 +172,24 @@ def quantize_commands(found: Quantized, planned: list[str]) -> list[str]:
         n_tokens = next((n for one in measured for n in one.values("n")), None)
         tokens = () if n_tokens is None else ("--tokens", f"{n_tokens:.0f}")
         names.setdefault((runs, tokens), []).append(name)
-    sweep = {config.name for config in QuantConfig().grid()}
     return [
         command("quantize", *runs, *options, *tokens, study=found.comparison.study)
         for (runs, tokens), those in names.items()
         for options in (
-            [("--sweep",)]
-            if sweep == set(those)
-            else [quantize_options(QuantConfig.of(name)) for name in those]
+            sweep_options(those) or [quantize_options(QuantConfig.of(name)) for name in those]
         )
     ]
+
+
+def sweep_options(names: list[str]) -> list[tuple[str, ...]]:
+    """The options of the sweep that makes the configurations `names`; none if no sweep does."""
+    usual = QuantConfig()
+    for method in usual.format.methods:
+        sweep = dataclasses.replace(usual, method=method).grid()
+        if {config.name for config in sweep} == set(names):
+            is_default = method == usual.format.default_method
+            return [("--sweep",) if is_default else ("--sweep", "--method", method)]
+    return []
 
 
 def quantize_options(config: QuantConfig) -> tuple[str, ...]:
@@ -191,8 +200,10 @@ def quantize_options(config: QuantConfig) -> tuple[str, ...]:
         words += ["--backend", config.backend]
     if config.group_size is not None:
         words += ["--group-size", str(config.group_size)]
-    if config.method != usual.method:
+    if config.method != config.format.default_method:
         words += ["--method", config.method]
+    if config.value_bits is not None:
+        words.append("--v8")
     if config.embedding_bits != usual.embedding_bits:
         words += ["--embedding", str(config.embedding_bits or "none")]
     return tuple(words)

@@ -16,7 +16,9 @@ class LLMInt8(QuantizedMatrix):
     """
 
     @classmethod
-    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+    def choose(
+        cls, weight: Tensor, group_size: int | None, method: str, moments: Tensor | None = None
+    ) -> dict[str, Tensor]:
         from bitsandbytes.functional import int8_vectorwise_quant
 
         codes, scales, _ = int8_vectorwise_quant(weight.half().contiguous())

@@ -18,7 +18,9 @@ class NF4(QuantizedMatrix):
     """
 
     @classmethod
-    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+    def choose(
+        cls, weight: Tensor, group_size: int | None, method: str, moments: Tensor | None = None
+    ) -> dict[str, Tensor]:
         from bitsandbytes.functional import quantize_4bit
 
         n_out, n_in = weight.shape

@@ -18,6 +18,7 @@ BACKEND = Backend(
             "int8",
             bits=8,
             matrix="smollm2.quantize.backends.torchao.int8:Int8",
+            group_sizes=(None, 32),
             row_devices=("cpu", "cuda", "mps"),
         ),
         Format(
@@ -25,8 +26,9 @@ BACKEND = Backend(
             bits=4,
             matrix="smollm2.quantize.backends.torchao.int4:Int4",
             group_sizes=GROUP_SIZES,
-            # Round to nearest, or Half-Quadratic Quantization (Badri and Shaji 2023).
-            methods=("rtn", "hqq"),
+            # See smollm2.quantize.codes; hqq is Half-Quadratic Quantization (Badri and Shaji 2023).
+            methods=("rtn", "hqq", "clip", "gptq"),
+            default_method="clip",
             row_devices=("cpu",),
             kernels=(
                 # torch's `_weight_int4pack_mm_for_cpu`, which torchao calls; rows are padded to

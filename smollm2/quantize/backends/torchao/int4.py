@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smollm2.inference.compiled_step import materialize
 from smollm2.quantize.backends.torchao.cpu import CHUNK, LANES
+from smollm2.quantize.codes import Codes, as_stored, clipped, flat, gptq, rounded
 from smollm2.quantize.matrix import TableMatrix, UnsupportedShape
 
 MANY_ROWS = 256  # see int8.py
@@ -22,17 +23,16 @@ class Int4(TableMatrix):
     """
 
     @classmethod
-    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+    def choose(
+        cls, weight: Tensor, group_size: int | None, method: str, moments: Tensor | None = None
+    ) -> dict[str, Tensor]:
         assert group_size is not None
-        n_out, n_in = weight.shape
+        n_in = weight.shape[1]
         if n_in % group_size:
             raise UnsupportedShape(f"groups of {group_size} do not divide its {n_in} inputs")
-        codes, scales, zeros = choose_int4(weight.bfloat16(), group_size, method)
-        return {
-            "codes": (codes[:, ::2] << 4 | codes[:, 1::2]).to(torch.uint8),
-            "scales": scales.reshape(n_out, -1).bfloat16(),
-            "zeros": zeros.reshape(n_out, -1).bfloat16(),
-        }
+        codes, scales, zeros = choose_int4(weight, group_size, method, moments)
+        packed = codes[:, ::2] << 4 | codes[:, 1::2]
+        return {"codes": packed, "scales": scales, "zeros": zeros}
 
     def __init__(self, plain: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         super().__init__(plain, dtype)
@@ -119,32 +119,37 @@ class Int4(TableMatrix):
         return values.view(len(codes), self.n_in)
 
 
-def choose_int4(weight: Tensor, group_size: int, method: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Integer codes in 0..15 (n_out, n_in), scales and zeros of each group, as torchao's
-    `Int4OpaqueTensor` chooses them from a bf16 weight."""
+def choose_int4(weight: Tensor, group_size: int, method: str, moments: Tensor | None) -> Codes:
+    """Codes by one of the format's methods, in fp32.
+
+    Without `moments` all inputs count alike, as for an expert that no token chose; `gptq` is then
+    `clip`, which is what it comes to if inputs are uncorrelated.
+    """
+    if method == "rtn":
+        return rounded(weight, group_size)
+    if method == "hqq":
+        return half_quadratic(weight, group_size)
+    if method == "gptq" and moments is not None and moments.ndim == 2:
+        return gptq(weight, group_size, moments)
+    if moments is None:
+        moments = weight.new_ones(weight.shape[1])
+    return clipped(weight, group_size, moments.diagonal() if moments.ndim == 2 else moments)
+
+
+def half_quadratic(weight: Tensor, group_size: int) -> Codes:
+    """Half-Quadratic Quantization (Badri and Shaji 2023) as torchao has it; the codes are chosen
+    again for scales and zero points as they are stored."""
     from torchao.quantization import quant_primitives as primitives
 
-    if method == "hqq":
-        codes, scales, zeros, _ = primitives._choose_qparams_and_quantize_affine_hqq(
-            weight,
-            nbits=4,
-            group_size=group_size,
-            compute_dtype=weight.dtype,
-            device=str(weight.device),
-        )
-        return codes.to(torch.int32), scales, zeros
-    block, limits = (1, group_size), (0, 15)
-    scales, zeros = primitives._choose_qparams_affine_tinygemm(
-        weight,
-        primitives.MappingType.ASYMMETRIC,
-        block,
-        torch.int32,
-        *limits,
-        eps=1e-6,
-        zero_point_dtype=weight.dtype,
+    _, scales, zeros, _ = primitives._choose_qparams_and_quantize_affine_hqq(
+        weight.float(),
+        nbits=4,
+        group_size=group_size,
+        compute_dtype=torch.float32,
+        device=str(weight.device),
     )
-    codes = primitives._quantize_affine_tinygemm(weight, block, scales, zeros, torch.int32, *limits)
-    return codes, scales, zeros
+    scales, zeros = (as_stored(x.view(len(weight), -1, 1)) for x in (scales, zeros))
+    return flat(weight.float().unflatten(1, (-1, group_size)), scales, zeros)
 
 
 def pack_cpu(codes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""int8: one scale per row."""
+"""int8: one scale per row, or per group of a row."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smollm2.quantize.backends.torchao.cpu import CHUNK, LANES
-from smollm2.quantize.matrix import TableMatrix
+from smollm2.quantize.matrix import TableMatrix, UnsupportedShape
 
 # From this many rows of x on, dequantizing the matrix and multiplying with that is faster than the
 # kernel (2 cores, AVX-512: benchmarks/README.md); on a GPU the kernels are always used.
@@ -16,26 +16,36 @@ MANY_ROWS = 32
 
 
 class Int8(TableMatrix):
-    """Eight bits, one scale per row, symmetric.
+    """Eight bits, symmetric, one scale per row, or per group along the input. Groups are closer to
+    the weights; no kernel has them, so eager code dequantizes the matrix for every product.
 
-    Plain: `codes` (n_out, n_in) int8, `scales` (n_out,) bf16; a weight is code · scale.
+    Plain: `codes` (n_out, n_in) int8, `scales` (n_out,) or (n_out, n_in / group_size) bf16; a
+    weight is code · scale.
     """
 
     @classmethod
-    def choose(cls, weight: Tensor, group_size: int | None, method: str) -> dict[str, Tensor]:
+    def choose(
+        cls, weight: Tensor, group_size: int | None, method: str, moments: Tensor | None = None
+    ) -> dict[str, Tensor]:
         from torchao.quantization.quant_primitives import (
             MappingType,
             choose_qparams_affine,
             quantize_affine,
         )
 
-        block, limits = (1, weight.shape[1]), (-128, 127)
+        n_out, n_in = weight.shape
+        if group_size is not None and n_in % group_size:
+            raise UnsupportedShape(f"groups of {group_size} do not divide its {n_in} inputs")
+        block, limits = (1, group_size or n_in), (-128, 127)
         scales, zeros = choose_qparams_affine(
             weight.float(), MappingType.SYMMETRIC, block, torch.int8, *limits, eps=1e-9
         )
         scales = scales.bfloat16()  # first, so that the codes make up for its rounding
         codes = quantize_affine(weight.float(), block, scales.float(), zeros, torch.int8, *limits)
-        return {"codes": codes, "scales": scales.flatten()}
+        return {
+            "codes": codes,
+            "scales": scales.view(n_out, -1) if group_size else scales.flatten(),
+        }
 
     def __init__(self, plain: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         super().__init__(plain, dtype)
@@ -48,11 +58,14 @@ class Int8(TableMatrix):
         self.register_buffer("scales", plain["scales"].to(dtype, copy=True))
 
     def rows(self, numbers: Tensor) -> Tensor:
-        return self.codes[numbers] * self.scales[numbers, None]
+        return self._values(self.codes[numbers], self.scales[numbers])
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.n_in)
-        if x.device.type == "cpu" and len(flat) >= MANY_ROWS:
+        if self.scales.ndim == 2:
+            parts = zip(self.codes.split(CHUNK), self.scales.split(CHUNK), strict=True)
+            y = torch.cat([F.linear(flat, self._values(*part)) for part in parts], dim=1)
+        elif x.device.type == "cpu" and len(flat) >= MANY_ROWS:
             parts = zip(self.codes.split(CHUNK), self.scales.split(CHUNK), strict=True)
             y = torch.cat([F.linear(flat, codes.to(x.dtype)) * s for codes, s in parts], dim=1)
         else:
@@ -66,9 +79,19 @@ class Int8(TableMatrix):
     def step_product(self, x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
         """Two vectors of a row are added before they go into its sum, which would otherwise wait
         for every addition: a step takes 0.9 of the time."""
+        if scales.ndim == 2:
+            groups = codes.unflatten(1, (scales.shape[1], -1)).float()
+            return ((groups * x.view(groups.shape[1:])).sum(-1) * scales.float()).sum(-1)
         at_once = math.gcd(self.n_in, 2 * LANES)
         n_vectors = max(at_once // LANES, 1)
         codes = codes.view(len(codes), -1, n_vectors, at_once // n_vectors)
         x = x.view(codes.shape[1:])
         products = [codes[:, :, i].float() * x[:, i] for i in range(n_vectors)]
         return sum(products[1:], products[0]).sum((1, 2)) * scales.float()
+
+    def _values(self, codes: Tensor, scales: Tensor) -> Tensor:
+        """codes (N, n_in), with their scales -> weights (N, n_in)."""
+        if scales.ndim == 1:
+            return codes * scales[:, None]
+        groups = codes.unflatten(1, (scales.shape[1], -1)) * scales[..., None]
+        return groups.flatten(1)

@@ -1,0 +1,126 @@
+"""The text that calibrates a quantization: never the text that it is judged by."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from smollm2.data import (
+    TokenData,
+    documents,
+    encode_text,
+    source_name,
+    spread_windows,
+    window_count,
+    windows,
+)
+from smollm2.errors import UserError
+
+CALIBRATION_TOKENS = 16_384
+BUILTIN = "builtin"
+FEWEST_WINDOWS = 4
+MOST_OF_A_DOCUMENT = 1024  # tokens, so that a few long documents do not decide
+CHARACTERS = 16  # of a token, at most: so much of a long document is encoded
+COMPARED = 64  # tokens in a row that no judged window shares with the text
+
+
+class Calibration(NamedTuple):
+    """Windows (W, T) of token ids, and the names of the texts that they are from."""
+
+    windows: Tensor
+    sources: tuple[str, ...]
+
+
+def calibration_text(
+    data: TokenData, tokenizer: Tokenizer, judged: np.ndarray, source: str | None
+) -> Calibration:
+    """About `CALIBRATION_TOKENS` tokens: those of `source`, by default half of them from the
+    training split of `data` and half from the built-in text, which is of another kind.
+
+    Args:
+        judged: the windows (W, T) of token ids that the quantization is judged by.
+
+    Raises:
+        UserError: the text is too short, cannot be read, or has a part of the judged text.
+    """
+    seq_len = judged.shape[1]
+    if source is not None:
+        tokens = tokens_from(source, tokenizer, data.end_of_text, CALIBRATION_TOKENS)
+        if shares_text(tokens, judged):
+            raise UserError(
+                f"--calibration {source_name(source)} has a part of the text on which the "
+                "quantized model is judged; give another text, or omit --calibration."
+            )
+        return calibration_of({source_name(source): tokens}, seq_len)
+    parts = {data.source: spread(data.train, seq_len, CALIBRATION_TOKENS)}
+    if data.source != BUILTIN:
+        other = tokens_from(BUILTIN, tokenizer, data.end_of_text, CALIBRATION_TOKENS // 2)
+        if not shares_text(other, judged):
+            half = spread(data.train, seq_len, CALIBRATION_TOKENS // 2)
+            parts = {data.source: half, source_name(BUILTIN): other}
+    return calibration_of(parts, seq_len)
+
+
+def calibration_of(parts: dict[str, np.ndarray], seq_len: int) -> Calibration:
+    """Whole windows of each part.
+
+    Raises:
+        UserError: there are fewer than `FEWEST_WINDOWS`.
+    """
+    cut = [tokens[: len(tokens) // seq_len * seq_len] for tokens in parts.values()]
+    found = np.concatenate(cut).reshape(-1, seq_len)
+    if len(found) < FEWEST_WINDOWS:
+        names = " and ".join(parts)
+        raise UserError(
+            f"The calibration text {names} has {len(found)} windows of {seq_len} tokens, and "
+            f"{FEWEST_WINDOWS} are needed; give a longer one with --calibration, or choose "
+            "--method rtn or hqq."
+        )
+    return Calibration(torch.from_numpy(found.astype(np.int64)), tuple(parts))
+
+
+def spread(tokens: np.ndarray, seq_len: int, n_tokens: int) -> np.ndarray:
+    """Windows at even distances, one after the other."""
+    if len(tokens) <= seq_len:
+        return tokens[:0]
+    count = window_count(tokens, seq_len, n_tokens)
+    inputs, _ = windows(tokens, seq_len, spread_windows(window_count(tokens, seq_len), count))
+    return inputs.reshape(-1)
+
+
+def tokens_from(source: str, tokenizer: Tokenizer, end_of_text: int, n_tokens: int) -> np.ndarray:
+    """The beginnings of a text's documents, together so many tokens.
+
+    Raises:
+        UserError: the text cannot be read or encoded.
+    """
+    found: list[int] = []
+    for text in documents(source):
+        beginning = encode_text(tokenizer, text[: CHARACTERS * MOST_OF_A_DOCUMENT])
+        found += [*beginning[:MOST_OF_A_DOCUMENT], end_of_text]
+        if len(found) >= n_tokens:
+            break
+    return np.array(found[:n_tokens], dtype=np.int64)
+
+
+def shares_text(tokens: np.ndarray, judged: np.ndarray) -> bool:
+    """Whether the beginning of a judged window occurs in `tokens`, or the middle."""
+    n = min(COMPARED, judged.shape[1])
+    if len(tokens) < n:
+        return False
+    runs = np.lib.stride_tricks.sliding_window_view(tokens, n)
+    middle = (judged.shape[1] - n) // 2
+    wanted = np.concatenate([judged[:, :n], judged[:, middle : middle + n]])
+    # Few runs begin alike, and only those are compared whole.
+    order = np.argsort(runs[:, 0], kind="stable")
+    firsts = runs[order, 0]
+    for one in wanted.astype(tokens.dtype):
+        low, high = (
+            np.searchsorted(firsts, one[0], "left"),
+            np.searchsorted(firsts, one[0], "right"),
+        )
+        if any(np.array_equal(runs[place], one) for place in order[low:high]):
+            return True
+    return False

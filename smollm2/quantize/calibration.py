@@ -1,0 +1,93 @@
+"""What the inputs of a model's matrices look like on calibration text: their second moments."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from smollm2.model.feedforward import swiglu
+from smollm2.model.moe import MoE
+from smollm2.model.transformer import SmolLM2
+
+BATCH = 4  # windows per forward pass
+Moments = dict[str, Tensor]
+
+
+@torch.no_grad()
+def second_moments(
+    model: SmolLM2,
+    windows_WT: Tensor,
+    *,
+    full: bool,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Moments:
+    """E[x²] (n_in,), or with `full` E[x xᵀ] (n_in, n_in), of the inputs of each matrix, in fp32 by
+    the names of `QuantizedState.quantized`: `blocks.0.attn.qkv`, of an expert
+    `blocks.0.mlp.gate_up.3`, and of the head `embed` or `lm_head`.
+
+    An expert that no token chose has none.
+
+    Args:
+        windows_WT: token ids, W windows of T tokens.
+        on_progress: called with the number of windows so far.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def add(name: str, x: Tensor) -> None:
+        x_NI = x.flatten(0, -2).float()
+        found = x_NI.T @ x_NI if full else x_NI.square().sum(0)
+        sums[name] = sums[name].add_(found) if name in sums else found
+        counts[name] = counts.get(name, 0) + len(x_NI)
+
+    with watching(model, add):
+        for start in range(0, len(windows_WT), BATCH):
+            batch = windows_WT[start : start + BATCH].to(model.device)
+            hidden_BTD, _ = model.hidden(batch)
+            # A table's rows are embeddings as well: only how much each input counts is used.
+            name = "embed" if model.lm_head is None else "lm_head"
+            h_ND = hidden_BTD.flatten(0, 1).float()
+            squares = h_ND.square().sum(0)
+            sums[name] = sums[name].add_(squares) if name in sums else squares
+            counts[name] = counts.get(name, 0) + len(h_ND)
+            on_progress(min(start + BATCH, len(windows_WT)))
+    return {name: total / max(counts[name], 1) for name, total in sums.items()}
+
+
+@contextmanager
+def watching(model: SmolLM2, add: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """In this context `add` gets the inputs of every matrix of the layers, with its name."""
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, MoE):
+            hooks.append(module.register_forward_pre_hook(partial(add_experts, name, add)))
+        elif isinstance(module, nn.Linear) and not name.endswith(".router"):
+            hooks.append(module.register_forward_pre_hook(partial(add_inputs, name, add)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def add_inputs(
+    name: str, add: Callable[[str, Tensor], None], module: nn.Linear, inputs: tuple[Tensor, ...]
+) -> None:
+    """A hook for a matrix."""
+    add(name, inputs[0])
+
+
+def add_experts(
+    name: str, add: Callable[[str, Tensor], None], module: MoE, inputs: tuple[Tensor, ...]
+) -> None:
+    """A hook for a layer of experts, whose stacked matrices are no modules: each expert gets the
+    tokens that choose it."""
+    x_ND = inputs[0].flatten(0, -2)
+    chosen_Nk = module.router(x_ND).float().topk(module.n_active, dim=-1).indices
+    for x, (gate_up, _) in enumerate(zip(module.gate_up, module.down, strict=True)):
+        rows = x_ND[(chosen_Nk == x).any(dim=-1)]
+        if len(rows):
+            add(f"{name}.gate_up.{x}", rows)
+            add(f"{name}.down.{x}", swiglu(rows @ gate_up.T))

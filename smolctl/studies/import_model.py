@@ -10,7 +10,8 @@ from smolctl.talk import say, warn
 from smolctl.units import count
 from smollm2.errors import RunExists, UserError
 from smollm2.files import absolute
-from smollm2.interop.hf_import import Source, adopt, fetch, import_run, open_source
+from smollm2.interop.hf_import import fetch, open_folder
+from smollm2.interop.source import Source, adopt, import_run
 from smollm2.protocol.run_config import plain_name
 from smollm2.runs.load_run import load_run_tokenizer
 from smollm2.runs.names import LONGEST_NAME, RESERVED, run_path
@@ -133,9 +134,9 @@ def imported_before(target: str, results: Path, study: str) -> Run | None:
 def find(target: str) -> Source:
     """The model that `target` names, downloaded if it is on the hub."""
     if target.startswith(HUB):
-        return open_source(fetch(target.removeprefix(HUB)), target)
+        return open_folder(fetch(target.removeprefix(HUB)), target)
     folder = absolute(Path(target))
-    return open_source(folder, f"./{folder.name}")
+    return open_folder(folder, f"./{folder.name}")
 
 
 def known(source: Source, results: Path, study: str) -> Run | None:
@@ -155,7 +156,7 @@ def name_of(source: Source) -> str:
     name = plain_name(source.name.rpartition("/")[2])[:LONGEST_NAME]
     if not name:
         return f"model-{source.fingerprint}"
-    return f"{name}-hf" if name in RESERVED else name
+    return f"{name}-{source.layout}" if name in RESERVED else name
 
 
 def require_free(path: Path, source: Source) -> None:

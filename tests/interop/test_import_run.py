@@ -14,7 +14,8 @@ from transformers import (
 
 from smolctl.studies.models import load_one
 from smolctl.studies.targets import finished_runs
-from smollm2.interop import hf_import
+from smollm2.interop.hf_import import FolderSource, open_folder
+from smollm2.interop.source import import_run
 from smollm2.runs.run import Run
 
 # One run of a model
@@ -92,18 +93,18 @@ def test_a_damaged_import_does_not_stop_others(capsys, model):
 @pytest.mark.parametrize("same", [True, False])
 def test_the_later_of_two_simultaneous_first_uses_finds_the_run(capsys, model, monkeypatch, same):
     prompt = ("--prompt", "abc", "--max-new-tokens", "3")
-    read = hf_import.read_state
+    read = FolderSource.read_state
 
     def meanwhile(source):
         """While this import reads the weights another one, from first to last."""
-        monkeypatch.setattr(hf_import, "read_state", read)
-        other = hf_import.open_source(model, "./mine")
+        monkeypatch.setattr(FolderSource, "read_state", read)
+        other = open_folder(model, "./mine")
         if not same:
             other.__dict__["fingerprint"] = "0" * 16
-        hf_import.import_run(Path("results"), "runs", "mine", other)
+        import_run(Path("results"), "runs", "mine", other)
         return read(source)
 
-    monkeypatch.setattr(hf_import, "read_state", meanwhile)
+    monkeypatch.setattr(FolderSource, "read_state", meanwhile)
     code, out, err = run_main(capsys, "generate", "./mine", *prompt)
     assert runs_here() == ["mine"]
     if same:

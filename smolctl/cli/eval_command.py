@@ -34,7 +34,7 @@ def evaluate(
         list[str],
         typer.Argument(
             help="Runs, variants, run directories, RUN+NAME (a quantized model), Hugging Face "
-            "folders (./NAME) or hf:ORG/NAME.",
+            "folders (./NAME), GGUF files (./model.gguf) or hf:ORG/NAME.",
             autocompletion=complete_target,
         ),
     ],

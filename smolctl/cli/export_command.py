@@ -41,7 +41,11 @@ LLAMA = "llama-completion"  # the program of llama.cpp that continues a text
 
 def export(
     target: Annotated[
-        str, typer.Argument(help="A run, a variant with one finished run, or a run directory.")
+        str,
+        typer.Argument(
+            help="A run, a variant with one finished run, a run directory, a Hugging Face folder "
+            "(./NAME), a GGUF file (./model.gguf) or hf:ORG/NAME."
+        ),
     ],
     path: Annotated[
         Path, typer.Argument(help="Folder (hf) or file (gguf) to write; it must not exist.")

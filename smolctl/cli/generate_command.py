@@ -39,7 +39,7 @@ def generate(
         str,
         typer.Argument(
             help="A run, a variant with one finished run, a run directory, RUN+NAME (a quantized "
-            "model), a Hugging Face folder (./NAME) or hf:ORG/NAME.",
+            "model), a Hugging Face folder (./NAME), a GGUF file (./model.gguf) or hf:ORG/NAME.",
             autocompletion=complete_target,
         ),
     ],

@@ -42,8 +42,8 @@ def quantize(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Runs, variants, Hugging Face folders (./NAME) or hf:ORG/NAME (default: the "
-            "latest finished run of each variant).",
+            help="Runs, variants, Hugging Face folders (./NAME), GGUF files (./model.gguf) or "
+            "hf:ORG/NAME (default: the latest finished run of each variant).",
             autocompletion=complete_target,
         ),
     ] = None,

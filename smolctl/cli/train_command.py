@@ -107,9 +107,9 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN[@STEP]",
-            help="Start from the final weights of a run, a Hugging Face folder (./NAME) or "
-            "hf:ORG/NAME. RUN@STEP continues a checkpoint (weights, optimizer, step) to another "
-            "horizon.",
+            help="Start from the final weights of a run, a Hugging Face folder (./NAME), a GGUF "
+            "file (./model.gguf) or hf:ORG/NAME. RUN@STEP continues a checkpoint (weights, "
+            "optimizer, step) to another horizon.",
             rich_help_panel=CONTINUE,
         ),
     ] = None,

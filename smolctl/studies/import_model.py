@@ -1,11 +1,20 @@
-"""Imports models that were trained elsewhere: a folder in the layout of transformers (`./NAME`) or
-`hf:ORG/NAME`. The first use makes a run of the model; later uses find that run."""
+"""Imports models that were trained elsewhere: a folder in the layout of transformers (`./NAME`), a
+GGUF file (`./model.gguf`) or `hf:ORG/NAME`. The first use makes a run of the model; later uses find
+that run."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from smolctl.studies.targets import WEIGHTS, is_path_target, no_model, runs_of
+from smolctl.studies.targets import (
+    GGUF,
+    WEIGHTS,
+    is_brought,
+    is_gguf,
+    is_path_target,
+    no_model,
+    runs_of,
+)
 from smolctl.talk import say, warn
 from smolctl.units import count
 from smollm2.errors import RunExists, UserError
@@ -22,12 +31,13 @@ HUB = "hf:"
 
 
 def is_elsewhere(target: str) -> bool:
-    """Whether `target` names a model that is not a run: on the hub, or a transformers folder."""
-    if target.startswith(HUB):
+    """Whether `target` names a model that is not a run: on the hub, a transformers folder, or a
+    GGUF file, which is known by its ending and so needs no `./`."""
+    path = Path(target)
+    if target.startswith(HUB) or is_gguf(path):
         return True
-    folder = Path(target)
-    is_run = (folder / "run.json").exists()
-    return is_path_target(target) and not is_run and (folder / "config.json").exists()
+    is_run = (path / "run.json").exists()
+    return is_path_target(target) and not is_run and is_brought(path)
 
 
 def runs_or_imported(target: str, results: Path, study: str) -> list[Run]:
@@ -64,7 +74,7 @@ def start_of(spec: str, results: Path, study: str) -> tuple[Run, str | None]:
 
 def split_step(spec: str) -> tuple[str, str | None]:
     """RUN@STEP as RUN and STEP; without a step, None."""
-    if (Path(spec) / "config.json").exists():  # a folder of transformers may have an @ in its name
+    if is_brought(Path(spec)):  # the name of a model from elsewhere may have an @
         return spec, None
     folder, slash, last = spec.rpartition("/")  # and so may the folder of a run
     name, at, step = last.rpartition("@")
@@ -120,8 +130,8 @@ def imported(target: str, results: Path, study: str) -> Run:
 
 
 def imported_before(target: str, results: Path, study: str) -> Run | None:
-    """The run that a model was imported as from the folder `target`, which is not here: cards have
-    it by its base name."""
+    """The run that a model was imported as from the folder or file `target`, which is not here:
+    cards have it by its base name."""
     if Path(target).exists() or not target.startswith("./"):
         return None
     for run in list_runs(results, study)[0]:
@@ -135,8 +145,12 @@ def find(target: str) -> Source:
     """The model that `target` names, downloaded if it is on the hub."""
     if target.startswith(HUB):
         return open_folder(fetch(target.removeprefix(HUB)), target)
-    folder = absolute(Path(target))
-    return open_folder(folder, f"./{folder.name}")
+    path = absolute(Path(target))
+    if is_gguf(path):
+        from smollm2.interop.gguf_import import open_gguf  # imports torch
+
+        return open_gguf(path, f"./{path.name}")
+    return open_folder(path, f"./{path.name}")
 
 
 def known(source: Source, results: Path, study: str) -> Run | None:
@@ -152,8 +166,9 @@ def known(source: Source, results: Path, study: str) -> Run | None:
 
 
 def name_of(source: Source) -> str:
-    """The name of its run: a valid name made from its folder or repository."""
-    name = plain_name(source.name.rpartition("/")[2])[:LONGEST_NAME]
+    """The name of its run: a valid name made from its folder, file or repository."""
+    name = plain_name(source.name.rpartition("/")[2])
+    name = name.removesuffix(GGUF)[:LONGEST_NAME]
     if not name:
         return f"model-{source.fingerprint}"
     return f"{name}-{source.layout}" if name in RESERVED else name
@@ -163,7 +178,9 @@ def require_free(path: Path, source: Source) -> None:
     """Raise `RunExists`, which says what is there, if the run directory `path` exists."""
     if not path.exists():
         return
-    remedy = "give another --study" + ("" if source.name.startswith(HUB) else ", rename the folder")
+    remedy = "give another --study"
+    if not source.name.startswith(HUB):
+        remedy += f", rename the {'file' if source.layout == 'gguf' else 'folder'}"
     taken = f"its run would be called {path.name}, and that name is taken"
     with contextlib.suppress(UserError):  # an unreadable run is not the same model
         run = Run(path)

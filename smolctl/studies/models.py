@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from smolctl.command_line import command
 from smolctl.studies.import_model import runs_or_imported
 from smolctl.studies.machine import machine_for, require_machine
+from smolctl.studies.targets import is_brought
 from smolctl.talk import say
 from smollm2.errors import UserError
 from smollm2.model.transformer import SmolLM2
@@ -117,8 +118,8 @@ def require_one(models: list[Model], target: str) -> Model:
 
 
 def models_of(target: str, results: Path, study: str) -> list[Model]:
-    """The models that `target` names: RUN, a variant, a path or hf:ORG/NAME, each also with +NAME,
-    or the path of a quantized model.
+    """The models that `target` names: RUN, a variant, a path (also of a GGUF file) or hf:ORG/NAME,
+    each also with +NAME, or the path of a quantized model.
 
     Raises:
         UserError: there is none, or its files are missing or damaged.
@@ -143,8 +144,8 @@ def models_of(target: str, results: Path, study: str) -> list[Model]:
 def split_quantized(target: str) -> tuple[str, str | None]:
     """The run that `target` names, and the name of its quantized model; None for the run itself."""
     path = Path(target)
-    # A folder of transformers, whatever else is in it, may have a + in its name.
-    if path.joinpath("config.json").exists():
+    # The name of a model from elsewhere, whatever else is in its folder, may have a +.
+    if is_brought(path):
         return target, None
     if path.joinpath("model.json").exists():  # RUN/quantized/NAME
         return str(path.resolve().parents[1]), path.name

@@ -37,7 +37,8 @@ def unpack_command(study: Path) -> str:
 
 MOST_NAMED = 20  # of the arms and runs that could have been meant
 # Endings of files of weights, which without a configuration and a tokenizer are no model.
-WEIGHTS = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+GGUF = ".gguf"  # which has all three
 
 
 STARTING_SECONDS = 60.0  # from making a run to locking it, on a busy machine
@@ -216,27 +217,35 @@ def is_path_target(target: str) -> bool:
     return "/" in target or target.startswith(".")
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a GGUF file is at a path, by its name."""
+    return path.suffix.lower() == GGUF and path.is_file()
+
+
+def is_brought(path: Path) -> bool:
+    """Whether a model from elsewhere is at a path: a transformers folder or a GGUF file."""
+    return (path / "config.json").exists() or is_gguf(path)
+
+
 def no_model(path: Path) -> str:
     """What is at a path that is neither a run nor a model, and what to name instead."""
-    name, models = repr(base_name(absolute(path))), "a folder in the layout of transformers"
+    name = repr(base_name(absolute(path)))
+    models = "a folder in the layout of transformers or a GGUF file (./model.gguf)"
     if not path.exists():
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         return f"{str(path)!r} does not exist.{did_you_mean(path.name, near)}"
     if path.is_dir():
+        files = sorted(entry.name for entry in path.glob(f"*{GGUF}"))
+        remedy = f" Name the GGUF file in it: {path / files[0]}" if files else ""
         return (
             f"{name} is neither a run nor a model in the layout of transformers: it has neither "
-            "run.json nor config.json."
+            f"run.json nor config.json.{remedy}"
         )
     ending = path.suffix.lower()
-    if ending == ".gguf":
-        return (
-            f"{name} is a GGUF file; smolctl writes GGUF but does not read it. Name the run that "
-            f"it was exported from, or the original model as {models} or hf:ORG/NAME."
-        )
     if ending in WEIGHTS:
         return (
             f"{name} is a file of weights, without a configuration and a tokenizer; name the run "
-            f"or the folder that it belongs to ({models})."
+            "or the folder that it belongs to (a folder in the layout of transformers)."
         )
     return f"{name} is a file, not a model; name a run, or {models}."
 

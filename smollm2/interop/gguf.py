@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,7 +176,11 @@ def describe_bounds(writer: "GGUFWriter", tokenizer: Tokenizer, bounds: Bounds) 
     writer.add_bos_token_id(ends[0] if bounds.begin is None else bounds.begin)
     if bounds.pad is not None:
         writer.add_pad_token_id(bounds.pad)
-    writer.add_add_bos_token(False)
+    # What the tokenizer adds to a text, if anything.
+    added = tokenizer.encode("").ids
+    writer.add_add_bos_token(added[:1] == [bounds.begin])
+    if added and added[-1] == ends[0] and len(added) == 1 + (added[0] == bounds.begin):
+        writer.add_add_eos_token(True)
 
 
 def pre_tokenizer(layout: Mapping[str, Any]) -> str:
@@ -215,21 +219,50 @@ def to_gguf(tensors: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Ten
     Args:
         tensors: by published name, as `to_hf` gives them.
     """
+    stacks: dict[str, list[Tensor]] = {}
+    for name, label in gguf_names(tensors, config).items():
+        n_heads = heads_of(name, config)
+        tensor = tensors[name] if n_heads is None else interleaved(tensors[name], n_heads)
+        stacks.setdefault(label, []).append(tensor)
+    return {
+        label: torch.stack(stack) if "_exps." in label else stack[0]
+        for label, stack in stacks.items()
+    }
+
+
+def from_gguf(
+    tensors: Mapping[str, Tensor], names: Iterable[str], config: ModelConfig
+) -> dict[str, Tensor]:
+    """The inverse of `to_gguf`.
+
+    Args:
+        names: the published ones of the model.
+    """
+    found = {}
+    for name, label in gguf_names(names, config).items():
+        tensor, n_heads = tensors[label], heads_of(name, config)
+        if expert := re.search(r"\.experts\.(\d+)\.", name):
+            tensor = tensor[int(expert[1])]
+        found[name] = tensor if n_heads is None else deinterleaved(tensor, n_heads)
+    return found
+
+
+def gguf_names(names: Iterable[str], config: ModelConfig) -> dict[str, str]:
+    """llama.cpp's name for each published name; a layer's experts share one."""
     from gguf import MODEL_ARCH, get_tensor_name_map
 
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.n_layers)
-    heads = {"q_proj.weight": config.n_heads, "k_proj.weight": config.n_kv_heads}
-    stacks: dict[str, list[Tensor]] = {}
-    for name, tensor in tensors.items():
-        n_heads = next((heads[end] for end in heads if name.endswith(end)), None)
-        tensor = tensor if n_heads is None else interleaved(tensor, n_heads)
-        stacks.setdefault(re.sub(r"\.experts\.\d+", ".experts", name), []).append(tensor)
-    found = {}
-    for name, stack in stacks.items():
-        label = names.get_name(name, (".weight",))
+    theirs, found = get_tensor_name_map(MODEL_ARCH.LLAMA, config.n_layers), {}
+    for name in names:
+        label = theirs.get_name(re.sub(r"\.experts\.\d+", ".experts", name), (".weight",))
         assert label is not None
-        found[label] = torch.stack(stack) if ".experts" in name else stack[0]
+        found[name] = label
     return found
+
+
+def heads_of(name: str, config: ModelConfig) -> int | None:
+    """How many heads' rows the tensor of that published name has, if it makes queries or keys."""
+    heads = {"q_proj.weight": config.n_heads, "k_proj.weight": config.n_kv_heads}
+    return next((heads[end] for end in heads if name.endswith(end)), None)
 
 
 def interleaved(weight: Tensor, n_heads: int) -> Tensor:
@@ -237,6 +270,12 @@ def interleaved(weight: Tensor, n_heads: int) -> Tensor:
     (2i, 2i + 1) of a head, not (i, i + E/2)."""
     halves = weight.unflatten(0, (n_heads, 2, -1))
     return halves.transpose(1, 2).flatten(0, 2).contiguous()
+
+
+def deinterleaved(weight: Tensor, n_heads: int) -> Tensor:
+    """The inverse of `interleaved`."""
+    pairs = weight.unflatten(0, (n_heads, -1, 2))
+    return pairs.transpose(1, 2).flatten(0, 2).contiguous()
 
 
 def require_range(label: str, tensor: Tensor, kind: str) -> None:

@@ -77,20 +77,30 @@ def save_tokenizer(
     bounds = bounds or document_bounds(tokenizer)
     end = bounds.ends[0] if bounds.ends else None
     replace_file(folder / "tokenizer.json", tokenizer_json.read_bytes())
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": None if end is None else tokenizer.id_to_token(end),
-        "model_max_length": max_seq_len,
-        "clean_up_tokenization_spaces": False,
-        # Of version 4's own three, the model does not take `token_type_ids`.
-        "model_input_names": ["input_ids", "attention_mask"],
-    }
+    eos_token = None if end is None else tokenizer.id_to_token(end)
+    settings = tokenizer_settings(max_seq_len, eos_token=eos_token)
     write_json(folder / "tokenizer_config.json", settings)
     ends = list(bounds.ends) if len(bounds.ends) > 1 else end
     tokens = {"bos_token_id": bounds.begin, "eos_token_id": ends}
     pad = end if bounds.pad is None else bounds.pad
     write_json(folder / "generation_config.json", tokens | {"pad_token_id": pad})
     return tokens if bounds.pad is None else tokens | {"pad_token_id": pad}
+
+
+def tokenizer_settings(max_seq_len: int, **tokens: str | None) -> dict[str, Any]:
+    """The content of tokenizer_config.json for a tokenizer.json.
+
+    Args:
+        tokens: the special ones, as `eos_token`.
+    """
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **tokens,
+        "model_max_length": max_seq_len,
+        "clean_up_tokenization_spaces": False,
+        # Of version 4's own three, the model does not take `token_type_ids`.
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
 
 
 def hf_config(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:

@@ -148,8 +148,8 @@ def test_of_several_seeds_it_is_the_first(capsys, results, template):
         ("./missing", "'missing' does not exist.\n"),
         ("results/runs/rum", "'results/runs/rum' does not exist. Did you mean 'run'?\n"),
         ("results/runs/run/run.json", "'run.json' is a file, not a model; name a run, or a folder"),
-        ("model.gguf", "'model.gguf' is a GGUF file; smolctl writes GGUF but does not read it. "),
-        ("./MODEL.GGUF", "Name the run that it was exported from, or the original model as a fol"),
+        ("model.gguf", "model.gguf: it is cut off: it ends before its content does; copy or"),
+        ("./MODEL.GGUF", "./MODEL.GGUF: it is cut off"),
         ("run.safetensors", "is a file of weights, without a configuration and a tokenizer; name"),
         (
             "./notes.txt",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.foreign import EXPERTS, KINDS, SHAPE
+from support.gguf_files import DENSE
 from support.questions import ROWS, write
 from transformers import (
     LlamaConfig,
@@ -15,7 +16,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from smollm2.data import TokenData
+from smollm2 import ModelConfig, SmolLM2
+from smollm2.data import TokenData, load_tokenizer
+from smollm2.interop.gguf import save_gguf
 
 disable_progress_bar()
 
@@ -46,6 +49,14 @@ def model(elsewhere, workdir) -> Path:
     """A copy of the tied model as ./mine in the current directory."""
     shutil.copytree(elsewhere / "tied", "mine")
     return workdir / "mine"
+
+
+@pytest.fixture(scope="session")
+def good_gguf(tmp_path_factory, tokenizer) -> Path:
+    """A GGUF file that can be imported."""
+    path, config = tmp_path_factory.mktemp("gguf") / "m.gguf", ModelConfig(**DENSE)
+    save_gguf(path, SmolLM2(config).state_dict(), config, load_tokenizer(tokenizer), name="m")
+    return path
 
 
 @pytest.fixture

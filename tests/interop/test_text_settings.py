@@ -63,6 +63,16 @@ def instruct(workdir, elsewhere) -> Path:
 def require_same(ours: Path, theirs: Path) -> None:
     for name in KEPT:
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    require_same_text(ours, theirs)
+    settings = [GenerationConfig.from_pretrained(path).to_dict() for path in (theirs, ours)]
+    assert settings[0] == settings[1]
+    configs = [AutoConfig.from_pretrained(path) for path in (theirs, ours)]
+    for name in ("bos_token_id", "pad_token_id"):
+        assert getattr(configs[0], name) == getattr(configs[1], name)
+
+
+def require_same_text(ours: Path, theirs: Path) -> None:
+    """Check that transformers writes and reads a chat in the same way."""
     before, after = map(AutoTokenizer.from_pretrained, (theirs, ours))
     for prompt in (True, False):
         options = {"tokenize": False, "add_generation_prompt": prompt}
@@ -71,12 +81,8 @@ def require_same(ours: Path, theirs: Path) -> None:
         assert text.count("<|im_start|>") == 2 + prompt
     assert after(text)["input_ids"] == before(text)["input_ids"]
     assert after.all_special_ids == before.all_special_ids
-    assert after.eos_token_id == before.eos_token_id
-    settings = [GenerationConfig.from_pretrained(path).to_dict() for path in (theirs, ours)]
-    assert settings[0] == settings[1]
-    configs = [AutoConfig.from_pretrained(path) for path in (theirs, ours)]
-    for name in ("bos_token_id", "pad_token_id"):
-        assert getattr(configs[0], name) == getattr(configs[1], name)
+    for name in ("bos_token", "eos_token", "pad_token"):
+        assert getattr(after, name) == getattr(before, name)
 
 
 @pytest.mark.parametrize("place", ["file", "settings", "both"])
@@ -102,6 +108,20 @@ def require_same_gguf(file: Path, instruct: Path) -> None:
     assert fields["tokenizer.ggml.eos_token_id"] == ids["eos_token_id"][0]
     assert fields["tokenizer.ggml.eot_token_id"] == ids["eos_token_id"][1]
     assert fields["tokenizer.ggml.padding_token_id"] == ids["pad_token_id"]
+
+
+def test_a_gguf_file_brings_it_and_takes_it_along(capsys, instruct, corpus):
+    assert run_main(capsys, "export", "./talker", "m.gguf", "--to", "gguf")[0] == 0
+    options = ["--data", str(corpus), "--seq-len", "16", "--steps", "2", "--name", "tuned"]
+    assert run_main(capsys, "train", "--from", "./m.gguf", *options)[0] == 0
+    for name in ("m", "tuned"):
+        assert run_main(capsys, "export", name, f"{name}-again.gguf", "--to", "gguf")[0] == 0
+        require_same_gguf(Path(f"{name}-again.gguf"), instruct)
+        assert run_main(capsys, "export", name, f"{name}-hf", "--to", "hf")[0] == 0
+        require_same_text(Path(f"{name}-hf"), instruct)
+        settings = [GenerationConfig.from_pretrained(x) for x in (f"{name}-hf", instruct)]
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            assert getattr(settings[0], key) == getattr(settings[1], key)
 
 
 def test_what_is_trained_from_it_keeps_it(capsys, instruct, corpus):

@@ -60,6 +60,10 @@ READ_MODEL = [
     ["train", "--from", "./hf", *SHORT[3:]],
     ["quantize", "./hf", *QUANTIZE, "--data", "corpus.jsonl"],
 ]
+READ_GGUF = [
+    ["generate", "./bad.gguf", "--prompt", "a", "--max-new-tokens", "2"],
+    ["export", "./bad.gguf", "made", "--to", "hf"],
+]
 TABLE = "results/small/two-s0"
 KINDS = {
     "study": Kind("empty", "small.toml", damage.damaged_toml, [["study", "small.toml"]]),
@@ -100,6 +104,13 @@ KINDS = {
     "model-tokenizer": Kind("run", "hf/tokenizer.json", damage.damaged_json, READ_MODEL[:2]),
     "tokenizer-config": Kind(
         "run", "hf/tokenizer_config.json", damage.damaged_json, READ_MODEL[:2]
+    ),
+    "gguf": Kind(
+        "run",
+        "base.gguf",
+        damage.damaged_bytes,
+        READ_GGUF,
+        "bad.gguf",
     ),
     "tokenizer": Kind(
         "run",

@@ -112,11 +112,12 @@ def make_templates(folder: Path, scenes: set[str]) -> dict[str, Path]:
     fill(templates["empty"])
     base = [*TRAIN, "--steps", "3", "--name", "base"]
     model = ["export", "base", "hf", "--to", "hf"]
+    file = ["export", "base", "base.gguf", "--to", "gguf"]
     heavy = [SCENES[name].arguments for name in ("quantize", "export-gguf") if name in scenes]
     child.import_as([base, model, *heavy], copied(templates["empty"], folder / "first"))
     run = copied(templates["empty"], templates["run"].parent)
     prepared = [*SCENES["prepare"].arguments[:-1], "prepared"]
-    for arguments in (base, model, prepared):
+    for arguments in (base, model, file, prepared):
         done(child.command(arguments, run))
     (run / "smolctl.toml").write_text('results = "results"\nstudy = "runs"\n')
     if any(SCENES[name].template == "study" for name in scenes):

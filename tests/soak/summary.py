@@ -106,7 +106,6 @@ replaced.
 - Loss of power: a kill loses nothing that the operating system holds.
 - Kills at the system calls of C's own streams (`fwrite`, which NumPy uses) and of memory maps;
   these are hit at random times only.
-- GGUF files as input, which no command reads.
 - GPUs, network file systems, the Hugging Face Hub, trackers, sweeps, and studies at equal seconds.
 
 A trial that fails prints the command that repeats it, and keeps its folder.

@@ -25,11 +25,11 @@ from side_by_side import Row
 
 if TYPE_CHECKING:
     import numpy as np
-    from smollm2.interop.gguf_import import GgufSource
     from smollm2.quantize.fidelity import Passages
     from torch import Tensor
 
     from smollm2.data import TokenData
+    from smollm2.interop.gguf_import import GgufSource
     from smollm2.model.config import ModelConfig
     from smollm2.model.transformer import SmolLM2
 

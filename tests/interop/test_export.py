@@ -315,7 +315,7 @@ def test_a_quantized_model_is_refused(capsys, trained, tokenizer):
     # At 32 wide there is no group of 64.
     options = ["--bits", "4", "--group-size", "32", "--no-speed", "--tokens", "64"]
     assert run_main(capsys, "quantize", "run", *options)[0] == 0
-    for target in ("run+int4-g32", "results/runs/run/quantized/int4-g32"):
+    for target in ("run+int4-g32-clip", "results/runs/run/quantized/int4-g32-clip"):
         for to in ("hf", "gguf"):
             code, out, err = run_main(capsys, "export", target, "--to", to, "new")
             assert (code, out) == (2, "")

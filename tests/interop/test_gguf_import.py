@@ -206,7 +206,7 @@ def test_a_file_is_a_target_like_a_folder(capsys, finished, corpus):
     options = ("--group-size", "32", "--tokens", "128", "--no-speed", "--data", str(corpus))
     code, _, err = run_main(capsys, "quantize", "./a+b@3.GGUF", *options)
     assert code == 0, err
-    assert run_main(capsys, "generate", "mine+int4-g32", *TEXT)[0] == 0
+    assert run_main(capsys, "generate", "mine+int4-g32-clip", *TEXT)[0] == 0
     options = ("--steps", "2", "--seq-len", "16", "--data", str(corpus), "--name", "tuned")
     code, _, err = run_main(capsys, "train", "--from", "./a+b@3.GGUF", *options)
     assert code == 0, err

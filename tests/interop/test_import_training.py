@@ -31,19 +31,19 @@ def test_an_imported_model_is_quantized(capsys, workdir, elsewhere, corpus, stor
     assert code == 0, err
     assert f"{kind}, mean" in out
     run = Run(Path("results/runs") / kind)
-    row = run.table("quantize").set_index("name").loc["int4-g32"]
+    row = run.table("quantize").set_index("name").loc["int4-g32-clip"]
     # All but norms, and in a mixture routers.
     assert row["quantized_share"] > 0.98
-    weights = load_file(run.path / "quantized/int4-g32/model.safetensors")
+    weights = load_file(run.path / "quantized/int4-g32-clip/model.safetensors")
     assert weights["lm_head.codes"].shape == weights["embed.codes"].shape == (512, 32)
     assert not torch.equal(weights["lm_head.codes"], weights["embed.codes"])
     two_tables = 2 * 512 * (32 + 2)  # codes of a byte, and a scale in bf16 a row
     assert row["disk_bytes_without_embedding"] == row["disk_bytes"] - two_tables
     assert abs(row["loss_delta"]) < 0.5
 
-    code, out, _ = run_main(capsys, "eval", f"{target}+int4-g32", *options[-2:], "--json")
+    code, out, _ = run_main(capsys, "eval", f"{target}+int4-g32-clip", *options[-2:], "--json")
     assert code == 0
-    assert {row["run"] for row in json.loads(out)} == {f"{kind}+int4-g32"}
+    assert {row["run"] for row in json.loads(out)} == {f"{kind}+int4-g32-clip"}
     options = ("--bits", "8", "--no-speed", "--data", story_file)
     code, _, err = run_main(capsys, "quantize", target, *options)
     assert code == 2

@@ -180,8 +180,16 @@ def eval_command(finished: FinishedRun, row: dict[Any, Any]) -> str:
     return command(*words, study=finished.run.study, results=results_of(finished.run))
 
 
-def eval_options(finished: FinishedRun, row: dict[Any, Any]) -> tuple[str, ...]:
-    """The options of `smolctl eval` that make a row of eval.csv, without the task."""
+def eval_options(
+    finished: FinishedRun, row: dict[Any, Any], *, is_quantized: bool = False
+) -> tuple[str, ...]:
+    """The options of `smolctl eval` that make a row of eval.csv, without the task.
+
+    Args:
+        is_quantized: whether the row is of a quantized model, whose dtype may by default be bf16
+            where that of the run is not.
+    """
     limit = () if row["n"] == row["total"] else ("--limit", str(row["n"]))
-    dtype = () if row["dtype"] == finished.protocol.dtype else ("--dtype", row["dtype"])
-    return (*limit, *dtype)
+    own = finished.protocol.dtype
+    is_default = row["dtype"] == own and not (is_quantized and own != "bfloat16")
+    return limit if is_default else (*limit, "--dtype", row["dtype"])

@@ -88,7 +88,8 @@ def evaluate(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="fp32 or bf16 (default: the run's); part of the record.",
+            help="fp32 or bf16 (default: the run's; of a quantized model bf16, where that is "
+            "native); part of the record.",
             rich_help_panel="Machine",
             show_default=False,
         ),

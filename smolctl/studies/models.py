@@ -49,6 +49,10 @@ class Model:
         """The checksum of the file of its weights."""
         return self.final.sha256 if self.quantized is None else self.quantized.sha256
 
+    def machine(self, device: str | None, dtype: str | None) -> tuple[str, str]:
+        """Device and dtype to load it for, by default those of `machine_for`."""
+        return machine_for(self.run, device, dtype, is_quantized=self.quantized is not None)
+
     def load(self, device: str, dtype: str) -> SmolLM2:
         """The model in evaluation mode.
 
@@ -74,8 +78,8 @@ class Loaded:
 def load_one(
     target: str, results: Path, study: str, device: str | None, dtype: str | None
 ) -> Loaded:
-    """The model that `target` names, by default on the run's own device and in its dtype. Of an arm
-    with several seeds it is that of the first one, which is said.
+    """The model that `target` names, by default on the machine of `machine_for`. Of an arm with
+    several seeds it is that of the first one, which is said.
 
     Raises:
         UserError: as `one_model`; or the device or dtype is not available; or the run's tokenizer
@@ -88,7 +92,7 @@ def load_one(
         say(f"{target} has several seeds; this is the first, {models[0].label}.")
     source = require_one(models, target)
     tokenizer = load_run_tokenizer(source.run)
-    return Loaded(source, source.load(*machine_for(source.run, device, dtype)), tokenizer)
+    return Loaded(source, source.load(*source.machine(device, dtype)), tokenizer)
 
 
 def one_model(target: str, results: Path, study: str) -> Model:

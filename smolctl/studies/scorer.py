@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from smolctl.studies.machine import machine_for
 from smolctl.studies.models import Model
 from smolctl.studies.tokens import tokens_of
 from smolctl.talk import progress, warn
@@ -38,7 +37,7 @@ class Scorer:
     """A model to score. Whether it can be scored is checked when it is created.
 
     Args:
-        device, dtype: by default the run's.
+        device, dtype: by default those of `machine_for`.
         batch_size: see `evaluate_text` and `evaluate_task`.
         with_text: whether held-out text will be scored.
         source: the corpus of the run, in case its tokens are no longer in the cache.
@@ -60,7 +59,7 @@ class Scorer:
     ) -> None:
         run = model.run
         self.model, self.batch_size = model, batch_size
-        self.machine = machine_for(run, device, dtype)
+        self.machine = model.machine(device, dtype)
         self.tokenizer = load_run_tokenizer(run)
         self.data = tokens_of(run, source, None) if with_text else None
 

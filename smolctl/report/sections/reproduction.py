@@ -126,7 +126,8 @@ def eval_commands(
     for target, finished, rows in scored(comparison):
         for row in rows.drop_duplicates([*WAY, "n"]).to_dict("records"):
             if target not in by_plan or not is_planned(plan, finished, row):
-                by_target = tasks.setdefault(eval_options(finished, row), {})
+                options = eval_options(finished, row, is_quantized=target != finished.name)
+                by_target = tasks.setdefault(options, {})
                 found = by_target.setdefault(target, [])
                 found += [row["task"]] * (row["task"] not in found)
     lines: dict[tuple[str, ...], list[str]] = {}

@@ -140,6 +140,15 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def talker(workdir, data) -> Path:
+    """A small instruct model of transformers, as ./talker; see `save_instruct`."""
+    from support.instruct import save_instruct
+
+    save_instruct(workdir / "talker", data.tokenizer.to_str())
+    return workdir / "talker"
+
+
 @pytest.fixture(scope="session")
 def tiny(corpus: Path, variants: Path) -> list[str]:
     """The options of a short run of the tiny variant: append --steps and what differs."""

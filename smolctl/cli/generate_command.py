@@ -1,36 +1,44 @@
-"""`smolctl generate`: continue a text with a run."""
+"""`smolctl generate`: continue a text with a run, or talk to one."""
 
 import sys
-import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.cli.console import print_at_once, print_json, say, warn
+from smolctl.cli.console import print_json, say, warn
 from smolctl.cli.options import Json, Results, Study, complete_target, is_typed
+from smolctl.cli.prompts import prompt_tokens, read_prompt, require_utf8
+from smolctl.cli.text_writer import (
+    COMPILING_PAYS,
+    TextWriter,
+    decode_rate,
+    prefill_rate,
+    said_speed,
+)
 from smolctl.command_line import RESULTS, STUDY
 from smollm2.errors import UserError
 from smollm2.runs.load_run import stop_tokens
 
 if TYPE_CHECKING:
-    from smolctl.studies.models import Loaded
+    from smollm2.inference.text_stream import Continuation
 
 EXAMPLES = """
 **Examples**
 
 - `smolctl generate pow2-5000-s0 --prompt "Once upon a time"`
 
-- `smolctl generate pow2-5000-s0 --prompt "The sea" --temperature 0.8 --top-p 0.95 --seed 1`
+- `smolctl generate pow2-5000-s0 --prompt "The sea" --temperature 0.8 --top-p 0.95 --seed 1 --n 3`
 
 - `smolctl generate pow2-5000-s0 --max-new-tokens 256 --stats < chapter.txt`
 
-- `smolctl generate hf:HuggingFaceTB/SmolLM2-135M --prompt "Once upon a time"`
+- `smolctl generate hf:HuggingFaceTB/SmolLM2-135M --prompt "Q: How far is it?" --stop "Q:"`
+
+- `smolctl generate ./SmolLM2-135M-Instruct --chat --prompt "What is the capital of France?"`
+
+- `smolctl generate ./SmolLM2-135M-Instruct --chat --system "Answer in one sentence."`
 """
 
-
-# New tokens of `pow2`, in one text or several, from which compiling and then decoding is faster
-# than decoding eagerly: 800 in bf16 and 1,700 in int4 (benchmarks/README.md).
-COMPILING_PAYS = 1500
+MOST_TEXTS = 1000  # of one prompt
 
 
 def generate(
@@ -46,7 +54,23 @@ def generate(
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="Text to continue (default: stdin, without its last line break).",
+            help="Text to continue, or with --chat a message (default: stdin, as it is).",
+            show_default=False,
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Put the prompt into the model's chat template, as a message of the user. On a "
+            "terminal without --prompt: a conversation.",
+        ),
+    ] = False,
+    system: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="The system's message before a chat (default: what the template says).",
             show_default=False,
         ),
     ] = None,
@@ -69,6 +93,20 @@ def generate(
         int, typer.Option(help="Sample from this many most likely tokens; 0 means all.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="End the text before this one; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    n: Annotated[
+        int,
+        typer.Option(
+            "--n", help="Texts to draw, with the seeds --seed, --seed + 1 and so on.", metavar="N"
+        ),
+    ] = 1,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Drop the start of a prompt that is too long.")
     ] = False,
@@ -80,7 +118,11 @@ def generate(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="fp32 or bf16 (default: the run's).", rich_help_panel="Machine"),
+        typer.Option(
+            help="fp32 or bf16 (default: the run's; of a quantized model bf16, where that is "
+            "native).",
+            rich_help_panel="Machine",
+        ),
     ] = None,
     compiled: Annotated[
         bool | None,
@@ -104,137 +146,107 @@ def generate(
     Compiled code rounds differently and may choose another token where two are nearly equal. On a
     terminal, control characters are shown as escapes; a file or a program gets the text as it is.
     """
+    from smolctl.cli.conversation import chat_template_of, converse, opening
     from smolctl.studies.models import load_one
-    from smollm2.inference.compiled_step import has_kept_step
-    from smollm2.inference.decoder import Decoder, Sampling, TextStream
-    from smollm2.inference.decoder import generate as decode
+    from smollm2.data import special_ids
+    from smollm2.inference.decoder import Sampling
+    from smollm2.inference.text_stream import Ending
 
-    sampling = Sampling(temperature, top_p, top_k, seed)
-    if temperature == 0 and any(is_typed(context, name) for name in ("top_p", "top_k", "seed")):
-        warn("--top-p, --top-k and --seed do nothing at --temperature 0.")
     if max_new_tokens < 1:
         raise UserError(f"--max-new-tokens must be at least 1, not {max_new_tokens}.")
-    text = read_prompt(prompt)
+    require_texts(n, temperature)
+    samplings = [Sampling(temperature, top_p, top_k, seed + number) for number in range(n)]
+    if temperature == 0 and any(is_typed(context, name) for name in ("top_p", "top_k", "seed")):
+        warn("--top-p, --top-k and --seed do nothing at --temperature 0.")
+    stops = stop or []
+    if "" in stops:
+        raise UserError("--stop must not be empty; give the text to stop before.")
+    is_talk = chat and prompt is None and sys.stdin.isatty()
+    require_chat_options(chat, is_talk, system, truncate, as_json, n)
+    text = "" if is_talk else read_prompt(prompt)
+
     loaded = load_one(target, results, study, device, dtype)
-    tokens = prompt_tokens(text, loaded, max_new_tokens, truncate)
-    kept = compiled is not False and has_kept_step(loaded.model)
-    if compiled and not kept:
-        say("Compiling the decoding step ...")
-        if loaded.model.device.type == "cpu" and max_new_tokens < COMPILING_PAYS:
-            warn(
-                f"On a CPU, compiling takes longer than it saves below about {COMPILING_PAYS} new "
-                "tokens. Its code is kept, so later texts count as well."
-            )
-    decoder = Decoder(loaded.model, len(tokens) + max_new_tokens, compiled)
-    if decoder.compiled and compiled is None:
-        say("Decoding with code compiled earlier; --no-compile does without.")
-    stream, times, new = TextStream(loaded.tokenizer), [time.perf_counter()], []
-    ends = stop_tokens(loaded.source.run, loaded.tokenizer)
-    try:
-        for token in decode(
-            decoder, tokens, max_new_tokens=max_new_tokens, sampling=sampling, ends=ends
-        ):
-            times.append(time.perf_counter())
-            new.append(token)
-            if piece := stream.add(token):
-                show_piece(piece, as_json)
-        show_piece(stream.rest() + "\n", as_json)
-    except KeyboardInterrupt:
-        show_piece("\n", as_json)
-        raise typer.Exit(130) from None
-    speeds = speed(len(tokens), times)
+    template = chat_template_of(loaded.source) if chat else None
+    eos = template.special_tokens.get("eos_token", "") if template else ""
+    ends = {
+        *stop_tokens(loaded.source.run, loaded.tokenizer),
+        *special_ids(loaded.tokenizer, [*stops, eos]),
+    }
+    writer = TextWriter(loaded, max_new_tokens, samplings, ends, stops, compiled, as_json)
+    if template and is_talk:
+        converse(writer, template, system, stats)
+        return
+    messages = [*opening(system), {"role": "user", "content": text}]
+    written = template.prompt(messages) if template else text
+    tokens = prompt_tokens(written, writer, truncate, chat)
+    texts = []
+    for each in writer.write(tokens):
+        if each.ending is Ending.INTERRUPT:
+            raise typer.Exit(130)
+        texts.append(each)
     if as_json:
-        record = {
-            "study": loaded.source.run.study,
-            "run": loaded.source.label,
-            "prompt": text,
-            "prompt_tokens": len(tokens),
-            "text": loaded.tokenizer.decode(new),
-            "tokens": new,
-            "stopped_by": "end-of-text" if len(new) < max_new_tokens else "max-new-tokens",
-            "prefill_tokens_per_second": speeds[0],
-            "decode_tokens_per_second": speeds[1],
-            "device": loaded.model.device.type,
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            "compiled": decoder.compiled,
-        }
-        print_json(record)
+        about = {"prompt": text, "chat": chat, "system": system}
+        print_json(about | json_record(writer, tokens, texts))
     if stats:
-        say(f"Prompt: {said(len(tokens), speeds[0])}. New: {said(len(new), speeds[1])}.")
+        say(said_speed(len(tokens), texts))
 
 
-def read_prompt(prompt: str | None) -> str:
-    """The text of --prompt, or else stdin.
-
-    Raises:
-        UserError: it is empty or not UTF-8.
-    """
-    try:
-        if prompt is None and sys.stdin.isatty():
-            raise UserError('There is nothing to continue; give --prompt "Once upon a time".')
-        text = sys.stdin.read().removesuffix("\n").removesuffix("\r") if prompt is None else prompt
-        text.encode()
-    except UnicodeError:
-        raise UserError("The prompt is not UTF-8 text; convert it first.") from None
-    if not text:
-        raise UserError('The prompt is empty; give some text, such as --prompt "Once upon a time".')
-    return text
-
-
-def prompt_tokens(text: str, loaded: "Loaded", max_new_tokens: int, truncate: bool) -> list[int]:
-    """The tokens of `text`; with `truncate`, the last ones that fit, with a warning.
-
-    Raises:
-        UserError: they do not fit into the model's context.
-    """
-    from smollm2.data import encode_text
-
-    context = loaded.model.config.max_seq_len
-    room = context - max_new_tokens
-    if room < 1:
+def require_texts(n: int, temperature: float) -> None:
+    """Raise `UserError` unless `n` texts can be drawn."""
+    if not 1 <= n <= MOST_TEXTS:
+        raise UserError(f"--n must be from 1 to {MOST_TEXTS}, not {n}.")
+    if n > 1 and temperature == 0:
         raise UserError(
-            f"--max-new-tokens {max_new_tokens} leaves no room for a prompt in the model's context "
-            f"of {context} tokens; give at most {context - 1}."
+            f"--n {n} at --temperature 0 would give the same text {n} times; give a --temperature, "
+            "such as 0.8."
         )
-    tokens = encode_text(loaded.tokenizer, text)
-    if len(tokens) > room:
-        numbers = (
-            f"The prompt has {len(tokens)} tokens, but only {room} fit into the model's "
-            f"context of {context} with --max-new-tokens {max_new_tokens}"
+
+
+def require_chat_options(
+    chat: bool, is_talk: bool, system: str | None, truncate: bool, as_json: bool, n: int
+) -> None:
+    """Raise `UserError` if options of a chat, or of a conversation (`is_talk`), do not go
+    together."""
+    if system is not None and not chat:
+        raise UserError("--system is the first message of a chat; give --chat as well.")
+    if system is not None:
+        require_utf8(system, "--system")
+    if chat and truncate:
+        raise UserError(
+            "--truncate drops the start of the prompt, which with --chat is that of the template; "
+            "omit it, and shorten the message."
         )
-        if not truncate:
-            raise UserError(f"{numbers}; shorten it, or drop its start with --truncate.")
-        warn(f"{numbers}: the first {len(tokens) - room} are dropped.")
-        tokens = tokens[-room:]
-    run = loaded.source.run
-    if run.is_imported:  # its training is unknown
-        return tokens
-    if len(tokens) + max_new_tokens > (seen := run.protocol.seq_len):
-        warn(
-            f"{run.name} was trained on sequences of {seen} tokens; expect worse text beyond that."
+    if is_talk and (as_json or n > 1):
+        option = "--json" if as_json else f"--n {n}"
+        raise UserError(
+            f'{option} is for one message, not for a conversation; give --prompt "Who are you?".'
         )
-    return tokens
 
 
-def show_piece(piece: str, as_json: bool) -> None:
-    """Print at once, unless JSON follows."""
-    if not as_json:
-        print_at_once(piece)
-
-
-def speed(n_prompt: int, times: list[float]) -> tuple[float | None, float | None]:
-    """Tokens per second of the prompt and of the new tokens; None if not measured.
-
-    Args:
-        times: clock readings in seconds, at the start and at each new token.
-    """
-    if len(times) < 2:
-        return None, None
-    start, first, last = times[0], times[1], times[-1]
-    return n_prompt / (first - start), (len(times) - 2) / (last - first) if last > first else None
-
-
-def said(n: int, tokens_per_second: float | None) -> str:
-    """`12 tokens, 345.6 tokens/s`."""
-    rate = "not measured" if tokens_per_second is None else f"{tokens_per_second:,.1f} tokens/s"
-    return f"{n} tokens, {rate}"
+def json_record(
+    writer: TextWriter, prompt: list[int], texts: "list[Continuation]"
+) -> dict[str, Any]:
+    """What --json prints of the texts. The fields of the first are those of the record as well."""
+    continuations = [
+        {
+            "seed": sampling.seed,
+            "text": text.text,
+            "tokens": text.tokens,
+            "stopped_by": text.ending,
+        }
+        for sampling, text in zip(writer.samplings, texts, strict=True)
+    ]
+    model, source = writer.loaded.model, writer.loaded.source
+    return {
+        "study": source.run.study,
+        "run": source.label,
+        "prompt_tokens": len(prompt),
+        "prompt_ids": prompt,
+        **continuations[0],
+        "continuations": continuations,
+        "prefill_tokens_per_second": prefill_rate(len(prompt), texts),
+        "decode_tokens_per_second": decode_rate(texts),
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "compiled": writer.decoder is not None and writer.decoder.compiled,
+    }

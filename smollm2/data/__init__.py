@@ -24,6 +24,7 @@ from smollm2.data.tokenizer import (
     load_tokenizer,
     parse_train_spec,
     require_vocab,
+    special_ids,
     tokenizer_fingerprint,
     train_tokenizer,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "require_uncut",
     "require_vocab",
     "source_name",
+    "special_ids",
     "spread_windows",
     "token_bytes",
     "tokenizer_fingerprint",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,12 +73,17 @@ def load_tokenizer(spec: str, *, fetch: bool = True) -> Tokenizer:
     return tokenizer
 
 
-def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+def encode_text(tokenizer: Tokenizer, text: str, *, with_special: bool = False) -> list[int]:
     """The tokens of a text, without those that a template adds.
+
+    Args:
+        with_special: whether a special token that the text spells out gets that token, as in
+            transformers, and not the tokens of its characters.
 
     Raises:
         UserError: the tokenizer has no tokens for it.
     """
+    tokenizer.encode_special_tokens = not with_special
     try:
         with no_panic():
             return tokenizer.encode(text, add_special_tokens=False).ids
@@ -86,6 +91,17 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
         raise UserError(
             f"The tokenizer cannot encode {text[:40]!r} ({reason(error)}): use another tokenizer."
         ) from error
+    finally:
+        tokenizer.encode_special_tokens = True
+
+
+def special_ids(tokenizer: Tokenizer, texts: Collection[str]) -> list[int]:
+    """The special tokens among `texts`."""
+    return [
+        number
+        for number, token in tokenizer.get_added_tokens_decoder().items()
+        if token.special and token.content in texts
+    ]
 
 
 def parse_train_spec(spec: str) -> int | None:

@@ -1,1 +1,1 @@
-"""Decoding with a KV cache, one token at a time, eager or compiled."""
+"""Decoding with a KV cache, eager or compiled; text from tokens; chat templates."""

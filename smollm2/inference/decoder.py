@@ -8,8 +8,8 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from smollm2.errors import RunError, UserError
 from smollm2.inference.compiled_step import Code, Step, can_step, compiled_step, kept_step
 from smollm2.model.moe import MoE
 from smollm2.model.transformer import KVCache, SmolLM2, rope_tables
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 Layer = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor], Tensor | None, KVCache], Tensor]
 
@@ -207,6 +204,11 @@ class Decoder:
         with without_onednn():
             return self._logits(token_11, seen, self._mask[..., :seen], self._step_layer)
 
+    def rewind(self, length: int) -> None:
+        """Forget the tokens after the first `length`."""
+        self.length = length
+        self._mask[..., length:] = -math.inf
+
     def _logits(self, tokens_1T: Tensor, seen: int, mask: Tensor | None, layer: Layer) -> Tensor:
         """Logits (V,) of the last of `tokens_1T`, appended; the first `seen` positions are read."""
         start, end = self.length, self.length + tokens_1T.shape[1]
@@ -285,6 +287,26 @@ def generate(
             decoder has too little room.
         RunError: the model's logits are not finite.
     """
+    yield from continuations(decoder, prompt, [sampling], max_new_tokens=max_new_tokens, ends=ends)[
+        0
+    ]
+
+
+def continuations(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    samplings: Sequence[Sampling],
+    *,
+    max_new_tokens: int,
+    ends: Collection[int],
+) -> list[Iterator[int]]:
+    """The tokens that `generate` yields with each of `samplings`.
+
+    The prompt is read once, when the first token is asked for. Exhaust each before the next.
+
+    Raises:
+        UserError, RunError: as `generate`.
+    """
     if not prompt:
         raise UserError("The prompt has no tokens; give some text to continue.")
     if max_new_tokens < 1:
@@ -296,41 +318,24 @@ def generate(
             f"{len(prompt)} tokens of prompt and {max_new_tokens} new ones exceed the "
             f"{decoder.max_len} tokens of the decoder."
         )
-    generator = torch.Generator().manual_seed(sampling.seed)
-    token = sampling.choose(decoder.prefill(prompt), generator)
-    for _ in range(max_new_tokens - 1):
-        if token in ends:
-            return
-        yield token
-        token = sampling.choose(decoder.step(token), generator)
-    if token not in ends:
-        yield token
 
+    @cache
+    def prefilled() -> Tensor:
+        return decoder.prefill(prompt)
 
-class TextStream:
-    """Turns tokens that arrive one by one into text.
+    def drawn(sampling: Sampling) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(sampling.seed)
+        token = sampling.choose(prefilled(), generator)
+        decoder.rewind(len(prompt))
+        for _ in range(max_new_tokens - 1):
+            if token in ends:
+                return
+            yield token
+            token = sampling.choose(decoder.step(token), generator)
+        if token not in ends:
+            yield token
 
-    A token may hold a part of a character; an incomplete character is held back.
-    """
-
-    def __init__(self, tokenizer: "Tokenizer") -> None:
-        self.tokenizer = tokenizer
-        self._held: list[int] = []
-
-    def add(self, token: int) -> str:
-        """The text that `token` completes."""
-        self._held.append(token)
-        # U+FFFD at the end is a character whose last bytes may still come.
-        return "" if self._text().endswith("\ufffd") else self.rest()
-
-    def rest(self) -> str:
-        """The text still held back, with U+FFFD for a broken character."""
-        text = self._text()
-        self._held.clear()
-        return text
-
-    def _text(self) -> str:
-        return self.tokenizer.decode(self._held)
+    return [drawn(sampling) for sampling in samplings]
 
 
 @dataclass(frozen=True)

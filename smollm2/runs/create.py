@@ -76,12 +76,13 @@ def create_run(
         )
         manifest["keep_steps"] = sorted(keep_steps)
         bounds = parent and brought_bounds(parent)
-        if parent and bounds and bounds.ends:
+        if bounds and bounds.ends:
             manifest["bounds"] = {
                 "bos_token_id": bounds.begin,
                 "eos_token_id": list(bounds.ends),
                 "pad_token_id": bounds.pad,
             }
+        if parent:
             write_text_settings(folder, text_settings_of(parent))
         write_json(folder / "run.json", manifest)
         if tokenizer is not None:

@@ -1,15 +1,15 @@
 """What a model of transformers brings along for its text: settings of the tokenizer, special
 tokens, chat template and generation settings.
 
-smolctl uses none of them. A run keeps the files as they are, in its folder `transformers`, and so
-do the runs that start from it; an export writes them again.
+A run keeps the files as they are, in its folder `transformers`, and so do the runs that start from
+it; an export writes them again. A chat uses the template and the special tokens.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smollm2.errors import UserError
+from smollm2.errors import UserError, first_few
 from smollm2.files import replace_file
 from smollm2.parse import MAX_JSON, Unreadable, parse_json, read_file, read_json
 from smollm2.runs.run import Run
@@ -17,7 +17,8 @@ from smollm2.runs.run import Run
 FOLDER = "transformers"  # in a run
 TOKENIZER = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
-FILES = (TOKENIZER, "special_tokens_map.json", "generation_config.json", TEMPLATE)
+SPECIAL_TOKENS = "special_tokens_map.json"
+FILES = (TOKENIZER, SPECIAL_TOKENS, "generation_config.json", TEMPLATE)
 MAX_TEMPLATE = 2**20  # bytes
 
 
@@ -84,3 +85,36 @@ def chat_template(files: Mapping[str, bytes]) -> str | list[dict[str, str]] | No
         and isinstance(one.get("name"), str)
         and isinstance(one.get("template"), str)
     ]
+
+
+def default_template(files: Mapping[str, bytes]) -> str | None:
+    """The template of a chat without tools; None if there is none.
+
+    Raises:
+        UserError: there are several, and none is called `default`.
+    """
+    found = chat_template(files)
+    if not isinstance(found, list):
+        return found
+    templates = {one["name"]: one["template"] for one in found}
+    if templates and "default" not in templates:
+        raise UserError(
+            f"The model has the chat templates {first_few(templates)}, and none is called default."
+        )
+    return templates.get("default")
+
+
+def special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The special tokens that have a name, such as `eos_token`, as transformers gives them to a
+    chat template."""
+    settings = parse_json(files.get(TOKENIZER, b"{}"))
+    named = {name: token for name, token in settings.items() if name.endswith("_token")}
+    extra = settings.get("extra_special_tokens")
+    named |= extra if isinstance(extra, dict) else {}
+    if "added_tokens_decoder" not in settings:  # written by an older version
+        named |= parse_json(files.get(SPECIAL_TOKENS, b"{}"))
+    tokens = {
+        name: token.get("content") if isinstance(token, dict) else token
+        for name, token in named.items()
+    }
+    return {name: token for name, token in tokens.items() if isinstance(token, str)}

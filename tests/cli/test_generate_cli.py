@@ -63,11 +63,16 @@ def test_the_text_is_what_the_library_generates(capsys, results):
     assert run_main(capsys, *options("--json", "--dtype", "fp32"))[1].find('"float32"') > 0
 
 
-def test_a_prompt_on_stdin_is_the_same_prompt(capsys, results, monkeypatch):
-    _, expected, _ = run_main(capsys, *options())
-    type_in(monkeypatch, f"{PROMPT}\n".encode())
-    code, out, _ = run_main(capsys, "generate", "run", "--max-new-tokens", "12")
-    assert (code, out) == (0, expected)
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n"])
+def test_a_prompt_on_stdin_is_what_is_there(capsys, results, monkeypatch, end):
+    code, expected, _ = run_main(capsys, *with_options("--prompt", PROMPT + end), "--json")
+    assert code == 0
+    type_in(monkeypatch, f"{PROMPT}{end}".encode())
+    code, out, _ = run_main(capsys, "generate", "run", "--max-new-tokens", "12", "--json")
+    assert code == 0
+    same = ("prompt", "prompt_ids", "tokens")
+    assert [json.loads(out)[name] for name in same] == [json.loads(expected)[name] for name in same]
+    assert json.loads(out)["prompt"] == PROMPT + end
 
 
 def test_a_seed_repeats_what_is_drawn(capsys, results):
@@ -186,6 +191,11 @@ def test_what_is_no_model_is_called_what_it_is(capsys, results, command, target,
         (["--top-p", "1.5"], "--top-p must be above 0"),
         (["--top-k", "-1"], "--top-k must be 0"),
         (["--seed", "-1"], "--seed must be from 0"),
+        (["--seed", "9223372036854775807", "--n", "2", "--temperature", "1"], "--seed must be"),
+        (["--n", "0"], "--n must be from 1 to 1000, not 0"),
+        (["--n", "1001", "--temperature", "1"], "--n must be from 1 to 1000, not 1001"),
+        (["--n", "3"], "--n 3 at --temperature 0 would give the same text 3 times; give a"),
+        (["--stop", ""], "--stop must not be empty"),
         (["--device", "tpu"], "Unknown device"),
         (["--dtype", "fp8"], "choose fp32 or bf16"),
         (["--study", "other"], "has no runs"),
@@ -201,7 +211,7 @@ def test_impossible_requests_are_refused(capsys, results, more, said):
 
 @pytest.mark.parametrize(
     ("text", "is_terminal", "said"),
-    [(b"", False, "is empty"), (b"\n", False, "is empty"), (b"\xff", False, "not UTF-8"),
+    [(b"", False, "is empty"), (b"\xff", False, "not UTF-8"),
      (b"", True, "There is nothing to continue; give --prompt")],
 )  # fmt: skip
 def test_stdin_without_a_prompt_is_refused(capsys, results, monkeypatch, text, is_terminal, said):

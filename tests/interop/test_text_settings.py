@@ -5,59 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from support.command import run_main
-from support.foreign import SHAPE, runs_here
-from tokenizers import Tokenizer
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from support.foreign import runs_here
+from support.instruct import TEMPLATE
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from smollm2.runs.run import Run
 from smollm2.runs.text_settings import chat_template
 
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 CHAT = [{"role": "user", "content": "abc de"}, {"role": "assistant", "content": "é?"}]
 KEPT = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-
-
-@pytest.fixture
-def instruct(workdir, elsewhere) -> Path:
-    """A model with a chat template, and tokens that begin, end and pad a text, as ./talker."""
-    folder = workdir / "talker"
-    tokens = Tokenizer.from_file(str(elsewhere / "tied" / "tokenizer.json"))
-    tokens.add_special_tokens(["<|im_start|>", "<|im_end|>", "<|pad|>"])
-    begin, end, pad = map(tokens.token_to_id, ("<|im_start|>", "<|im_end|>", "<|pad|>"))
-    shape = SHAPE | {"vocab_size": tokens.get_vocab_size() + 5}
-    shape |= {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": pad}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True))
-    model.generation_config = GenerationConfig(
-        bos_token_id=begin, eos_token_id=[end, pad], pad_token_id=pad, repetition_penalty=1.1
-    )
-    model.save_pretrained(folder)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokens,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
-        model_max_length=64,
-    )
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    special = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|pad|>"}
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    return folder
 
 
 def require_same(ours: Path, theirs: Path) -> None:
@@ -86,23 +45,23 @@ def require_same_text(ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["file", "settings", "both"])
-def test_an_import_is_exported_as_it_came(capsys, instruct, place):
-    separate, settings = instruct / "chat_template.jinja", instruct / "tokenizer_config.json"
+def test_an_import_is_exported_as_it_came(capsys, talker, place):
+    separate, settings = talker / "chat_template.jinja", talker / "tokenizer_config.json"
     if place != "file":
         content = json.loads(settings.read_text()) | {"chat_template": TEMPLATE}
         settings.write_text(json.dumps(content))
     if place == "settings":
         separate.unlink()
     assert run_main(capsys, "export", "./talker", "out", "--to", "hf")[0] == 0
-    require_same(Path("out"), instruct)
+    require_same(Path("out"), talker)
     assert separate.exists() == Path("out/chat_template.jinja").exists()
     assert run_main(capsys, "export", "talker", "m.gguf", "--to", "gguf")[0] == 0
-    require_same_gguf(Path("m.gguf"), instruct)
+    require_same_gguf(Path("m.gguf"), talker)
 
 
-def require_same_gguf(file: Path, instruct: Path) -> None:
+def require_same_gguf(file: Path, talker: Path) -> None:
     fields = {name: field.contents() for name, field in GGUFReader(file).fields.items()}
-    ids = json.loads((instruct / "generation_config.json").read_text())
+    ids = json.loads((talker / "generation_config.json").read_text())
     assert fields["tokenizer.chat_template"] == TEMPLATE
     assert fields["tokenizer.ggml.bos_token_id"] == ids["bos_token_id"]
     assert fields["tokenizer.ggml.eos_token_id"] == ids["eos_token_id"][0]
@@ -110,21 +69,21 @@ def require_same_gguf(file: Path, instruct: Path) -> None:
     assert fields["tokenizer.ggml.padding_token_id"] == ids["pad_token_id"]
 
 
-def test_a_gguf_file_brings_it_and_takes_it_along(capsys, instruct, corpus):
+def test_a_gguf_file_brings_it_and_takes_it_along(capsys, talker, corpus):
     assert run_main(capsys, "export", "./talker", "m.gguf", "--to", "gguf")[0] == 0
     options = ["--data", str(corpus), "--seq-len", "16", "--steps", "2", "--name", "tuned"]
     assert run_main(capsys, "train", "--from", "./m.gguf", *options)[0] == 0
     for name in ("m", "tuned"):
         assert run_main(capsys, "export", name, f"{name}-again.gguf", "--to", "gguf")[0] == 0
-        require_same_gguf(Path(f"{name}-again.gguf"), instruct)
+        require_same_gguf(Path(f"{name}-again.gguf"), talker)
         assert run_main(capsys, "export", name, f"{name}-hf", "--to", "hf")[0] == 0
-        require_same_text(Path(f"{name}-hf"), instruct)
-        settings = [GenerationConfig.from_pretrained(x) for x in (f"{name}-hf", instruct)]
+        require_same_text(Path(f"{name}-hf"), talker)
+        settings = [GenerationConfig.from_pretrained(x) for x in (f"{name}-hf", talker)]
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             assert getattr(settings[0], key) == getattr(settings[1], key)
 
 
-def test_what_is_trained_from_it_keeps_it(capsys, instruct, corpus):
+def test_what_is_trained_from_it_keeps_it(capsys, talker, corpus):
     options = ["--data", str(corpus), "--seq-len", "16", "--steps", "2"]
     assert run_main(capsys, "train", "--from", "./talker", *options, "--name", "tuned")[0] == 0
     again = ["train", "--from", "tuned", *options, "--name", "again"]
@@ -132,14 +91,14 @@ def test_what_is_trained_from_it_keeps_it(capsys, instruct, corpus):
     shutil.rmtree("results/runs/talker")
     for name in ("tuned", "again"):
         assert run_main(capsys, "export", name, f"{name}-hf", "--to", "hf")[0] == 0
-        require_same(Path(f"{name}-hf"), instruct)
+        require_same(Path(f"{name}-hf"), talker)
     assert run_main(capsys, "export", "again", "m.gguf", "--to", "gguf")[0] == 0
-    require_same_gguf(Path("m.gguf"), instruct)
+    require_same_gguf(Path("m.gguf"), talker)
     prompt = ("--prompt", "abc", "--max-new-tokens", "2")
     assert run_main(capsys, "generate", "again", *prompt)[0] == 0
 
 
-def test_a_changed_template_is_another_model(capsys, instruct):
+def test_a_changed_template_is_another_model(capsys, talker):
     prompt = ("--prompt", "abc", "--max-new-tokens", "2")
     assert run_main(capsys, "generate", "./talker", *prompt)[0] == 0
     shutil.copytree("talker", "copied")
@@ -149,9 +108,9 @@ def test_a_changed_template_is_another_model(capsys, instruct):
     assert runs_here() == ["copied", "talker"]
 
 
-def test_a_run_that_an_older_version_imported_is_completed(capsys, instruct):
+def test_a_run_that_an_older_version_imported_is_completed(capsys, talker):
     prompt = ("--prompt", "abc", "--max-new-tokens", "2")
-    files = [instruct / name for name in ("chat_template.jinja", *KEPT[:2])]
+    files = [talker / name for name in ("chat_template.jinja", *KEPT[:2])]
     kept = {path: path.read_bytes() for path in files}
     for path in kept:
         path.unlink()
@@ -163,19 +122,19 @@ def test_a_run_that_an_older_version_imported_is_completed(capsys, instruct):
         assert run_main(capsys, "generate", "./talker", *prompt)[0] == 0
     assert runs_here() == ["talker"]
     assert run_main(capsys, "export", "./talker", "out", "--to", "hf")[0] == 0
-    require_same(Path("out"), instruct)
+    require_same(Path("out"), talker)
 
 
 @pytest.mark.parametrize("name", [*KEPT, "chat_template.jinja"])
-def test_a_damaged_file_is_named(capsys, instruct, name):
-    (instruct / name).write_bytes(b"\xff{")
+def test_a_damaged_file_is_named(capsys, talker, name):
+    (talker / name).write_bytes(b"\xff{")
     code, out, err = run_main(capsys, "export", "./talker", "out", "--to", "hf")
     assert (code, out) == (2, "")
     assert f"./talker: {name} cannot be read: it is not UTF-8 text." in err
     assert runs_here() == []
 
 
-def test_a_link_in_a_run_is_not_exported(capsys, instruct):
+def test_a_link_in_a_run_is_not_exported(capsys, talker):
     assert run_main(capsys, "export", "./talker", "out", "--to", "hf")[0] == 0
     secret = Path("secret.json")
     secret.write_text('{"key": 1}')

@@ -1,6 +1,8 @@
 """quantize.csv of a run, read and checked."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -10,6 +12,7 @@ from smollm2.runs.conditions import FEWEST_DOCUMENTS
 from smollm2.runs.quantize_status import Status
 from smollm2.runs.tables import TABLES, WORDS, TableFolder
 
+ERRORS = ("loss_delta_stderr", "kl_mean_stderr", "top1_agreement_stderr")  # over documents
 NUMBERS = tuple(column for column in TABLES["quantize"] if column not in WORDS["quantize"])
 
 
@@ -33,7 +36,7 @@ def read_rows(run: TableFolder) -> pd.DataFrame | None:
         if row["name"] != BF16:
             QuantConfig.of(row["name"])
         if row["clusters"] < FEWEST_DOCUMENTS:
-            row["loss_delta_stderr"] = math.nan
+            row |= dict.fromkeys(ERRORS, math.nan)
         if row["status"] not in list(Status):
             raise UserError(f"{run.name}/quantize.csv has an unknown status: {row['status']!r}.")
     names = [row["name"] for row in rows]
@@ -57,3 +60,9 @@ def number_in(cell: str, start: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"{start} that is not a number: {cell!r}.")
     return value
+
+
+def with_error(row: Mapping[str, Any], column: str, form: str) -> str:
+    """`+0.0123 ± 0.0004`; without an error where there are too few documents."""
+    error = row[f"{column}_stderr"]
+    return f"{row[column]:{form}}" + ("" if error is None else f" ± {error:.4f}")

@@ -1,8 +1,9 @@
-"""How quantizing changes the loss of the arms of a comparison, and whether it harms an arm more or
-less than the first one.
+"""What quantizing does to the arms of a comparison, and whether it harms an arm more or less than
+the first one.
 
-The change is the loss quantized minus the loss as trained, on the same text. The unit is the run.
-The verdicts on all configurations of all arms are one family.
+Harm is the logarithm of the KL divergence to the model as trained; where a version that measured
+none has quantized a run, the change of the loss on the same text. Arms are compared at equal bytes
+per parameter. The unit is the run. The verdicts on all configurations of all arms are one family.
 """
 
 import math
@@ -17,6 +18,7 @@ import pandas as pd
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantization_rows import read_rows
 from smolctl.analysis.quantization_tasks import TaskChange, task_changes
+from smolctl.analysis.stats import Interval
 from smolctl.analysis.verdicts import Difference, differences_of_pairs
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import BF16
@@ -26,12 +28,14 @@ from smollm2.runs.tables import TABLES
 if TYPE_CHECKING:
     from smollm2.runs.run import Run
 
-# What the change of the loss and the speed depend on.
-SAME_LOSS = ("n", "fingerprint", "dtype", "device")
+# What the harm and the speed depend on.
+SAME_TEXT = ("n", "context", "fingerprint", "dtype", "device")
 SAME_SPEED = ("dtype", "device_name", "threads")
 # Two arms are quantized alike if their quantized shares differ by at most this.
 SAME_SHARE = 0.01
-LOSS_DELTA = "loss_delta"
+SAME_BYTES = 0.01  # of bytes per parameter, the relative difference that counts as none
+KL, LOSS_DELTA = "kl_mean", "loss_delta"
+KL_MARGIN = 0.1  # KL divergences that differ by less than this share are equivalent
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,25 @@ class Configuration:
         matrices = self.mean("total") - self.mean("embedding")
         return self.mean("disk_bytes_without_embedding") / matrices
 
+    @property
+    def has_kl(self) -> bool:
+        """Whether each run that was measured has a KL divergence, and one with a logarithm."""
+        found = self.rows.loc[self.rows[LOSS_DELTA].notna(), KL]
+        return len(found) > 0 and bool((found > 0).all())  # False of NaN
+
+    def harm(self, by_kl: bool) -> list[float]:
+        """One number per run: the logarithm of its KL divergence, or the change of its loss."""
+        return [math.log(kl) for kl in self.values(KL)] if by_kl else self.values(LOSS_DELTA)
+
+    @property
+    def mean_log_kl(self) -> float:
+        """The logarithm of the geometric mean over runs, where `has_kl`."""
+        return fmean(self.harm(by_kl=True))
+
     def conditions(self, columns: Sequence[str], measured: str) -> set[tuple[Any, ...]]:
         """The distinct conditions, as cells of `columns`, under which `measured` was measured."""
         rows = self.rows.dropna(subset=[measured])
+        rows = rows.assign(context=rows["context"].fillna(0))  # unknown: an older version's
         return set(rows[list(columns)].itertuples(index=False, name=None))
 
 
@@ -96,8 +116,8 @@ class Pair:
 
     Args:
         first, second: of the first arm and of `arm`; without rows if not tried.
-        problem: why their losses cannot be compared, as the end of a sentence; else empty.
-        difference: of the changes of the loss, second minus first; None if there is a problem.
+        problem: why they cannot be compared, as the end of a sentence; else empty.
+        difference: of their harm, second minus first; None if there is a problem.
     """
 
     arm: str
@@ -106,6 +126,25 @@ class Pair:
     second: Configuration
     problem: str = ""
     difference: Difference | None = None
+
+    @property
+    def is_by_kl(self) -> bool:
+        """Whether harm is the logarithm of the KL divergence; else it is the change of the loss."""
+        return self.first.has_kl and self.second.has_kl
+
+    @property
+    def kl_ratio(self) -> Interval:
+        """The geometric mean of the KL divergences over that of the first arm's, where `is_by_kl`
+        and there is a difference."""
+        assert self.difference is not None
+        interval = self.difference.interval
+        bounds = interval and (math.exp(interval[0]), math.exp(interval[1]))
+        return Interval(math.exp(self.difference.mean), bounds)
+
+    @property
+    def loss_difference(self) -> float:
+        """The change of the loss minus that of the first arm's."""
+        return self.second.mean(LOSS_DELTA) - self.first.mean(LOSS_DELTA)
 
     @property
     def has_unequal_shares(self) -> bool:
@@ -130,7 +169,10 @@ class Pair:
     def document_error(self) -> float:
         """Upper bound of the difference's standard error over documents. The errors of the two
         arms, and of an arm's runs, are correlated, as the documents are the same."""
-        return self.first.mean("loss_delta_stderr") + self.second.mean("loss_delta_stderr")
+        both = (self.first, self.second)
+        if self.is_by_kl:  # of a logarithm: the relative error
+            return sum(one.mean("kl_mean_stderr") / one.mean(KL) for one in both)
+        return sum(one.mean("loss_delta_stderr") for one in both)
 
 
 @dataclass(frozen=True)
@@ -166,6 +208,11 @@ class Quantized:
         return any(self.names)
 
     @property
+    def has_kl(self) -> bool:
+        """Whether a KL divergence was measured."""
+        return any(one.values(KL) for by_name in self.arms.values() for one in by_name.values())
+
+    @property
     def names(self) -> list[str]:
         """The configurations that any arm has, without bf16."""
         found = (c for by_name in self.arms.values() for c in by_name.values() if c.name != BF16)
@@ -189,8 +236,8 @@ class Quantized:
 
     @property
     def is_judged(self) -> bool:
-        """Whether the scale is full: bytes, speed and changes of the loss do not carry over from
-        a smaller one."""
+        """Whether the scale is full: bytes, speed and harm do not carry over from a smaller
+        one."""
         return self.comparison.scale == "full"
 
     @cached_property
@@ -204,12 +251,14 @@ class Quantized:
             if self.arms[base] and self.arms[arm.name]
             if name in self.arms[base] or name in self.arms[arm.name]
         ]
-        changes = {
-            (pair.arm, pair.name): (pair.first.values(LOSS_DELTA), pair.second.values(LOSS_DELTA))
-            for pair in pairs
-            if not pair.problem
-        }
-        found = differences_of_pairs(changes)
+        compared = {(pair.arm, pair.name): pair for pair in pairs if not pair.problem}
+        found = differences_of_pairs(
+            {
+                key: (pair.first.harm(pair.is_by_kl), pair.second.harm(pair.is_by_kl))
+                for key, pair in compared.items()
+            },
+            {key: math.log1p(KL_MARGIN) for key, pair in compared.items() if pair.is_by_kl},
+        )
         return tuple(
             Pair(p.arm, p.name, p.first, p.second, p.problem, found.get((p.arm, p.name)))
             for p in pairs
@@ -243,10 +292,22 @@ def not_comparable(first: Configuration, second: Configuration) -> str:
         )
     if first.has_small_embedding != second.has_small_embedding:
         return "only one of them has a quantized embedding"
-    conditions = {c for one in (first, second) for c in one.conditions(SAME_LOSS, LOSS_DELTA)}
+    if not have_equal_bytes(first, second):
+        ours, theirs = (one.bytes_per_parameter for one in (second, first))
+        return (
+            f"without the embedding a parameter of {second.arm} takes {ours:.3f} bytes, "
+            f"{'more' if ours > theirs else 'fewer'} than the {theirs:.3f} of {first.arm}"
+        )
+    conditions = {c for one in (first, second) for c in one.conditions(SAME_TEXT, LOSS_DELTA)}
     if len(conditions) > 1:
-        return "the losses differ in text, dtype or device"
+        return "they were measured on different text, windows, dtypes or devices"
     return ""
+
+
+def have_equal_bytes(first: Configuration, second: Configuration) -> bool:
+    """Whether bytes per parameter of both are equal up to `SAME_BYTES`, or one is not known."""
+    ours, theirs = first.bytes_per_parameter, second.bytes_per_parameter
+    return not abs(ours - theirs) > SAME_BYTES * max(ours, theirs)  # True of NaN
 
 
 def have_equal_shares(first: Configuration, second: Configuration) -> bool:

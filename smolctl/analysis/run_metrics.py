@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from smolctl.analysis.task_rows import task_key, task_scores
+from smolctl.analysis.task_rows import NONE, task_key, task_scores
 from smollm2.errors import UserError
 from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION
 from smollm2.runs.document_sums import read_documents
@@ -216,12 +216,13 @@ def read_checked(run: "Run") -> FinishedRun:
 
 
 def read_imported(run: "Run") -> FinishedRun:
-    """An imported run: its scores, without any training.
+    """An imported run: its scores, if it was scored, without any training.
 
     Raises:
-        UserError: eval.csv is missing or damaged.
+        UserError: eval.csv is damaged.
     """
-    return FinishedRun(run, run.protocol, {}, {}, {}, task_scores(run), None)
+    tasks = task_scores(run) if (run.path / "eval.csv").exists() else NONE
+    return FinishedRun(run, run.protocol, {}, {}, {}, tasks, None)
 
 
 def tuning_loss(run: "Run") -> float:

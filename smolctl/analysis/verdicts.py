@@ -176,13 +176,14 @@ def differences(base: Sequence[float], arms: Mapping[K, Sequence[float]]) -> dic
 
 def differences_of_pairs(
     pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
+    margins: Mapping[K, float] | None = None,
 ) -> dict[K, Difference]:
     """The second of each pair against its first, one number per run, with independent seeds; the
     smaller number is better. See `degrees_of_freedom` for the test.
 
-    Every interval has the confidence 1 - 0.05 / (number of pairs), and an arm is better or worse
-    where it excludes 0. The pairs may depend on each other in any way. An arm with one run has no
-    interval and is inconclusive.
+    Every interval has the confidence 1 - 0.05 / (number of pairs). An arm is equivalent where it
+    lies within a margin that the pair has, else better or worse where it excludes 0. The pairs may
+    depend on each other in any way. An arm with one run has no interval and is inconclusive.
 
     Raises:
         ValueError: an arm has no run, or one that is not finite.
@@ -202,7 +203,7 @@ def differences_of_pairs(
             confidence=1 - level,
             p=float(estimate.p),
             minimum_detectable_effect=minimum_detectable_effect(first, second, level),
-            verdict=verdict_on(interval, None),
+            verdict=verdict_on(interval, (margins or {}).get(name)),
             standard_error=float(estimate.error),
             degrees_of_freedom=float(estimate.df),
         )

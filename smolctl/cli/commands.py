@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "quantize": Entry(
         "quantize_command:quantize",
-        "Quantize finished runs to 8 or 4 bits; measure loss, size and speed against bf16.",
+        "Quantize finished runs to 8 or 4 bits; measure fidelity, size and speed against bf16.",
     ),
     "report": Entry(
         "report_command:report",

@@ -8,14 +8,12 @@ import typer
 
 from smolctl.cli.options import Json, Results, Study, TextOfRun, complete_target, is_typed
 from smolctl.cli.quantize_options import configuration, has_groups, require_fit
-from smolctl.command_line import RESULTS, STUDY, command, short_path
+from smolctl.command_line import RESULTS, STUDY, command
 from smollm2.errors import RunError, UserError
 from smollm2.quantize.quant_config import QuantConfig
 from smollm2.quantize.registry import BACKENDS, DEFAULT_BACKEND
 
 if TYPE_CHECKING:
-    from smolctl.report.document import Section
-    from smolctl.report.evidence import Evidence
     from smollm2.runs.run import Run
 
 EXAMPLES = """
@@ -35,6 +33,7 @@ EXAMPLES = """
 """
 
 METHOD, MEASUREMENT, WITHOUT_RUNS = "Method", "Measurement", "Without runs"  # panels of the help
+MAX_KL = 0.05  # nats/token, within which a configuration is recommended
 
 
 def quantize(
@@ -106,12 +105,19 @@ def quantize(
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Validation tokens to measure the loss on (default: as in the run's quantize.csv, "
-            "else 16,384).",
+            help="Validation tokens to compare with bf16 on (default: as in the run's "
+            "quantize.csv, else 16,384).",
             rich_help_panel=MEASUREMENT,
             show_default=False,
         ),
     ] = None,
+    max_kl: Annotated[
+        float,
+        typer.Option(
+            help="Recommend the smallest configuration within this KL divergence, nats/token.",
+            rich_help_panel=MEASUREMENT,
+        ),
+    ] = MAX_KL,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -166,12 +172,13 @@ def quantize(
     study: Study = STUDY,
     results: Results = RESULTS,
 ) -> None:
-    """Quantize finished runs to 8 or 4 bits; measure loss, size and speed against bf16.
+    """Quantize finished runs to 8 or 4 bits; measure fidelity, size and speed against bf16.
 
     The quantized model goes to the run's quantized/ folder; `smolctl eval` and `smolctl generate`
     take it as RUN+NAME. The rows go to the run's quantize.csv.
     """
     from smolctl.cli.console import say
+    from smolctl.cli.quantize_output import show_dimensions, show_runs
     from smolctl.studies.machine import require_machine
     from smolctl.studies.models import Model
     from smolctl.studies.quantizer import MeasureOptions, Quantizer, row_summary
@@ -185,7 +192,7 @@ def quantize(
     if sweep and typed("bits", "backend", "group_size"):
         raise UserError("--sweep tries every --bits, --backend and --group-size; omit them.")
     if dimensions:
-        if sweep or typed("group_size", "tokens", "tasks"):
+        if sweep or typed("group_size", "tokens", "tasks", "max_kl"):
             raise UserError("--dimensions measures nothing; give variants and --scale alone.")
         show_dimensions(targets, scale, as_json)
         return
@@ -193,6 +200,8 @@ def quantize(
         raise UserError("--scale is for --dimensions; a run has its own.")
     if tokens is not None and tokens < 1:
         raise UserError(f"--tokens must be at least 1, not {tokens}.")
+    if not max_kl > 0:
+        raise UserError(f"--max-kl must be above 0, not {max_kl:g}.")
     if tasks is None and typed("data_dir", "limit"):
         raise UserError("--data-dir and --limit are for tasks; name some with --tasks.")
     if sweep:
@@ -225,21 +234,18 @@ def quantize(
     except BaseException as error:
         is_stopped = isinstance(error, KeyboardInterrupt | SystemExit)  # by SIGINT, by SIGTERM
         if is_stopped:
-            say(
-                "Stopped. The rows so far are in quantize.csv; the same command measures the rest, "
-                "and the scores are kept."
-            )
+            say("Stopped. The rows so far are in quantize.csv; the scores of tasks are kept.")
         if rows:
             # A full disk stops the figure as well: the first error is the one to report.
             with contextlib.suppress(UserError, RunError, OSError):
-                show_runs(runs, rows, results, study, as_json, is_whole=False)
+                show_runs(runs, rows, results, study, max_kl, as_json, is_whole=False)
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(130) from None
         if isinstance(error, OSError):
             raise RunError(f"What was measured could not be written: {error}.") from error
         raise
     if rows:
-        show_runs(runs, rows, results, study, as_json)
+        show_runs(runs, rows, results, study, max_kl, as_json)
     if all(row["name"] == "bf16" or "loss" not in row for row in rows):
         raise RunError("No configuration could be measured; the table says why.")
 
@@ -268,103 +274,3 @@ def chosen(targets: list[str], results: Path, study: str) -> "list[Run]":
         )
     runs = [run for target in targets for run in runs_or_imported(target, results, study)]
     return list({run.path.resolve(): run for run in runs}.values())
-
-
-def show_runs(
-    runs: "list[Run]",
-    rows: list[dict[str, Any]],
-    results: Path,
-    study: str,
-    as_json: bool,
-    *,
-    is_whole: bool = True,
-) -> None:
-    """Print the section on what the runs have in quantize.csv, and write its figures; as JSON, with
-    the rows that were measured now. What to type next is said if all was measured."""
-    from smolctl.cli.console import print_json, say
-    from smolctl.report.document import sentences_of
-    from smolctl.report.render.json import as_json as in_json
-    from smollm2.quantize.store import quantized_names
-
-    found = [(evidence, sections_of(evidence)) for evidence in quantized_evidence(runs, study)]
-    if as_json:
-        shown = [section for _, sections in found for section in sections]
-        conclusion = {"conclusion": sentences_of(shown), "sections": in_json(shown)}
-        print_json({"rows": rows} | conclusion)
-        return
-    for evidence, sections in found:
-        show_with_figures(sections, evidence, results / study / "figures")
-    if not is_whole:
-        return
-    is_card = any(not run.is_imported for run in runs)
-    if is_card:
-        card = short_path(results / study / "MODEL_CARD.md")
-        say(f"Next: {command('report', '--out', card, study=study, results=results)}")
-    for name in quantized_names(runs[0])[:1]:
-        words = ("generate", f"{runs[0].name}+{name}", "--prompt", "Once upon a time")
-        generate = command(*words, study=study, results=results)
-        say(f"{'      ' if is_card else 'Next: '}{generate}")
-
-
-def quantized_evidence(runs: "list[Run]", study: str) -> "list[Evidence]":
-    """The runs as a report reads them: those of a study together, by arm; an imported run alone, as
-    it is compared with no other."""
-    from smolctl.analysis.selection import compare_arms, only
-    from smolctl.report.evidence import Evidence
-
-    arms: dict[str, list[Run]] = {}
-    for run in runs:
-        if not run.is_imported:
-            arms.setdefault(run.arm, []).append(run)
-    together = [compare_arms(study, arms)] if arms else []
-    alone = [only(run) for run in runs if run.is_imported]
-    return [Evidence(comparison) for comparison in together + alone]
-
-
-def sections_of(evidence: "Evidence") -> "list[Section]":
-    """The section on quantization; what it excludes is said on stderr."""
-    from smolctl.cli.console import warn
-    from smolctl.report.sections import sections
-    from smolctl.report.wording import briefly
-
-    found = evidence.quantized
-    notes = (*found.comparison.excluded, *found.excluded, *found.task_notes)
-    for sentence in briefly(notes):
-        warn(sentence)
-    return sections(evidence, ["quantization"])
-
-
-def show_with_figures(sections: "list[Section]", evidence: "Evidence", figures: Path) -> None:
-    """Print sections, and write their figures to a folder named after the arms."""
-    from smolctl.cli.console import say
-    from smolctl.cli.terminal import show_sections
-    from smolctl.report.card import write_figures
-    from smollm2.protocol.run_config import plain_name
-    from smollm2.runs.names import LONGEST_NAME
-
-    show_sections(sections)
-    name = plain_name("-vs-".join(evidence.quantized.arms))[:LONGEST_NAME]
-    for path in write_figures(sections, figures / name).values():
-        say(f"Figure: {path}")
-
-
-def show_dimensions(variants: list[str] | None, scale: str, as_json: bool) -> None:
-    """Which groups and kernels fit the weights of variants, by default of all."""
-    from smolctl.cli.console import print_json
-    from smolctl.cli.terminal import show_sections
-    from smolctl.report.sections.widths import widths_of
-    from smollm2.model.config import VARIANTS, variant
-    from smollm2.quantize.dimensions import dimension_rows
-
-    configs = {spec: variant(spec, scale) for spec in variants or VARIANTS}
-    if as_json:
-        print_json(
-            [
-                {"variant": spec} | row
-                for spec, config in configs.items()
-                for row in dimension_rows(config)
-            ]
-        )
-        return
-    shown = widths_of(configs, each=bool(variants))
-    show_sections([shown] if shown else [])

@@ -149,11 +149,6 @@ def once(items: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(items))
 
 
-def span(values: Collection[float]) -> str:
-    """`-0.0005 to +0.0023`; one number where both ends look the same."""
-    return " to ".join(once(f"{end:+.4f}" for end in (min(values), max(values))))
-
-
 def machine(comparison: Comparison) -> str:
     """`AMD EPYC (2 cores) with 2 threads`, on which the speeds were measured."""
     speeds = comparison.speeds

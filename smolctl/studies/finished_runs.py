@@ -3,7 +3,7 @@
 from functools import partial
 
 from smolctl.studies.models import Model
-from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, row_summary
+from smolctl.studies.quantizer import MeasureOptions, Quantizer, missing, reasons, row_summary
 from smolctl.studies.scorer import Scorer
 from smolctl.studies.study_file import Quantization, Study
 from smolctl.talk import say, warn
@@ -54,5 +54,9 @@ def quantize_as_planned(run: Run, plan: Quantization) -> None:
     """Quantize a run in the ways that have not been measured yet."""
     if todo := missing(run, plan.models):
         quantizer = Quantizer(Model(run, final_weights(run)), MeasureOptions(plan.tokens))
+        rows = []
         for row in quantizer.measure(todo):
+            rows.append(row)
             say(row_summary(run, row))
+        for sentence in reasons(rows):
+            say(f"{run.name}: {sentence}")

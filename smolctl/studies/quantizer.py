@@ -1,17 +1,17 @@
 """Quantizes a finished run and measures what that changes."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from smolctl.analysis.quantization_rows import read_rows
+from smolctl.analysis.quantization_rows import read_rows, with_error
 from smolctl.studies.calibration_text import calibration_text
 from smolctl.studies.models import Model, hush
 from smolctl.studies.scorer import Scorer, counting
-from smollm2.data import spread_windows, window_count, windows
 from smollm2.device import device_name
 from smollm2.errors import RunError, UserError
 from smollm2.evaluation.records import EvalTarget, window_length
@@ -27,7 +27,14 @@ from smollm2.quantize.convert import (
     quantize,
     quantized_share,
 )
-from smollm2.quantize.measure import loss_change, scored_windows, sizes, speeds_in_turns
+from smollm2.quantize.fidelity import (
+    LONGEST_WINDOW,
+    Fidelity,
+    Original,
+    Passages,
+    spread_passages,
+)
+from smollm2.quantize.measure import sizes, speeds_in_turns
 from smollm2.quantize.quant_config import BF16, VALIDATION_TOKENS, QuantConfig, row_order
 from smollm2.quantize.store import save
 from smollm2.runs.quantize_status import Status
@@ -47,8 +54,8 @@ class MeasureOptions:
     """What to measure of each configuration.
 
     Args:
-        n_tokens: of the validation split, in evenly spaced windows; None takes as many as the
-            run's quantize.csv has, else `VALIDATION_TOKENS`.
+        n_tokens: of the validation split, in evenly spaced windows of at most `LONGEST_WINDOW`;
+            None takes as many as the run's quantize.csv has, else `VALIDATION_TOKENS`.
         questions: of the tasks to score.
         speed: time decoding; only at full size, since other speeds do not carry over to it.
         compiled: also time compiled decoding.
@@ -69,8 +76,8 @@ class Quantizer:
         device, source: as in `Scorer`. Everything is computed in bf16.
 
     Raises:
-        UserError: as `Scorer`; or the run's quantize.csv is broken, or was measured on another
-            text or number of tokens.
+        UserError: as `Scorer`; or the run's quantize.csv is broken, or was measured by an older
+            version or on another text, number of tokens or window.
     """
 
     def __init__(
@@ -85,7 +92,7 @@ class Quantizer:
         self.run, self.options = model.run, options
         self.scorer = Scorer(model, device=device, dtype="bf16", with_text=True, source=source)
         self.is_timed = options.speed and self.run.protocol.scale == "full"
-        self.n_tokens = self.sample()
+        self.passages = self.sample()
         self.decoders: dict[bool, Decoder] = {}  # the original's, eager and compiled
 
     @property
@@ -103,38 +110,44 @@ class Quantizer:
             "full size."
         )
 
-    def sample(self) -> int:
-        """The number of validation tokens in the scored windows. It is the same for every row of
+    def sample(self) -> Passages:
+        """The scored windows of the validation split. They are the same for every row of
         quantize.csv; otherwise neither losses nor changes would be comparable."""
-        rows = read_rows(self.run)
-        kept = set() if rows is None else set(rows["n"].dropna().astype(int))
-        wanted = self.options.n_tokens or next(iter(kept), VALIDATION_TOKENS)
         assert self.scorer.data is not None
+        data, rows = self.scorer.data, read_rows(self.run)
+        measured = None if rows is None else rows[rows["loss"].notna()]
+        kept = set() if measured is None else set(measured["n"].astype(int))
         texts = set() if rows is None else set(rows["fingerprint"]) - {""}
-        if texts - {self.scorer.data.fingerprint}:  # only an imported run takes any text
-            raise UserError(
-                f"Run {self.run.name!r} was quantized on a text other than "
-                f"{self.scorer.data.source}, so changes would not be comparable; give that --data, "
-                "or remove its quantize.csv to start over."
-            )
-        self.seq_len = window_length(self.run, self.scorer.data.validation)
-        n_tokens = window_count(self.scorer.data.validation, self.seq_len, wanted) * self.seq_len
-        if kept - {n_tokens}:
-            raise UserError(
-                f"Run {self.run.name!r} was quantized on {min(kept)} validation tokens, not "
-                f"{n_tokens}, so changes would not be comparable; omit --tokens, "
-                "or remove its quantize.csv to start over."
-            )
-        return n_tokens
+        if texts - {data.fingerprint}:  # only an imported run takes any text
+            raise self.unlike(f"on a text other than {data.source}", "give that --data")
+        if measured is not None and measured["kl_mean"].isna().any():
+            raise self.unlike("by an older version, which measured the loss alone")
+        seq_len = min(LONGEST_WINDOW, window_length(self.run, data.validation))
+        if measured is not None and set(measured["context"]) - {seq_len}:
+            raise self.unlike(f"in other windows than of {seq_len} tokens")
+        n_tokens = self.options.n_tokens or next(iter(kept), VALIDATION_TOKENS)
+        passages = spread_passages(data, seq_len, n_tokens)
+        if kept - {passages.targets.size}:
+            how = f"on {min(kept)} validation tokens, not {passages.targets.size}"
+            raise self.unlike(how, "omit --tokens")
+        return passages
+
+    def unlike(self, how: str, remedy: str = "") -> UserError:
+        """The error that earlier measurements were made in another way."""
+        return UserError(
+            f"Run {self.run.name!r} was quantized {how}, so changes would not be comparable; "
+            f"{remedy and f'{remedy}, or '}remove its quantize.csv to start over."
+        )
 
     def measure(self, configs: list[QuantConfig]) -> Iterator[dict[str, Any]]:
         """Yield the rows of quantize.csv, the original first, each after it has been written."""
         self.original = self.scorer.load()
-        self.loss = self.score(self.scorer, self.original)
+        with self.counting_windows(self.scorer) as on_progress:
+            self.reference = Original(self.original.model, self.passages, on_progress)
         self.calibration, self.moments = self.calibrate(configs)
         row = {"name": BF16, "bits": 16, "quantized_share": 0, "status": Status.OK}
-        row |= sizes(self.original.model)
-        yield self.put(row | self.losses(self.original, self.loss) | self.speeds(None))
+        row |= sizes(self.original.model) | self.scores(self.scorer, self.original)
+        yield self.put(row | self.speeds(None))
         for config in configs:
             yield self.put(self.quantized(config))
 
@@ -160,7 +173,7 @@ class Quantizer:
             "quantized_share": quantized_share(target.model),
             "skipped": state.summary,
             **sizes(target.model, state, saved.path / "model.safetensors"),
-            **self.losses(target, self.score(scorer, target)),
+            **self.scores(scorer, target),
         }
         return row | self.speeds(target.model)
 
@@ -172,10 +185,7 @@ class Quantizer:
             return (), {}
         data = self.scorer.data
         assert data is not None
-        numbers = spread_windows(
-            window_count(data.validation, self.seq_len), self.n_tokens // self.seq_len
-        )
-        judged, _ = windows(data.validation, self.seq_len, numbers)
+        judged = self.passages.inputs
         text = calibration_text(data, self.scorer.tokenizer, judged, self.options.calibration)
         what = f"{self.run.name} calibration on {' and '.join(text.sources)}, windows"
         with counting(what, len(text.windows)) as on_progress:
@@ -187,26 +197,21 @@ class Quantizer:
             )
         return text.sources, moments
 
-    def score(self, scorer: Scorer, target: EvalTarget) -> dict[str, Any]:
-        """Score the tasks and the validation text; returns the text's row of eval.csv."""
-        questions = list(self.options.questions)
-        rows = list(scorer.score(target, ["validation"], questions, self.n_tokens, spread=True))
-        return next(row for row in rows[0] if row["metric"] == "loss")
-
-    def losses(self, target: EvalTarget, loss: dict[str, Any]) -> dict[str, Any]:
-        """The loss, and its change from the original's."""
-        change = loss_change(
-            scored_windows(self.original.tables, self.loss, self.seq_len),
-            scored_windows(target.tables, loss, self.seq_len),
-        )
-        return {
-            "loss": loss["value"],
-            "loss_delta": change.value,
-            "loss_delta_stderr": change.stderr,
-            "n": loss["n"],
-            "clusters": loss["clusters"],
-            "fingerprint": loss["fingerprint"],
+    def scores(self, scorer: Scorer, target: EvalTarget) -> dict[str, Any]:
+        """The cells of how faithful a model is to the original; its tasks go to its eval.csv."""
+        for _ in scorer.score(target, [], list(self.options.questions)):
+            pass
+        with self.counting_windows(scorer) as on_progress:
+            found = self.reference.fidelity(target.model, scorer.model.label, on_progress)
+        assert scorer.data is not None
+        return fidelity_cells(found) | {
+            "context": self.passages.targets.shape[1],
+            "fingerprint": scorer.data.fingerprint,
         }
+
+    def counting_windows(self, scorer: Scorer) -> AbstractContextManager[Callable[[int], None]]:
+        """A progress bar over the passages; see `counting`."""
+        return counting(f"{scorer.model.label} validation, windows", len(self.passages.targets))
 
     def speeds(self, model: SmolLM2 | None) -> dict[str, Any]:
         """Tokens per second, eager and compiled, alternating with the original; None is the
@@ -258,6 +263,22 @@ class Quantizer:
         return row
 
 
+def fidelity_cells(found: Fidelity) -> dict[str, Any]:
+    """The cells of quantize.csv that `found` gives."""
+    return {
+        "loss": found.loss.value,
+        "loss_delta": found.loss_change.value,
+        "loss_delta_stderr": found.loss_change.stderr,
+        "kl_mean": found.kl.value,
+        "kl_mean_stderr": found.kl.stderr,
+        "kl_p99": found.kl_p99,
+        "top1_agreement": found.top1_agreement.value,
+        "top1_agreement_stderr": found.top1_agreement.stderr,
+        "n": found.n_tokens,
+        "clusters": found.n_documents,
+    }
+
+
 def require_kernels(original: SmolLM2, config: QuantConfig, state: QuantizedState) -> None:
     """Raise what the libraries raise if the quantized model cannot compute on this machine."""
     with torch.inference_mode():
@@ -281,22 +302,37 @@ def missing(run: Run, configs: Sequence[QuantConfig]) -> list[QuantConfig]:
 
 
 def row_summary(run: Run, row: dict[str, Any]) -> str:
-    """`pow2-s0 int4-g64: 99.9% quantized, 96.1 MB on disk, loss +0.0123 ± 0.0004, ...`."""
-    words = []
-    if "loss" in row:
-        words.append(f"{row['disk_bytes'] / 1e6:.1f} MB on disk")
-        if row["name"] != BF16:
-            words.insert(0, f"{row['quantized_share']:.1%} quantized")
-            spread = row["loss_delta_stderr"]
-            words.append(f"loss {row['loss_delta']:+.4f}" + (f" ± {spread:.4f}" if spread else ""))
-            if row.get("skipped"):
-                words.append(f"kept in bf16: {row['skipped']}")
+    """`pow2-s0 int4-g64: 99.9% quantized, 96.1 MB on disk, KL 0.1090 ± 0.0080, top-1 82.0%, ...`;
+    `reasons` says what it leaves out."""
+    if "loss" not in row:
+        return f"{run.name} {row['name']}: not measured"
+    words = [f"{row['disk_bytes'] / 1e6:.1f} MB on disk"]
+    if row["name"] != BF16:
+        words.insert(0, f"{row['quantized_share']:.1%} quantized")
+        words += [
+            f"KL {with_error(row, 'kl_mean', '.4f')}",
+            f"top-1 {row['top1_agreement']:.1%}",
+            f"loss {with_error(row, 'loss_delta', '+.4f')}",
+        ]
     for prefix, how in (("", "decoding"), ("compiled_", "compiled")):
         if speed := row.get(f"{prefix}decode_tokens_per_second"):
             words.append(f"{how} {speed:.1f} tokens/s")
             if row["name"] != BF16:
                 # Measured in turns with bf16: not the quotient with the line above.
                 words[-1] += f" ({row[f'{prefix}decode_ratio']:.2f} × bf16 in turns)"
-    if row.get("reason"):
-        words.append(row["reason"])
     return f"{run.name} {row['name']}: {', '.join(words)}"
+
+
+def reasons(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """A sentence per reason why layers were kept in bf16, or something was not measured.
+
+    Args:
+        rows: of one run.
+    """
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("skipped"):
+            names.setdefault(f"Kept in bf16 at {{}}: {row['skipped']}.", []).append(row["name"])
+        if row.get("reason"):
+            names.setdefault(f"Not measured at {{}}: {row['reason']}.", []).append(row["name"])
+    return [text.replace("{}", ", ".join(found), 1) for text, found in names.items()]

@@ -104,8 +104,7 @@ def score_text(
         columns = (nats, hits, nats * is_text, data.token_bytes[targets])
         scores = []
         for row, number in enumerate(batch):
-            first = number * seq_len + 1  # the position of the first target in the split
-            documents = np.searchsorted(ends, np.arange(first, first + seq_len))
+            documents = documents_of_targets(ends, seq_len, number)
             for document in np.unique(documents):
                 here = documents == document
                 nats_, hits_, text_nats, n_bytes = (column[row, here].sum() for column in columns)
@@ -121,6 +120,17 @@ def score_text(
                     )
                 )
         yield scores
+
+
+def documents_of_targets(ends: np.ndarray, seq_len: int, number: int) -> np.ndarray:
+    """For each target of window `number` the document that it is in, counted from the start of the
+    split.
+
+    Args:
+        ends: the positions of the split's end-of-text tokens.
+    """
+    first = number * seq_len + 1  # the position of the first target in the split
+    return np.searchsorted(ends, np.arange(first, first + seq_len))
 
 
 def token_scores(

@@ -1,18 +1,11 @@
-"""What quantizing changes: bytes, validation loss and speed, for a row of quantize.csv."""
+"""What quantizing changes in bytes and speed, for a row of quantize.csv."""
 
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
-
-from smollm2.data import spread_windows
-from smollm2.evaluation.records import ScoreFile
-from smollm2.evaluation.text import Estimate, TextScore, ratio_of_sums
 from smollm2.inference.decoder import Decoder, Speed, measure_speed
 from smollm2.model.transformer import SmolLM2
 from smollm2.quantize.convert import TABLE_NAMES, QuantizedState, memory_bytes
-from smollm2.runs.tables import TableFolder
 
 ROUNDS = 3  # alternating between the original and the quantized model; the median counts
 
@@ -40,32 +33,6 @@ def sizes(
         "memory_bytes_without_embedding": in_memory - embedding,
         "disk_bytes_without_embedding": on_disk - embedding_on_disk,
     }
-
-
-def loss_change(before: list[TextScore], after: list[TextScore]) -> Estimate:
-    """Mean change of the loss in nats/token over the same text. Its standard error is over
-    documents and paired: it excludes how difficult a document is for both models.
-
-    Raises:
-        ValueError: the scores are of different windows.
-    """
-    if [(s.key, s.n_tokens) for s in before] != [(s.key, s.n_tokens) for s in after]:
-        raise ValueError("The scores are of different text.")
-    _, cluster = np.unique([score.document for score in before], return_inverse=True)
-    changes = [new.nats - old.nats for old, new in zip(before, after, strict=True)]
-    n_tokens = np.bincount(cluster, [score.n_tokens for score in before])
-    return ratio_of_sums(np.bincount(cluster, changes), n_tokens)
-
-
-def scored_windows(tables: TableFolder, row: dict[str, Any], seq_len: int) -> list[TextScore]:
-    """The scores behind a row of eval.csv on windows spread over held-out text."""
-    total, count = int(row["total"]) // seq_len, int(row["n"]) // seq_len
-    wanted = set(spread_windows(total, count))
-    scores = ScoreFile(tables.path / "items" / row["items"], TextScore).read()
-    found = [score for score in scores if score.window in wanted]
-    if {score.window for score in found} != wanted:
-        raise ValueError(f"{row['items']} lacks windows that were scored.")
-    return found
 
 
 def speeds_in_turns(before: Decoder, after: Decoder, n: int) -> tuple[Speed, Speed]:

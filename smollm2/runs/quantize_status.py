@@ -1,9 +1,14 @@
-"""The outcome of a configuration: the column `status` of quantize.csv."""
+"""The columns of quantize.csv that older versions lack: the outcome of a configuration, and how
+faithful it is to the model as trained."""
 
 import csv
 import io
 from enum import StrEnum
 
+# Empty where an older version measured the loss alone.
+FIDELITY = (
+    "kl_mean", "kl_mean_stderr", "kl_p99", "top1_agreement", "top1_agreement_stderr", "context",
+)  # fmt: skip
 NO_LAYER_REASON = "No layer can be quantized"  # how the reason began before there was a status
 
 
@@ -28,6 +33,21 @@ def with_status(text: str) -> str:
     csv.writer(out, lineterminator="\n").writerows(
         [[*header[:reason], "status", *header[reason:]], *rows]
     )
+    return out.getvalue()
+
+
+def with_fidelity(text: str) -> str:
+    """The text of a quantize.csv with the columns `FIDELITY`, empty where a file lacks them all."""
+    header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+    if set(FIDELITY) & set(header) or not {"loss", "n"} <= set(header):
+        return text
+    place = header.index("n")
+    for row in rows:
+        if len(row) == len(header):  # as above
+            row[place:place] = [""] * len(FIDELITY)
+    header[place:place] = FIDELITY
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([header, *rows])
     return out.getvalue()
 
 

@@ -12,7 +12,7 @@ from smollm2.errors import UserError
 from smollm2.files import append, replace_file
 from smollm2.parse import decoded, read_file, why_not
 from smollm2.runs.conditions import CONDITIONS, upgraded
-from smollm2.runs.quantize_status import with_status
+from smollm2.runs.quantize_status import FIDELITY, with_fidelity, with_status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,15 +39,16 @@ TABLES: dict[str, tuple[str, ...]] = {
     "documents": ("document", "n_tokens", "nats", "hits", "text_nats", "n_bytes"),
     # One row per configuration; `bf16` is the model as it was trained. What was not measured is
     # empty, and `status` (`quantize_status.Status`) and `reason` say why. quantized_share is of all
-    # parameters; loss_delta and its stderr are over `clusters` validation documents; the ratios are
-    # to bf16 in the same run of the command.
+    # parameters; kl is KL(bf16 || quantized) over tokens, p99 its 99th percentile; the loss_delta,
+    # kl, agreement and their stderr are over `n` tokens of `clusters` validation documents, read in
+    # windows of `context`; the ratios are to bf16 in the same run of the command.
     "quantize": (
         "name", "bits", "backend", "method", "group_size", "embedding_bits", "quantized_share",
         "skipped", "memory_bytes", "disk_bytes", "memory_bytes_without_embedding",
-        "disk_bytes_without_embedding", "loss", "loss_delta", "loss_delta_stderr", "n", "clusters",
-        "prefill_tokens_per_second", "decode_tokens_per_second", "prefill_ratio", "decode_ratio",
-        "compiled_decode_tokens_per_second", "compiled_decode_ratio", "dtype", "device",
-        "device_name", "threads", "fingerprint", "status", "reason",
+        "disk_bytes_without_embedding", "loss", "loss_delta", "loss_delta_stderr", *FIDELITY, "n",
+        "clusters", "prefill_tokens_per_second", "decode_tokens_per_second", "prefill_ratio",
+        "decode_ratio", "compiled_decode_tokens_per_second", "compiled_decode_ratio", "dtype",
+        "device", "device_name", "threads", "fingerprint", "status", "reason",
     ),
     # Of a study, not of a run: see `speed_table`.
     "speed": (
@@ -241,6 +242,6 @@ def current_text(table: str, text: str, name: str) -> str:
     if table == "eval":
         return upgraded(text, name)
     try:
-        return with_status(text) if table == "quantize" else text
+        return with_fidelity(with_status(text)) if table == "quantize" else text
     except csv.Error as error:
         raise UserError(f"{name} cannot be read: {error}.") from None

@@ -29,7 +29,7 @@ def test_an_imported_model_is_quantized(capsys, workdir, elsewhere, corpus, stor
     options = ("--group-size", "32", "--tokens", "256", "--no-compile", "--data", str(corpus))
     code, out, err = run_main(capsys, "quantize", target, *options)
     assert code == 0, err
-    assert f"{kind}, mean" in out
+    assert f"{kind}, beside bf16" in out
     run = Run(Path("results/runs") / kind)
     row = run.table("quantize").set_index("name").loc["int4-g32-clip"]
     # All but norms, and in a mixture routers.

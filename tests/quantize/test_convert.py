@@ -1,16 +1,13 @@
 """Quantized models: what is quantized, what is kept, and what they compute."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from smollm2 import SmolLM2, variant
-from smollm2.evaluation.text import TextScore
 from smollm2.inference.decoder import Decoder
 from smollm2.quantize.convert import assemble, memory_bytes, quantize, quantized_share
 from smollm2.quantize.matrix import QuantizedMatrix, UnsupportedShape
-from smollm2.quantize.measure import loss_change
 from smollm2.quantize.quant_config import QuantConfig
 
 INT8 = QuantConfig(8, group_size=None)
@@ -146,22 +143,3 @@ def test_a_compiled_step_of_a_quantized_model_has_the_eager_logits(config, fresh
     torch.testing.assert_close(compiled.prefill([5, 17, 300]), eager.prefill([5, 17, 300]))
     for token in range(0, 670, 10):
         torch.testing.assert_close(compiled.step(token), eager.step(token), atol=1e-4, rtol=1e-4)
-
-
-def test_the_loss_change_is_paired_over_documents():
-    rng = np.random.default_rng(0)
-    tokens, nats, change = rng.integers(50, 100, 40), rng.normal(300, 90, 40), rng.normal(2, 1, 40)
-
-    def scores(values):
-        return [
-            TextScore(i, i, int(n), float(v), 0, float(v), 1)
-            for i, (n, v) in enumerate(zip(tokens, values, strict=True))
-        ]
-
-    found = loss_change(scores(nats), scores(nats + change))
-    assert found.value == pytest.approx(change.sum() / tokens.sum())
-    residuals = change - found.value * tokens
-    stderr = np.sqrt(40 / 39 * (residuals**2).sum()) / tokens.sum()
-    assert found.stderr == pytest.approx(stderr)
-    with pytest.raises(ValueError, match="of different text"):
-        loss_change(scores(nats), scores(nats)[1:])

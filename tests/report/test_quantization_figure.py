@@ -1,23 +1,25 @@
 """The figure of quantized arms: every configuration is seen, and its title says what it shows."""
 
 import shutil
+from itertools import combinations
 
 import pytest
 from matplotlib.figure import Figure
-from support.planted import delta, found
+from support.planted import delta, found, kl
 
 from smolctl.analysis.quantized_arms import Quantized
-from smolctl.report.figures.quantized import quantized_headline, quantized_losses_of
+from smolctl.report.figures.quantized import harm_figure_of, quantized_headline
 from smolctl.report.style import save_figure
 from smollm2.quantize.dimensions import GROUP_SIZES
 
 
-@pytest.fixture(params=["three arms", "one arm", "untimed"])
+@pytest.fixture(params=["three arms", "one arm", "untimed", "older"])
 def drawn(request, plant) -> tuple[Quantized, Figure]:
     """Quantized arms, and their figure."""
     names = ["int8", *(f"int4_g{size}" for size in GROUP_SIZES), "llm_int8"]
     names += [f"nf4_g{size}" for size in GROUP_SIZES]
     arms = {"orig": 0.012, "pow2": 0.01, "pow2-135m": 0.011}
+    harm = delta if request.param == "older" else kl
     if request.param == "one arm":
         names, arms = ["int4_g64"], {"orig": 0.012}
     for arm, change in arms.items():
@@ -25,23 +27,29 @@ def drawn(request, plant) -> tuple[Quantized, Figure]:
             timed = {"decode_ratio": 1 + change, "compiled_decode_ratio": 1.5 + change}
             cells = {} if request.param == "untimed" else timed
             configurations = {
-                name: delta(change * (1 + i) + seed / 1e4, disk_bytes=700 - 10 * i, **cells)
+                name: harm(change * (1 + i) + seed / 1e4, **sized(i), **cells)
                 for i, name in enumerate(names)
             }
             plant(arm, seed, **configurations)
     result = found()
-    return result, quantized_losses_of(result)
+    return result, harm_figure_of(result)
+
+
+def sized(place: int) -> dict[str, float]:
+    """Fewer bytes for each configuration."""
+    return {"disk_bytes_without_embedding": 700 - 10 * place}
 
 
 def test_every_configuration_of_every_arm_is_drawn(drawn):
     result, figure = drawn
-    losses, *speeds = figure.axes
+    harm, *speeds = figure.axes
+    column = "kl_mean" if result.has_kl else "loss_delta"
     points = [
         (arm, name, result.configuration(arm, name)) for arm in result.arms for name in result.names
     ]
-    marked = [container.lines[0] for container in losses.containers]
+    marked = [container.lines[0] for container in harm.containers]
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marked] == [
-        (one.mean("disk_bytes") / 1e6, one.mean("loss_delta")) for _, _, one in points
+        (one.bytes_per_parameter, pytest.approx(one.mean(column))) for _, _, one in points
     ]
     assert len({line.get_color() for line in marked}) == len(result.arms)
     assert len({line.get_marker() for line in marked}) == len(result.names)
@@ -61,7 +69,8 @@ def test_every_configuration_of_every_arm_is_drawn(drawn):
     assert bool(speeds) == is_timed
     named = {text.get_text() for text in figure.legends[0].get_texts()}
     assert named >= set(result.arms)
-    assert is_timed or named >= set(result.names)  # or nobody would know the marks
+    assert sorted(text.get_text() for text in harm.texts) == sorted(result.names)
+    assert harm.get_yscale() == ("log" if result.has_kl else "linear")
 
 
 def test_the_figure_fits_its_page(drawn):
@@ -80,12 +89,23 @@ def test_the_figure_fits_its_page(drawn):
 
 def test_the_figure_is_the_same_bytes_and_says_whose_error_it_shows(drawn, tmp_path):
     result, figure = drawn
-    paths = [
-        save_figure(quantized_losses_of(result), tmp_path / name) for name in ("a.png", "b.png")
-    ]
+    paths = [save_figure(harm_figure_of(result), tmp_path / name) for name in ("a.png", "b.png")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     over = "documents" if len(result.arms) == 1 else "runs"
     assert figure.axes[0].get_title(loc="left").endswith(f"over {over}")
+
+
+def test_names_stand_apart_where_points_are_above_one_another(plant):
+    names = ("int4_g64", "nf4_g64", "int8", "llm_int8")
+    harm = (0.2, 0.22, 0.004, 0.03)
+    sizes = (450, 450, 800, 802)
+    cells = zip(names, harm, sizes, strict=True)
+    plant("orig", 0, **{n: kl(h, disk_bytes_without_embedding=size) for n, h, size in cells})
+    figure = harm_figure_of(found())
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
 
 
 def test_titles_of_the_figure_say_the_verdicts(plant):
@@ -105,4 +125,11 @@ def test_titles_of_the_figure_without_verdicts(plant):
     assert quantized_headline(found()) == expected
     shutil.rmtree("results/s/orig-s0")
     assert quantized_headline(found()) == "No change of the loss was measured"
-    quantized_losses_of(found()).draw_without_rendering()
+    harm_figure_of(found()).draw_without_rendering()
+
+
+def test_a_title_without_verdicts_gives_the_divergences(plant):
+    plant("orig", 0, int4_g64=kl(0.1), int8=kl(0.004))
+    assert quantized_headline(found()) == (
+        "Quantized, the KL divergence to bf16 is 0.0040 (orig int8) to 0.1000 (orig int4-g64)"
+    )

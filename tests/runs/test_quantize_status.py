@@ -1,4 +1,4 @@
-"""The column `status` of quantize.csv, and files from before there was one."""
+"""The columns of quantize.csv that older versions lack."""
 
 import pytest
 
@@ -6,10 +6,10 @@ from smolctl.analysis.quantization_rows import read_rows
 from smolctl.studies.quantizer import missing
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import QuantConfig
-from smollm2.runs.quantize_status import with_status
+from smollm2.runs.quantize_status import FIDELITY, with_fidelity, with_status
 from smollm2.runs.tables import TABLES, TableFolder
 
-HEADER = [column for column in TABLES["quantize"] if column != "status"]
+HEADER = [column for column in TABLES["quantize"] if column not in ("status", *FIDELITY)]
 REASONS = {
     "int8": ("3.5", ""),
     "int4-g64": ("", "No layer can be quantized: 2 × blocks.N.attn.qkv.weight: too narrow."),
@@ -52,6 +52,28 @@ def test_a_file_with_the_column_stays_as_it_is():
     text = "name,loss,status,reason\nint8,,failed,No layer can be quantized\n"
     assert with_status(text) == text
     assert with_status("") == ""
+
+
+def test_an_old_file_has_no_fidelity(old):
+    rows = read_rows(old)
+    assert rows is not None
+    assert rows[list(FIDELITY)].isna().all(axis=None)
+    assert list(rows["loss"].dropna()) == [3.5, 3.6]
+
+
+def test_a_file_with_some_of_the_columns_of_fidelity_is_damaged(old):
+    text = "name,loss,kl_mean,n,status,reason\nint8,3.5,0.1,8,ok,\n"
+    assert with_fidelity(text) == text
+    (old.path / "quantize.csv").write_text(text)
+    with pytest.raises(UserError, match="lacks the column"):
+        read_rows(old)
+
+
+def test_a_truncated_line_of_an_old_file_stays_truncated(old):
+    path = old.path / "quantize.csv"
+    path.write_text(path.read_text().replace(",3.5,", ",3.5", 1))
+    with pytest.raises(UserError, match="a line of another length"):
+        read_rows(old)
 
 
 def test_an_unknown_status_is_refused(old):

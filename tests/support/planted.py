@@ -162,6 +162,20 @@ def delta(value: float, **cells: Any) -> dict[str, Any]:
     return {"loss_delta": value} | cells
 
 
+def kl(value: float, change: float = 0.01, **cells: Any) -> dict[str, Any]:
+    """A configuration with this KL divergence, that changes the loss by `change`."""
+    return {
+        "kl_mean": value,
+        "kl_mean_stderr": value / 50,
+        "kl_p99": 8 * value,
+        "top1_agreement": 0.9,
+        "top1_agreement_stderr": 0.01,
+        "context": 512,
+        "loss_delta": change,
+        "loss_delta_stderr": 0.0005,
+    } | cells
+
+
 def found() -> Quantized:
     """What was quantized in study `s`."""
     return quantized(study_comparison("s", list_runs(Path("results"), "s")[0]))

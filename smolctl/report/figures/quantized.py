@@ -1,6 +1,7 @@
-"""The figure of quantized arms: what the bytes cost in loss, and how fast they decode."""
+"""The figure of quantized arms: what fewer bytes cost in fidelity, and how fast they decode."""
 
 import math
+from itertools import product
 from typing import Any
 
 import matplotlib as mpl
@@ -8,8 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
-from smolctl.analysis.quantized_arms import BF16, LOSS_DELTA, UNTESTED, Configuration, Quantized
+from smolctl.analysis.quantized_arms import (
+    BF16,
+    KL,
+    LOSS_DELTA,
+    UNTESTED,
+    Configuration,
+    Quantized,
+)
 from smolctl.analysis.run_metrics import mean_and_spread
 from smolctl.analysis.verdicts import Verdict
 from smolctl.report.style import GREY, key, styled, titled
@@ -20,6 +29,11 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "d", "8")
 RUNS, DOCUMENTS = "standard deviation over runs", "standard error over documents"
 RATIOS = {"decode_ratio": "decoding", "compiled_decode_ratio": "decoding, compiled"}
 
+Point = tuple[float, float]  # bytes per parameter and harm
+# Of names beside points, in typographic points: width of a letter, distance, tried shifts.
+LETTER, GAP = 4.2, 7
+SHIFTS = [0, *(sign * 9 * step for step in range(1, 12) for sign in (1, -1))]
+OUTCOMES = (*(Verdict.BETTER, Verdict.WORSE, Verdict.EQUIVALENT, Verdict.INCONCLUSIVE, UNTESTED),)
 LOOKS: dict[str, dict[str, Any]] = {  # eager is full, compiled hollow
     "decode_ratio": {"linestyle": ""},
     "compiled_decode_ratio": {
@@ -30,10 +44,16 @@ LOOKS: dict[str, dict[str, Any]] = {  # eager is full, compiled hollow
 }
 
 
+def harm_of(found: Quantized) -> str:
+    """What the figure shows of a configuration; the change of the loss where an older version
+    measured nothing else."""
+    return "KL divergence to bf16" if found.has_kl else "Change of the loss"
+
+
 @styled
-def quantized_losses_of(found: Quantized) -> Figure:
-    """Change of the loss against bytes on disk, and beside it, where it was timed, the speed of
-    decoding relative to bf16; a mark per configuration, a colour per arm."""
+def harm_figure_of(found: Quantized) -> Figure:
+    """Harm against bytes per parameter, and beside it, where it was timed, the speed of decoding
+    relative to bf16; a mark per configuration, a colour per arm."""
     names = found.names
     marks = {name: MARKS[i % len(MARKS)] for i, name in enumerate(names)}
     timed = [
@@ -43,7 +63,7 @@ def quantized_losses_of(found: Quantized) -> Figure:
     ]
     figure = titled(quantized_headline(found), height=max(3.9, 1.9 + 0.3 * len(names)))
     panels = figure.subplots(1, 2, width_ratios=(3, 2)) if timed else [figure.subplots()]
-    draw_losses(panels[0], found, marks)
+    draw_harm(panels[0], found, marks)
     handles = [
         Line2D([], [], color=colour, linewidth=3, label=arm)
         for arm, colour in colours(found)
@@ -55,49 +75,80 @@ def quantized_losses_of(found: Quantized) -> Figure:
             Line2D([], [], color=GREY, marker="o", label=RATIOS[column], **LOOKS[column])
             for column in timed
         ]
-    else:  # beside speeds the marks stand with their names
-        handles += [
-            Line2D([], [], color=GREY, marker=mark, linestyle="", label=name)
-            for name, mark in marks.items()
-        ]
     key(figure, *handles)
     return figure
 
 
-def draw_losses(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
-    """Change of the loss with its error against MB on disk; bf16 is a dash at no change."""
-    bars = []
+def draw_harm(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
+    """The KL divergence, on a logarithmic scale, or the change of the loss, with its error, against
+    bytes per parameter; the name of each configuration is beside its mark of the first arm."""
+    column = KL if found.has_kl else LOSS_DELTA
+    bars, named, points = list[str](), dict[str, Point](), list[Point]()
     for arm, colour in colours(found):
-        for one in found.arms[arm].values():
-            size, values = one.mean("disk_bytes") / 1e6, one.values(LOSS_DELTA)
-            if not values or math.isnan(size):
+        for one in (one for one in found.arms[arm].values() if one.name != BF16):
+            size, values = one.bytes_per_parameter, one.values(column)
+            if not values or math.isnan(size) or (found.has_kl and min(values) <= 0):
                 continue
-            change, spread = mean_and_spread(values)
-            if one.name == BF16:
-                axes.plot([size], [0], marker="|", markersize=14, color=colour, linestyle="")
-                continue
-            error = one.mean("loss_delta_stderr") if spread is None else spread
+            harm, spread = mean_and_spread(values)
+            error = one.mean(f"{column}_stderr") if spread is None else spread
             bars.append(DOCUMENTS if spread is None else RUNS)
+            named.setdefault(one.name, (size, harm))
+            points.append((size, harm))
+            # A bar that reaches below zero has no end on a logarithmic scale.
+            lower = min(error, 0.9 * harm) if found.has_kl else error
             axes.errorbar(
                 [size],
-                [change],
-                yerr=None if math.isnan(error) else [error],
+                [harm],
+                yerr=None if math.isnan(error) else [[lower], [error]],
                 marker=marks[one.name],
                 markersize=5,
                 color=colour,
                 elinewidth=1,
                 capsize=2,
             )
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
-    axes.set_xlabel("MB on disk (log scale; the dashes at 0 are bf16)")
-    axes.set_ylabel("change of the loss, nats/token")
-    axes.margins(0.07)
+    if found.has_kl:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda harm, _: f"{harm:g}"))
+    else:
+        axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("bytes per parameter on disk, without the embedding (bf16: 2)")
+    axes.set_ylabel(f"{harm_of(found)}, nats/token")
+    axes.margins(0.15)
+    name_points(axes, named, points)
     if bars:
         axes.set_title(f"Bars: {' or '.join(dict.fromkeys(bars))}", loc="left")
+
+
+def name_points(axes: Axes, named: dict[str, Point], points: list[Point]) -> None:
+    """Write each name beside its point, clear of all points and of the other names."""
+    axes.get_xlim(), axes.get_ylim()  # the limits follow from the data when they are asked for
+    assert isinstance(axes.figure, Figure)
+    # In typographic points, as if the panel were the left half of the figure.
+    size = 72 * axes.figure.get_size_inches() * (0.5, 0.6)
+    to_panel = axes.transData + axes.transAxes.inverted()
+    places = {point: to_panel.transform(point) * size for point in points}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places.values()]
+    for name, point in named.items():
+        x, y = places[point]
+        width = LETTER * len(name)
+        for shift, side in product(SHIFTS, ("left", "right")):
+            start = x + GAP if side == "left" else x - GAP - width
+            box = Bbox.from_bounds(start, y + shift - 4, width, 8)
+            if not box.count_overlaps(taken):
+                break
+        taken.append(box)
+        axes.annotate(
+            name,
+            point,
+            xytext=(GAP if side == "left" else -GAP, shift),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=7,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5} if shift else None,
+        )
 
 
 def draw_speeds(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
@@ -131,7 +182,7 @@ def colours(found: Quantized) -> list[tuple[str, str]]:
 
 
 def quantized_headline(found: Quantized) -> str:
-    """What the changes of the losses show."""
+    """What quantizing does to the arms."""
     if not found.is_judged:
         return f"Quantized at {found.comparison.scale} scale, which says nothing about full size"
     arms = [arm for arm in found.arms if any(p.arm == arm and p.difference for p in found.pairs)]
@@ -143,18 +194,20 @@ def quantized_headline(found: Quantized) -> str:
         one
         for by_name in found.arms.values()
         for one in by_name.values()
-        if one.name != BF16 and one.values(LOSS_DELTA)
+        if one.name != BF16 and one.values(KL if found.has_kl else LOSS_DELTA)
     ]
     if not measured:
         return "No change of the loss was measured"
-    return f"Quantizing changes the loss by {loss_span(measured)}"
+    if found.has_kl:
+        return f"Quantized, the KL divergence to bf16 is {extent_of(measured, KL, '.4f')}"
+    return f"Quantizing changes the loss by {extent_of(measured, LOSS_DELTA, '+.4f')}"
 
 
 def verdicts_of(found: Quantized, arm: str) -> str:
     """`better at int4-g64, inconclusive at 9 of 10 configurations`."""
     compared = [pair for pair in found.pairs if pair.arm == arm and pair.difference]
     parts = []
-    for outcome in (Verdict.BETTER, Verdict.WORSE, Verdict.INCONCLUSIVE, UNTESTED):
+    for outcome in OUTCOMES:
         names = [p.name for p in compared if p.outcome == outcome]
         if len(names) > 2:
             parts.append(f"{outcome} at {len(names)} of {len(compared)} configurations")
@@ -163,8 +216,8 @@ def verdicts_of(found: Quantized, arm: str) -> str:
     return ", ".join(parts)
 
 
-def loss_span(measured: list[Configuration]) -> str:
+def extent_of(measured: list[Configuration], column: str, form: str) -> str:
     """`+0.0003 (orig int8) to +0.0200 (orig int4-g128)`."""
-    ordered = sorted(measured, key=lambda one: one.mean(LOSS_DELTA))
-    ends = [f"{one.mean(LOSS_DELTA):+.4f} ({one.arm} {one.name})" for one in ordered]
+    ordered = sorted(measured, key=lambda one: one.mean(column))
+    ends = [f"{one.mean(column):{form}} ({one.arm} {one.name})" for one in ordered]
     return ends[0] if len(ends) == 1 else f"{ends[0]} to {ends[-1]}"

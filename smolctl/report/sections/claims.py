@@ -19,9 +19,10 @@ from smolctl.report.sections.experts import (
     start_losses,
     start_tokens,
 )
+from smolctl.report.sections.quantized_verdicts import all_apart
 from smolctl.report.sections.speed_claim import SPEED_CLAIM, judged_speeds
 from smolctl.report.verdict_words import intervals_words, verdict_text
-from smolctl.report.wording import NO_INTERVAL, interval_text, listed, mean_text, number, span
+from smolctl.report.wording import NO_INTERVAL, interval_text, listed, mean_text, number
 from smollm2.model.config import VARIANTS
 from smollm2.model.cost import parameters
 
@@ -329,7 +330,7 @@ def quantization_claim(quantized: Quantized) -> Claim:
     arms_of: dict[str, list[str]] = {}  # by their verdict
     for arm in pair.others:
         pairs = [found for found in quantized.pairs if found.arm == arm.name]
-        for text, verdict in (loss_changes(pair.base.name, pairs), sizes_at_4_bits(quantized, arm)):
+        for text, verdict in (harm_changes(pair.base.name, pairs), sizes_at_4_bits(quantized, arm)):
             if text:
                 texts.append(text)
             if verdict:
@@ -339,26 +340,30 @@ def quantization_claim(quantized: Quantized) -> Claim:
     return Claim(claim, here, "; ".join(verdicts) or "open")
 
 
-def loss_changes(base: str, pairs: Sequence[Pair]) -> tuple[str, str]:
-    """What the losses of an arm say about the claim, and the verdicts; either may be empty."""
-    by_verdict: dict[str, dict[str, float]] = {}
-    for pair in pairs:
-        if pair.difference:
-            found = by_verdict.setdefault(pair.outcome, {})
-            found[pair.name] = pair.difference.mean
-    changes = [
-        f"by {span(list(means.values()))} at {listed(list(means))} ({verdict})"
-        for verdict, means in by_verdict.items()
-    ]
-    texts = []
-    if changes:
-        arm = pairs[0].arm
-        texts.append(f"the loss of {arm} changes, beside that of {base}, {' and '.join(changes)}")
+def harm_changes(base: str, pairs: Sequence[Pair]) -> tuple[str, str]:
+    """What the harm of an arm says about the claim, and the verdicts; either may be empty."""
+    texts, verdicts = [], []
+    for by_kl, kind in ((True, "KL"), (False, "loss")):
+        by_verdict: dict[str, list[Pair]] = {}
+        for pair in pairs:
+            if pair.difference and pair.is_by_kl is by_kl:
+                by_verdict.setdefault(pair.outcome, []).append(pair)
+        if not by_verdict:
+            continue
+        by, arm = "" if by_kl else "by ", pairs[0].arm
+        what = f"the loss of {arm} changes, beside that of {base},"
+        if by_kl:
+            what = f"the KL divergence of {arm} over that of {base} is"
+        changes = [
+            f"{by}{all_apart(found)} at {listed([pair.name for pair in found])} ({verdict})"
+            for verdict, found in by_verdict.items()
+        ]
+        texts.append(f"{what} {' and '.join(changes)}")
+        parts = [f"{verdict} at {len(found)}" for verdict, found in by_verdict.items()]
+        verdicts.append(f"{kind} {listed(parts)} of {sum(map(len, by_verdict.values()))}")
     if others := [pair.name for pair in pairs if not pair.difference]:
         texts.append(f"{pairs[0].arm} cannot be compared at {listed(others)}: see Quantization")
-    parts = [f"{verdict} at {len(means)}" for verdict, means in by_verdict.items()]
-    total = sum(map(len, by_verdict.values()))
-    return "; ".join(texts), f"loss {listed(parts)} of {total}" if parts else ""
+    return "; ".join(texts), "; ".join(verdicts)
 
 
 def sizes_at_4_bits(quantized: Quantized, arm: Arm) -> tuple[str, str]:

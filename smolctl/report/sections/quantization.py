@@ -1,4 +1,5 @@
-"""Does it quantize better? Bytes, change of the loss, and speed beside the model's own bf16."""
+"""Does it quantize better? Bytes, KL divergence to the model's own bf16, change of the loss, and
+speed beside it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,17 +7,16 @@ from itertools import product
 
 from smolctl.analysis.quantized_arms import (
     BF16,
-    LOSS_DELTA,
+    SAME_BYTES,
     SAME_SPEED,
     Pair,
     Quantized,
     percent,
 )
-from smolctl.analysis.verdicts import Verdict
 from smolctl.command_line import command, results_of
 from smolctl.report.document import Figure, Section, bullets, paragraph, section
 from smolctl.report.evidence import Evidence
-from smolctl.report.figures.quantized import quantized_losses_of
+from smolctl.report.figures.quantized import harm_figure_of, harm_of
 from smolctl.report.sections.per_study import figure_name, source
 from smolctl.report.sections.quantization_tables import (
     configurations_table,
@@ -24,7 +24,12 @@ from smolctl.report.sections.quantization_tables import (
     pairs_table,
     quantized_tasks_table,
 )
-from smolctl.report.wording import by_value, grouped, interval_words, listed, once, runs_text, span
+from smolctl.report.sections.quantized_verdicts import (
+    ranked_by_loss,
+    single_runs,
+    verdicts_on_arm,
+)
+from smolctl.report.wording import by_value, grouped, listed, once
 from smollm2.quantize.dimensions import weights
 from smollm2.runs.conditions import FEW_DOCUMENTS, FEWEST_DOCUMENTS
 
@@ -35,6 +40,16 @@ COMPUTE_OPTIMAL = 20
 COLUMNS = (
     "Bytes in brackets are without the embedding, the loss is on windows spread over the "
     "validation split, and speeds are relative to bf16."
+)
+KL_COLUMNS = (
+    " KL is the divergence of the predictions from those of bf16 over the whole vocabulary, in "
+    "nats/token: the mean over the tokens of these windows, and p99, their 99th percentile. Top-1 "
+    "is the share of tokens with the same first choice."
+)
+WIDTH_ALONE = (
+    "Width alone changes nothing at equal groups: the relative error of a group depends on its "
+    "size and the distribution of its weights, not on the width of the matrix. Only groups that do "
+    "not divide a width differ, by padding or by layers that stay in bf16."
 )
 SPEEDS = {
     "prefill_ratio": ("reads a prompt", "read a prompt"),
@@ -56,10 +71,10 @@ def quantization_section(evidence: Evidence) -> Section | None:
             bullets(conclusion(found)),
             Figure(
                 figure_name(evidence, study, "quantization.png"),
-                "Change of the loss against bytes on disk, and the speed of decoding",
-                lambda: quantized_losses_of(found),
+                f"{harm_of(found)} against bytes per parameter, and the speed of decoding",
+                lambda: harm_figure_of(found),
             ),
-            paragraph(COLUMNS),
+            paragraph(COLUMNS + KL_COLUMNS * found.has_kl),
             *(configurations_table(arm, by_name) for arm, by_name in found.arms.items()),
             notes_table(found.arms),
             pairs_table(found),
@@ -71,7 +86,7 @@ def quantization_section(evidence: Evidence) -> Section | None:
 def conclusion(found: Quantized) -> list[str]:
     """Sentences on the arms against the first; an imported model is compared with none."""
     if not found.is_measured or found.comparison.base.runs[0].run.is_imported:
-        return few_documents(found)
+        return ranked_by_loss(found) + few_documents(found)
     sentences = not_quantized(found)
     if not found.is_judged:
         return [
@@ -79,10 +94,12 @@ def conclusion(found: Quantized) -> list[str]:
             f"Nothing is concluded about quantization: what holds at {found.comparison.scale} "
             "scale does not carry over to full size.",
         ]
-    sentences += little_trained(found)
+    sentences = width_alone(found) + sentences + little_trained(found)
+    base = found.comparison.base.name
     for arm in found.comparison.others:
-        sentences += losses(found, [pair for pair in found.pairs if pair.arm == arm.name])
+        sentences += verdicts_on_arm(base, [pair for pair in found.pairs if pair.arm == arm.name])
     sentences += single_runs(found)
+    sentences += ranked_by_loss(found)
     sentences += unequal_shares(found)
     sentences += byte_sentences(found)
     sentences += quantized_speed_sentences(found)
@@ -95,6 +112,13 @@ def conclusion(found: Quantized) -> list[str]:
             "any false verdict would be at most 5 %."
         )
     return sentences
+
+
+def width_alone(found: Quantized) -> list[str]:
+    """What can be expected of arms of different widths."""
+    models = [arm.protocol.model for arm in found.comparison.arms]
+    widths = {frozenset(weight.n_in for weight in weights(model)) for model in models}
+    return [WIDTH_ALONE] if len(widths) > 1 else []
 
 
 def few_documents(found: Quantized) -> list[str]:
@@ -134,62 +158,6 @@ def not_quantized(found: Quantized) -> list[str]:
     ]
 
 
-def losses(found: Quantized, pairs: Sequence[Pair]) -> list[str]:
-    """The verdicts on one arm with several runs: the conclusive ones one by one, the others
-    together."""
-    base = found.comparison.base.name
-    sentences, inconclusive, problems = [], [], dict[str, list[str]]()
-    for pair in pairs:
-        difference = pair.difference
-        if difference is None:
-            if not pair.has_unequal_shares:
-                problems.setdefault(pair.problem, []).append(pair.name)
-        elif difference.verdict is not Verdict.INCONCLUSIVE:
-            sentences.append(decided(base, pair))
-        elif difference.interval is not None:
-            text = f"{pair.name} ({difference.mean:+.4f}, {interval_words(difference)}"
-            inconclusive.append(f"{text}, {run_counts(pair)})")
-        elif not pair.has_single_run:
-            inconclusive.append(f"{pair.name} ({difference.mean:+.4f}, every run alike)")
-    if inconclusive:
-        sentences.append(
-            f"Whether {pairs[0].arm} quantizes better than {base} is inconclusive at "
-            f"{listed(inconclusive)}; each number is the change of its loss minus that of "
-            f"{base}'s, in nats/token."
-        )
-    sentences += [
-        f"The losses of {pairs[0].arm} and {base} are not compared at {listed(names)}: {problem}."
-        for problem, names in problems.items()
-    ]
-    return sentences
-
-
-def single_runs(found: Quantized) -> list[str]:
-    """How far arms are apart where one of the two has a single run."""
-    by_arm: dict[str, list[Pair]] = {}
-    for pair in found.pairs:
-        if pair.difference and pair.has_single_run:
-            by_arm.setdefault(pair.arm, []).append(pair)
-    names_of = {arm: listed([pair.name for pair in pairs]) for arm, pairs in by_arm.items()}
-    base = found.comparison.base.name
-    return [
-        f"With one run per arm it is inconclusive whether {listed(arms)} "
-        f"{'quantizes' if len(arms) == 1 else 'quantize'} better than {base}. At {names} the "
-        f"change of the loss minus that of {base}'s is, in nats/token, "
-        f"{listed([apart(arm, by_arm[arm]) for arm in arms])}; the errors are over documents and "
-        "do not contain the noise of training."
-        for names, arms in grouped(names_of).items()
-    ]
-
-
-def apart(arm: str, pairs: Sequence[Pair]) -> str:
-    """`-0.0005 to +0.0012 for pow2 (standard error at most 0.0005)`."""
-    means = [pair.difference.mean for pair in pairs if pair.difference]
-    errors = [pair.document_error for pair in pairs]
-    error = "unknown" if any(map(math.isnan, errors)) else f"at most {max(errors):.4f}"
-    return f"{span(means)} for {arm} (standard error {error})"
-
-
 def unequal_shares(found: Quantized) -> list[str]:
     """Where less of one arm is quantized than of another, and which widths are a reason."""
     pairs = [pair for pair in found.pairs if pair.has_unequal_shares]
@@ -201,8 +169,8 @@ def unequal_shares(found: Quantized) -> list[str]:
         shares_at[name] = by_value(shares, "in")
     sentences = [
         f"Coverage differs at {listed(names)}: of the parameters outside the embedding, {shares} "
-        f"are quantized. There a loss is compared with that of {arms[0]} only where the shares are "
-        "the same."
+        f"are quantized. There an arm is compared with {arms[0]} only where the shares are the "
+        "same."
         for shares, names in grouped(shares_at).items()
     ]
     return sentences + undivided(found, pairs)
@@ -229,23 +197,6 @@ def undivided(found: Quantized, pairs: Sequence[Pair]) -> list[str]:
     return [f"{text[0].upper()}{text[1:]}."] if texts else []
 
 
-def decided(base: str, pair: Pair) -> str:
-    """A verdict with what it stands on."""
-    assert pair.difference is not None
-    ours, theirs = (one.mean("loss_delta") for one in (pair.second, pair.first))
-    return (
-        f"At {pair.name} {pair.arm} quantizes {pair.difference.verdict} than {base}: its loss "
-        f"changes by {ours:+.4f} nats/token, that of {base} by {theirs:+.4f}, a difference of "
-        f"{pair.difference.mean:+.4f} ({interval_words(pair.difference)}, {run_counts(pair)})."
-    )
-
-
-def run_counts(pair: Pair) -> str:
-    """`5 runs against 3`: those of the arm and of the first arm."""
-    ours, theirs = (len(one.values(LOSS_DELTA)) for one in (pair.second, pair.first))
-    return f"{runs_text(ours)} against {theirs}"
-
-
 def byte_sentences(found: Quantized) -> list[str]:
     """The bytes per parameter of each arm."""
     texts_at = {}
@@ -259,7 +210,11 @@ def byte_sentences(found: Quantized) -> list[str]:
     if not texts_at:
         return []
     parts = [f"at {listed(names)} {text}" for text, names in grouped(texts_at).items()]
-    return [f"Bytes on disk per parameter, without the embedding: {'; '.join(parts)}."]
+    rule = f" Arms are compared where these agree within {100 * SAME_BYTES:g} %."
+    return [
+        f"Bytes on disk per parameter, without the embedding: {'; '.join(parts)}."
+        + rule * (len(found.arms) > 1)
+    ]
 
 
 def quantized_speed_sentences(found: Quantized) -> list[str]:

@@ -1,0 +1,227 @@
+"""Arms compared by their KL divergence at equal bytes, and how configurations rank."""
+
+import math
+
+import pytest
+from support.planted import delta, found, kl, plant_quantized
+from support.quantized import claim, words
+
+from smolctl.analysis.quantized_ranks import (
+    Ranking,
+    arms_ranked_otherwise,
+    dominated,
+    ranked_otherwise,
+    recommended,
+)
+from smolctl.report.figures.quantized import quantized_headline
+from smolctl.report.sections.measured_rows import recommendation
+from smolctl.report.sections.quantization import WIDTH_ALONE
+from smolctl.report.sections.quantization_tables import configurations_table, pairs_table
+
+NOISE = (1 / 1.01, 1.0, 1.01)  # of the KL divergence, by seed
+
+
+def plant_ratio(plant, ratio: float, **cells) -> None:
+    """Three runs of two arms whose KL divergences at int4-g64 have this ratio."""
+    for seed, noise in enumerate(NOISE):
+        plant("orig", seed, int4_g64=kl(0.1 * noise))
+        plant("pow2", seed, int4_g64=kl(0.1 * ratio / noise, **cells))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(0.8, "better"), (1.25, "worse"), (1.02, "equivalent"), (0.94, "equivalent")],
+)
+def test_a_ratio_of_divergences_over_seeds_is_a_verdict(plant, ratio, verdict):
+    plant_ratio(plant, ratio)
+    (pair,) = found().pairs
+    assert pair.is_by_kl
+    assert pair.difference.verdict == verdict
+    assert pair.difference.mean == pytest.approx(math.log(ratio))
+    assert pair.kl_ratio.mean == pytest.approx(ratio)
+    low, high = pair.kl_ratio.interval
+    assert low < ratio < high
+    # 3 runs each with the same spread count as 3 degrees of freedom; see `degrees_of_freedom`.
+    error = math.sqrt(2 / 3 * sum(math.log(x) ** 2 for x in NOISE) / 2)
+    assert math.log(high / low) / 2 == pytest.approx(3.1824 * error, rel=1e-4)
+    text = words(found())
+    if verdict == "equivalent":
+        assert "At int4-g64 pow2 and orig are equivalent (within 10 %): the KL" in text
+    else:
+        assert f"At int4-g64 pow2 quantizes {verdict} than orig: the KL divergence of" in text
+    assert (
+        f"a ratio of {ratio:.2f} (95 % interval {low:.2f} to {high:.2f}, 3 runs against 3)" in text
+    )
+    assert claim(found())[2].startswith(f"KL {verdict} at 1 of 1 (pow2); ")
+    assert quantized_headline(found()).endswith(f"against orig: pow2 {verdict} at int4-g64")
+
+
+def test_an_interval_that_leaves_it_open_is_inconclusive(plant):
+    for seed, noise in enumerate((0.7, 1.0, 1 / 0.7)):
+        plant("orig", seed, int4_g64=kl(0.1 * noise))
+        plant("pow2", seed, int4_g64=kl(0.095 / noise))
+    (pair,) = found().pairs
+    assert pair.difference.verdict == "inconclusive"
+    low, high = pair.kl_ratio.interval
+    assert (
+        f"Whether pow2 quantizes better than orig is inconclusive at int4-g64 (0.95, 95 % interval "
+        f"{low:.2f} to {high:.2f}, 3 runs against 3); each number is its KL divergence over that "
+        "of orig."
+    ) in words(found())
+
+
+def test_one_seed_has_a_ratio_and_no_verdict(plant):
+    plant("orig", 0, int8=kl(0.004), int4_g64=kl(0.1))
+    plant("pow2", 0, int8=kl(0.005), int4_g64=kl(0.08))
+    text = words(found())
+    assert (
+        "With one run per arm it is inconclusive whether pow2 quantizes better than orig. At int8 "
+        "and int4-g64 the KL divergence over that of orig is 0.80 to 1.25 for pow2 (standard error "
+        "at most 4.0 %); the errors are over documents" in text
+    )
+    assert claim(found())[1].startswith(
+        "the KL divergence of pow2 over that of orig is 0.80 to 1.25 at int8 and int4-g64 (untested"
+    )
+    assert claim(found())[2].startswith("KL untested (one run per arm) at 2 of 2 (pow2); ")
+
+
+def test_older_measurements_are_compared_by_the_loss_and_mixed_with_no_others(plant):
+    for seed in range(2):
+        noise = 1 + seed / 100
+        plant("orig", seed, int8=delta(0.001 * noise), int4_g64=delta(0.05 * noise))
+        plant("pow2", seed, int8=delta(0.002 * noise), int4_g64=kl(0.1 * noise))
+    eight, four = found().pairs
+    assert not eight.is_by_kl
+    assert eight.difference.mean == pytest.approx(0.001005)
+    assert four.difference is None
+    assert four.problem == "they were measured on different text, windows, dtypes or devices"
+
+
+def test_a_divergence_of_zero_has_no_logarithm(plant):
+    plant("orig", 0, int8=kl(0.004))
+    plant("pow2", 0, int8=kl(0.0, change=0.02))
+    (pair,) = found().pairs
+    assert not pair.is_by_kl
+    assert pair.difference.mean == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("n_bytes", "word"), [(600, "more"), (450, "fewer")])
+def test_arms_are_compared_at_equal_bytes_only(plant, n_bytes, word):
+    """500 bytes for 800 parameters, and 1 % more or less, are as usual."""
+    plant("orig", 0, int8=kl(0.01), int4_g64=kl(0.1))
+    within = {"disk_bytes_without_embedding": 504}
+    other = {"disk_bytes_without_embedding": n_bytes}
+    plant("pow2", 0, int8=kl(0.01, **within), int4_g64=kl(0.1, **other))
+    eight, four = found().pairs
+    assert eight.difference is not None
+    assert four.difference is None
+    assert (
+        f"pow2 and orig are not compared at int4-g64: without the embedding a parameter of pow2 "
+        f"takes {n_bytes / 800:.3f} bytes, {word} than the 0.625 of orig." in words(found())
+    )
+    assert "Arms are compared where these agree within 1 %." in words(found())
+
+
+def test_what_width_alone_can_do_comes_first_where_widths_differ(plant):
+    plant("orig", 0, int8=kl(0.01))
+    plant("pow2", 0, int8=kl(0.01))
+    assert WIDTH_ALONE not in words(found())
+    run = plant("pow2-135m", 0, int8=kl(0.01))
+    protocol = run.manifest["protocol"]
+    run.update(protocol=protocol | {"model": protocol["model"] | {"d_ff": 96}})
+    assert words(found()).startswith(WIDTH_ALONE)
+    assert words(found()).count("Width alone") == 1
+
+
+def test_the_tables_have_the_divergence(plant):
+    plant_ratio(plant, 0.8, change=0.02)
+    table = configurations_table("orig", found().arms["orig"])
+    cells = dict(zip(table.header, table.rows[1], strict=True))
+    assert cells["KL"] == "0.1000 ± 0.0010"
+    assert (cells["its error over documents"], cells["KL p99"]) == ("0.0020", "0.8000")
+    assert (cells["top-1"], cells["loss change"]) == ("90.0 %", "+0.0100 ± 0.0000")
+    assert "note" not in cells
+    table = pairs_table(found())
+    assert table.title.startswith("KL divergence over that of orig. Bytes are")
+    cells = dict(zip(table.header, table.rows[0], strict=True))
+    assert (cells["verdict"], cells["ratio"], cells["loss"]) == ("better", "0.80", "+0.0100")
+    assert cells["interval"].endswith(" (95 %)")
+    assert cells["document error ≤"] == "4.0 %"
+
+
+# Ranks
+
+
+def test_a_configuration_is_dominated_by_one_with_no_more_bytes_and_less_divergence(plant):
+    plant(
+        "orig",
+        0,
+        int8=kl(0.004, disk_bytes=1000),
+        llm_int8=kl(0.03, disk_bytes=1000),
+        int4_g32=kl(0.1, disk_bytes=700),
+        int4_g64=kl(0.2, disk_bytes=650),
+        nf4_g64=kl(0.3, disk_bytes=650),
+        nf4_g32=kl(0.1, disk_bytes=700),
+    )
+    by_name = found().arms["orig"]
+    assert dominated(by_name.values()) == {"llm-int8": "int8", "nf4-g64": "int4-g64"}
+    table = configurations_table("orig", by_name)
+    assert {row[0]: row[-1] for row in table.rows if row[-1] != "–"} == {
+        "llm-int8": "dominated by int8",
+        "nf4-g64": "dominated by int4-g64",
+    }
+
+
+def test_the_best_of_those_that_dominate_is_named(plant):
+    sizes = {"int8": 650, "int4_g64": 600, "nf4_g64": 650}
+    harm = {"int8": 0.1, "int4_g64": 0.2, "nf4_g64": 0.3}
+    plant("orig", 0, **{name: kl(harm[name], disk_bytes=sizes[name]) for name in sizes})
+    assert dominated(found().arms["orig"].values()) == {"nf4-g64": "int8"}
+
+
+def test_the_smallest_within_a_divergence_is_recommended(plant):
+    run = plant(
+        "orig",
+        0,
+        int8=kl(0.004, disk_bytes=1000),
+        int4_g32=kl(0.05, disk_bytes=700),
+        int4_g64=kl(0.0501, disk_bytes=650),
+        int4_g128={"loss_delta": "", "loss": "", "reason": "no kernel"},
+    )
+    by_name = found().arms["orig"]
+    assert recommended(by_name.values(), 0.05) is by_name["int4-g32"]
+    assert recommended(by_name.values(), 0.06) is by_name["int4-g64"]
+    assert recommended(by_name.values(), 0.001) is None
+    assert recommendation(Ranking(run, 0.05)) == (
+        "Recommended for orig-s0: int4-g32, 0.001 MB, the smallest with a KL divergence of at most "
+        "0.05 nats/token."
+    )
+    assert recommendation(Ranking(run, 0.001)) == (
+        "No configuration of orig-s0 has a KL divergence of at most 0.001 nats/token; the least is "
+        "0.0040, of int8."
+    )
+
+
+def test_without_divergences_nothing_is_recommended_or_dominated(plant):
+    run = plant("orig", 0, int8=delta(0.001), llm_int8=delta(0.03))
+    assert recommendation(Ranking(run, 0.05)) == ""
+    assert Ranking(run, 0.05).dominated == {}
+    plant_quantized(run)
+    assert recommendation(Ranking(run, 0.05)) == ""
+
+
+def test_where_the_loss_ranks_otherwise_is_said_once(plant):
+    plant("orig", 0, int8=kl(0.004, 0.02), int4_g32=kl(0.1, 0.08), int4_g64=kl(0.2, 0.01))
+    plant("pow2", 0, int8=kl(0.005, 0.01), int4_g32=kl(0.11, 0.09), int4_g64=kl(0.3, 0.2))
+    result = found()
+    # Furthest apart first.
+    by_name = result.arms["orig"]
+    assert ranked_otherwise(by_name.values()) == [("int8", "int4-g64"), ("int4-g32", "int4-g64")]
+    assert ranked_otherwise(result.arms["pow2"].values()) == []
+    assert [pair.name for pair in arms_ranked_otherwise(result.pairs)] == ["int8"]
+    text = words(result)
+    assert (
+        "The change of the loss would rank otherwise: int8 and int4-g64 of orig, one of 2 such "
+        "pairs; pow2 and orig at int8. It is noisier than the KL divergence" in text
+    )
+    assert text.count("rank otherwise") == 1

@@ -99,7 +99,7 @@ def start(tmp_path_factory, tiny_world) -> Path:
     write_jsonl(folder / "novels.jsonl", [text * 8 for text in stories(200)])
     novels = (folder / "novels.jsonl").read_bytes()
     (folder / "novels.jsonl.gz").write_bytes(gzip.compress(novels))
-    write_jsonl(folder / "mine.jsonl", [text * 8 for text in stories(150)])
+    write_jsonl(folder / "mine.jsonl", [f"Mine. {text}" * 8 for text in stories(150)])
     (folder / "chapter.txt").write_text("Story number 7. The cat")
     (folder / "eval").mkdir()
     for name, row in ROWS.items():

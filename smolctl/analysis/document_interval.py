@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from smolctl.analysis.blocks import Numbers, over_seeds
-from smolctl.analysis.stats import critical_t
+from smolctl.analysis.stats import Estimate
 from smolctl.analysis.verdicts import FEWEST_DOCUMENTS
+
+LEAST_EFFECTIVE = 2  # documents for an interval: with fewer, one of them has most of the text
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,7 @@ def document_intervals(
         return DocumentIntervals(len(tokens), float(difference.sum() / tokens.sum()), None, None)
     mean, seeds = float(estimate.mean), float(estimate.half_width(confidence))
     these = (mean - seeds, mean + seeds)
-    shares = tokens / tokens.sum()
-    if len(tokens) < FEWEST_DOCUMENTS or 1 / (shares**2).sum() < 2:  # one has most of the text
+    if len(tokens) < FEWEST_DOCUMENTS or effective_number(tokens) < LEAST_EFFECTIVE:
         return DocumentIntervals(len(tokens), mean, these, None)
     both = float(np.hypot(seeds, over_documents(base, arm, tokens, confidence)))
     return DocumentIntervals(len(tokens), mean, these, (mean - both, mean + both))
@@ -63,14 +64,34 @@ def over_documents(base: Numbers, arm: Numbers, tokens: Numbers, confidence: flo
     variances of crossed random effects add up, and each has the critical value of its own degrees
     of freedom (the modified large-sample method of Graybill and Wang 1980, JASA 75). What a seed
     does to a single document is in both, so the interval is rather too wide.
-
-    The variance is the jackknife's for a ratio of sums (Cochran 1977, *Sampling Techniques*, 6.17),
-    which a long document does not make too small. The degrees of freedom are the effective number
-    of documents, 1 / sum of the squared shares of the tokens, less one.
     """
-    share = tokens / tokens.sum()
-    difference = (np.nanmean(arm, axis=-2) - np.nanmean(base, axis=-2)) / tokens
-    mean = (share * difference).sum(-1, keepdims=True)
-    away = share * (difference - mean) / (1 - share)
-    df = 1 / (share**2).sum() - 1
-    return np.sqrt((away**2).sum(-1)) * critical_t((1 - confidence) / 2, df)
+    difference = np.nanmean(arm, axis=-2) - np.nanmean(base, axis=-2)
+    half: Numbers = ratio_over_documents(difference, tokens).half_width(confidence)
+    return half
+
+
+def ratio_over_documents(sums: Numbers, sizes: Numbers) -> Estimate:
+    """The ratio of two sums over documents, `sums` (..., documents) over `sizes` (documents,), if
+    the documents are a sample.
+
+    Its variance is the jackknife's for a ratio of sums (Cochran 1977, *Sampling Techniques*, 6.17),
+    which a long document does not make too small. The degrees of freedom are the effective number
+    of documents, 1 / sum of the squared shares of the sizes, less one.
+
+    Raises:
+        ValueError: there is one document: it has no spread.
+    """
+    if len(sizes) < 2:
+        raise ValueError("One document has no spread.")
+    share = sizes / sizes.sum()
+    each = sums / sizes
+    mean = (share * each).sum(-1, keepdims=True)
+    away = share * (each - mean) / (1 - share)
+    return Estimate(mean[..., 0], np.sqrt((away**2).sum(-1)), effective_number(sizes) - 1)
+
+
+def effective_number(sizes: Numbers) -> float:
+    """As many documents of one size would have the spread of these (Kish 1965, *Survey Sampling*,
+    11.7): 1 / sum of the squared shares."""
+    share = sizes / sizes.sum()
+    return float(1 / (share**2).sum())

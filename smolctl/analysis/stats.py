@@ -120,12 +120,22 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Interval:
     Raises:
         ValueError: the lists differ in length, are empty, or hold a number that is not finite.
     """
-    items = sample([b - a for a, b in zip(first, second, strict=True)])
-    mean = float(items.mean)
-    if not items.variance > 0:  # nor is NaN
+    found = over_items(first, second)
+    mean = float(found.mean)
+    if not found.error > 0:  # nor is NaN
         return Interval(mean, None)
-    half = math.sqrt(items.variance / items.runs) * float(critical_t(0.025, items.runs - 1))
-    return Interval(mean, (mean - half, mean + half))
+    low, high = found.interval(0.95)
+    return Interval(mean, (float(low), float(high)))
+
+
+def over_items(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Mean of second - first over items, as `paired`; the error is NaN for one item.
+
+    Raises:
+        ValueError: as `paired`.
+    """
+    items = sample([b - a for a, b in zip(first, second, strict=True)])
+    return Estimate(items.mean, math.sqrt(items.variance / items.runs), items.runs - 1)
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Interval:

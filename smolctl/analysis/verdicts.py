@@ -37,6 +37,7 @@ class Missing(StrEnum):
     TUNING = "tuning"  # a better learning rate could turn the verdict
     DOCUMENTS = "documents"  # there are too few in the test set
     REGIME = "regime"  # a trigram model is as good, or its loss is unknown
+    QUESTIONS = "questions"  # of a task that two checkpoints answered, there are too few
 
 
 @dataclass(frozen=True)

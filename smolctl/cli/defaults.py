@@ -26,13 +26,13 @@ from smollm2.parse import read_toml, with_underscores
 
 FILES = ("smolctl.toml", "pyproject.toml")
 # Options that can be set for all commands, and the commands that ignore them: there --data is the
-# text that a run was trained on.
+# text that a run was trained on, or another one.
 NUMBERS_AS_TEXT = ("embedding",)  # options that take a number or a word
 SHARED: dict[str, tuple[str, ...]] = {
     "results": (),
     "study": (),
     "device": (),
-    "data": ("eval", "plan", "quantize", "study"),
+    "data": ("compare", "eval", "plan", "quantize", "study"),
     "tokenizer": (),
 }
 
@@ -42,6 +42,8 @@ LISTS: dict[str, Any] = {
     "keep_step": [100, 200],
     "section": ["quality", "speed"],
     "also": ["gqa-full"],
+    "stop": ["Q:"],
+    "data": ["novels.jsonl.gz"],  # of `compare`; elsewhere it is one text
     "tasks": "arc_easy,hellaswag",
 }
 
@@ -152,7 +154,7 @@ def value_of_type(key: str, value: Any, hint: Any) -> Any:
     (kind,) = [part for part in typing.get_args(hint) or (hint,) if part is not type(None)]
     if key == "set":
         return settings_of(value)
-    if key in LISTS:
+    if typing.get_origin(kind) is list or isinstance(LISTS.get(key), str):
         texts = value if isinstance(value, list) else [value]
         (item,) = typing.get_args(kind) or (kind,)
         if type(value) is not type(LISTS[key]) or any(type(each) is not item for each in texts):

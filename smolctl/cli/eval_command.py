@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from smolctl.cli.console import print_json, print_table, say
-from smolctl.cli.options import Json, Results, Study, TextOfRun, complete_target, is_typed
+from smolctl.cli.options import Json, Results, Study, complete_target, is_typed
 from smolctl.command_line import RESULTS, STUDY
 from smolctl.units import of_total
 from smollm2.errors import RunError, UserError
@@ -21,6 +21,8 @@ EXAMPLES = """
 - `smolctl eval orig pow2 --tasks hellaswag,arc_easy --limit 500`
 
 - `smolctl eval pow2-5000-s0 --tasks all --data-dir eval/ --dtype fp32 --json`
+
+- another text than the run's own: `smolctl eval tuned --data novels.jsonl.gz`
 
 - `smolctl eval hf:HuggingFaceTB/SmolLM2-135M ./mine --data novels.jsonl.gz`
 """
@@ -59,7 +61,15 @@ def evaluate(
         ),
     ] = None,
     as_json: Json = False,
-    data: TextOfRun = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Text to score on, as in train (default: the run's own); needed for an imported "
+            "model, or if tokens are no longer cached.",
+            rich_help_panel="Data",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +140,7 @@ def evaluate(
             batch_size=batch_size,
             with_text=bool(splits),
             source=data,
+            may_be_other=True,
         )
         for model in models.values()
     ]

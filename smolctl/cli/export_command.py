@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smolctl.cli.console import print_facts, print_json, say
-from smolctl.cli.options import Json, Results, Study
+from smolctl.cli.options import Json, License, Results, Study
 from smolctl.command_line import RESULTS, STUDY
 from smolctl.units import counted
 from smollm2.errors import RunError, UserError, did_you_mean
@@ -28,6 +28,9 @@ EXAMPLES = """
 **Examples**
 
 - `smolctl export pow2-5000-s0 --to hf pow2-hf`
+
+- a fine-tune, with the license of its weights in the card:
+  `smolctl export tuned --to hf tuned-hf --license apache-2.0`
 
 - `smolctl export pow2-5000-s0 --to gguf pow2.gguf`
 
@@ -64,6 +67,7 @@ def export(
             show_default=False,
         ),
     ] = None,
+    license: License = None,
     study: Study = STUDY,
     results: Results = RESULTS,
     as_json: Json = False,
@@ -79,6 +83,8 @@ def export(
     with writing(path):
         require_new_file(path, to)
     require_dtype(dtype, to)
+    if license is not None and to != "hf":
+        raise UserError("--license is for the card of --to hf; omit it.")
     model = one_model(target, results, study)
     if model.quantized is not None:
         raise UserError(
@@ -86,7 +92,10 @@ def export(
             f"{model.run.name}, with --to gguf --dtype q8_0 (8 bits) or q4_0 (4 bits)."
         )
     with writing(path):
-        record = export_hf(model, path, dtype) if to == "hf" else export_gguf(model, path, dtype)
+        if to == "hf":
+            record = export_hf(model, path, dtype, license)
+        else:
+            record = export_gguf(model, path, dtype)
     if as_json:
         print_json({"study": model.run.study, "run": model.run.name, "to": to} | record)
         return
@@ -134,8 +143,8 @@ def writing(path: Path) -> Iterator[None]:
         raise (RunError if error.errno in FULL else UserError)(sentence) from None
 
 
-def export_hf(model: "Model", path: Path, dtype: str | None) -> dict[str, Any]:
-    """Write the folder.
+def export_hf(model: "Model", path: Path, dtype: str | None, license: str | None) -> dict[str, Any]:
+    """Write the folder; `license` is for its card.
 
     Raises:
         UserError: an unknown dtype, or a file of the run that is missing or damaged.
@@ -152,7 +161,7 @@ def export_hf(model: "Model", path: Path, dtype: str | None) -> dict[str, Any]:
     with replacing(absolute(path)) as folder:
         tokenizer = run.path / "tokenizer.json"
         save_hf(folder, state, run.protocol.model, tokenizer, bounds, settings)
-        card = write_card(run, folder)
+        card = write_card(run, folder, license)
     return export_record(path, dtype, state) | {"card": card}
 
 

@@ -59,6 +59,15 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+License = Annotated[
+    str | None,
+    typer.Option(
+        "--license",
+        help="License of the weights, for the card, as the hub names it, e.g. apache-2.0 (default: "
+        "that in the study's file).",
+        show_default=False,
+    ),
+]
 TextOfRun = Annotated[
     str | None,
     typer.Option(

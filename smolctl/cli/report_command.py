@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolctl.cli.options import RESULTS, STUDY, Json, Results, Section, Study, is_typed
+from smolctl.cli.options import RESULTS, STUDY, Json, License, Results, Section, Study, is_typed
 from smolctl.cli.report_files import read, read_appendix, require_writable, write
 from smolctl.units import counted
 from smollm2.errors import UserError
@@ -33,7 +33,7 @@ EXAMPLES = """
 """
 FILES = ("figures", "out", "appendix", "html")  # options that name what to write
 # What a card says about its command, by which `--check` makes it again.
-ONCE = ("--study", "--results", "--figures", "--appendix", "--out")
+ONCE = ("--study", "--results", "--figures", "--appendix", "--out", "--license")
 
 
 def report(
@@ -73,6 +73,7 @@ def report(
             "speed; may be repeated.",
         ),
     ] = None,
+    license: License = None,
     section: Section = None,
     study: Study = STUDY,
     results: Results = RESULTS,
@@ -90,7 +91,7 @@ def report(
     from smollm2.runs.links import require_own
 
     if check is not None:
-        for name in (*FILES, "also", "section", "study", "results"):
+        for name in (*FILES, "also", "license", "section", "study", "results"):
             if is_typed(context, name):
                 raise UserError(f"The card says its own {name}; with --check omit --{name}.")
         check_card(check, as_json)
@@ -101,7 +102,7 @@ def report(
         return
     if as_json:
         refuse_files(context, "--json prints on stdout alone", " and append > FILE, or omit --json")
-    card = make_card(study, results, figures, out, also or (), appendix)
+    card = make_card(study, results, figures, out, also or (), appendix, license)
     for sentence in briefly(card.evidence.notes):
         warn(sentence)
     if as_json:
@@ -150,9 +151,13 @@ def print_sections(evidence: "Evidence", names: Sequence[str], as_json: bool) ->
 
 
 def evidence_of(
-    study: str, results: Path, also: Sequence[str] = (), command: str = ""
+    study: str,
+    results: Path,
+    also: Sequence[str] = (),
+    command: str = "",
+    license: str | None = None,
 ) -> "Evidence":
-    """The studies that a report uses.
+    """The studies that a report uses, and the license that was given.
 
     Raises:
         UserError: a study is named twice or has no runs.
@@ -165,7 +170,7 @@ def evidence_of(
     if twice := next((name for name in studies if studies.count(name) > 1), None):
         raise UserError(f"Study {twice!r} is named twice.")
     main, *further = (study_comparison(name, finished_runs(results, name)) for name in studies)
-    return Evidence(main, tuple(further), command)
+    return Evidence(main, tuple(further), command, given_license=license)
 
 
 def make_card(
@@ -175,6 +180,7 @@ def make_card(
     out: Path | None = None,
     also: Sequence[str] = (),
     appendix: Path | None = None,
+    license: str | None = None,
 ) -> "Card":
     """The card of a study.
 
@@ -191,7 +197,9 @@ def make_card(
     for name, path in (("--figures", figures), ("--appendix", appendix), ("--out", out)):
         if path is not None:
             words += [name, relative(path)]
-    evidence = evidence_of(study, results, also, shlex.join(words))
+    if license is not None:
+        words += ["--license", license]
+    evidence = evidence_of(study, results, also, shlex.join(words), license)
     folder = out.parent if out else Path()
     return Card(evidence, figures or results / study / "figures", folder, appendix)
 
@@ -226,9 +234,10 @@ def check_card(path: Path, as_json: bool) -> None:
     options = options_of(path, found)
     study, also = options["--study"][0], options.get("--also", [])
     results, figures, appendix, out = (
-        Path(options[name][0]) if name in options else None for name in ONCE[1:]
+        Path(options[name][0]) if name in options else None for name in ONCE[1:-1]
     )
-    card = make_card(study, results or RESULTS, figures, out, also, appendix)
+    license = options["--license"][0] if "--license" in options else None
+    card = make_card(study, results or RESULTS, figures, out, also, appendix, license)
     difference = difference_of(path, found, card.markdown)
     if appendix is not None:
         details = read_appendix(appendix, path, card.evidence.command)

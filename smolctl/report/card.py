@@ -34,14 +34,17 @@ class Card:
         figures: the folder of the figures.
         folder: where the card lies.
         appendix: where the appendix lies; None if there is none.
-        exported: the run whose weights lie beside the card in the layout of transformers.
     """
 
     evidence: Evidence
     figures: Path
     folder: Path = Path()
     appendix: Path | None = None
-    exported: Run | None = None
+
+    @property
+    def exported(self) -> Run | None:
+        """See `Evidence`."""
+        return self.evidence.exported
 
     @cached_property
     def sections(self) -> list[Section]:
@@ -98,7 +101,7 @@ class Card:
     def command(self) -> str:
         """That makes the card."""
         if self.exported:
-            return command("export", self.exported.name, "--to", "hf")
+            return export_command(self.exported, self.evidence.given_license)
         return self.evidence.command
 
     @property
@@ -118,17 +121,27 @@ class Card:
 
     @property
     def front_matter(self) -> str:
-        study, license = self.evidence.main, self.evidence.study_notes.license
+        study, scores = self.evidence.main, None
         if self.exported:
-            name = self.exported.name
+            name, runs = self.exported.name, [self.exported]
             scores = scores_of(only_of(study, self.exported), name)
-            return front_matter(
-                license=license, model_name=name, scores=scores, is_for_transformers=True
-            )
-        if study.others:
-            return front_matter(license=license)
-        scores = scores_of(study, f"{study.base.name}, mean of {len(study.base.runs)}")
-        return front_matter(license=license, model_name=study.base.name, scores=scores)
+        else:
+            name, runs = study.base.name, [finished.run for finished in study.runs]
+            if not study.others:
+                scores = scores_of(study, f"{name}, mean of {len(runs)}")
+        return front_matter(
+            runs,
+            license=self.evidence.license,
+            model_name=None if scores is None else name,
+            scores=scores,
+            is_for_transformers=self.exported is not None,
+        )
+
+
+def export_command(run: Run, license: str | None) -> str:
+    """The command that writes a card beside the weights of a run."""
+    chosen = () if license is None else ("--license", license)
+    return command("export", run.name, "--to", "hf", *chosen)
 
 
 def only_of(comparison: Comparison, run: Run) -> Comparison:

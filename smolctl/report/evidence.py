@@ -12,6 +12,7 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import Quantized, quantized
 from smolctl.analysis.study_notes import StudyNotes, read_notes
 from smollm2.model.config import ModelConfig
+from smollm2.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,15 @@ class Evidence:
     """The study that a report is about, and further ones in the order in which they were given.
 
     command: the `smolctl report` command that makes the report; empty where none does.
+    exported: the run whose weights lie beside the report in the layout of transformers.
+    given_license: of the weights, before that in the file of the study.
     """
 
     main: Comparison
     further: tuple[Comparison, ...] = ()
     command: str = ""
+    exported: Run | None = None
+    given_license: str | None = None
 
     @property
     def studies(self) -> tuple[Comparison, ...]:
@@ -121,6 +126,11 @@ class Evidence:
         """The model from elsewhere that the weights began as; its license is its own."""
         origins = (finished.run.origin for finished in self.main.runs)
         return next((origin for origin in origins if origin), None)
+
+    @property
+    def license(self) -> str | None:
+        """The license of the weights, if somebody chose one."""
+        return self.given_license or self.study_notes.license
 
     def answered_elsewhere(self, study: Comparison) -> set[tuple[str, str]]:
         """Arms of `study`, each with what of `tokens`, `flops` and `seconds` another study made

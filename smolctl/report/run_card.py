@@ -7,7 +7,7 @@ from smolctl.analysis.run_metrics import read_finished, siblings
 from smolctl.analysis.selection import study_comparison
 from smolctl.analysis.study_notes import read_notes
 from smolctl.command_line import command
-from smolctl.report.card import Card, write_figures
+from smolctl.report.card import Card, export_command, write_figures
 from smolctl.report.document import (
     Block,
     Code,
@@ -20,6 +20,7 @@ from smolctl.report.evidence import Evidence
 from smolctl.report.render.front_matter import front_matter
 from smolctl.report.render.markdown import Figures, comment, heading, markdown
 from smolctl.report.sections.architecture import architecture_table
+from smolctl.report.sections.fine_tune import against_base
 from smolctl.report.sections.training import training_table
 from smolctl.report.sections.usage import TRANSFORMERS, license_line
 from smollm2.errors import UserError
@@ -29,11 +30,14 @@ from smollm2.runs.manifest import Role
 from smollm2.runs.run import Run
 
 
-def write_card(run: Run, folder: Path) -> str:
+def write_card(run: Run, folder: Path, license: str | None = None) -> str:
     """Write README.md for the weights of `run`, which lie in `folder` as transformers loads them.
 
     It is the card of the run's study where that shows the run, with its appendix and figures beside
     it.
+
+    Args:
+        license: of the weights, before that in the file of the study.
 
     Returns:
         What it is, and where it is a short one why, for people.
@@ -42,13 +46,14 @@ def write_card(run: Run, folder: Path) -> str:
         UserError: a table of the run or the file of its study cannot be read.
     """
     try:
-        evidence = Evidence(comparison_with(run))
+        evidence = Evidence(comparison_with(run), exported=run, given_license=license)
         appendix = folder / "CARD_APPENDIX.md"
-        card = Card(evidence, folder / "figures", folder, appendix, exported=run)
+        card = Card(evidence, folder / "figures", folder, appendix)
         text = card.markdown
         details = card.appendix_markdown
     except UserError as error:
-        text, what = short_card(run), f"a short one: {error}"
+        text, what = short_card(run, folder, license), f"a short one: {error}"
+        write_figures(filter(None, [against_base([run])]), folder / "figures")
     else:
         appendix.write_bytes(details.encode())
         write_figures([*card.sections, *card.details], card.figures)
@@ -74,17 +79,22 @@ def comparison_with(run: Run) -> Comparison:
     return comparison
 
 
-def short_card(run: Run) -> str:
-    """What the run's own files say.
+def short_card(run: Run, folder: Path = Path(), given_license: str | None = None) -> str:
+    """What the run's own files say, and those of the model that it began as.
+
+    Args:
+        folder: where the card lies; its figures are in figures/ there.
+        given_license: as in `write_card`.
 
     Raises:
         UserError: eval.csv or the file of the study cannot be read.
     """
-    license = read_notes(run.study_path).license
+    license = given_license or read_notes(run.study_path).license
     model = run.protocol.model
     counts = parameters(model)
     active = f", {counts.active:,} of them active per token" if model.is_moe else ""
     shown = [
+        against_base([run]),
         section("Architecture", [architecture_table({run.name: model})]),
         section("Training", training_blocks(run)),
         section("Evaluation", evaluation_blocks(run)),
@@ -92,7 +102,7 @@ def short_card(run: Run) -> str:
         section("Limits", [bullets(LIMITS)]),
     ]
     made = (
-        f"Made by `{command('export', run.name, '--to', 'hf')}`. Every number follows from the "
+        f"Made by `{export_command(run, given_license)}`. Every number follows from the "
         "files of the run, which are not here."
     )
     what = (
@@ -100,10 +110,10 @@ def short_card(run: Run) -> str:
         f"({'Mixtral' if model.is_moe else 'Llama'} architecture) with {counts.total:,} parameters"
         f"{active}."
     )
+    matter = front_matter([run], license=license, is_for_transformers=True)
     return (
-        f"---\n{front_matter(license=license, is_for_transformers=True)}\n---\n\n"
-        f"{comment(made)}\n\n{heading(run.name, 1)}\n\n{what}\n\n"
-        f"{markdown(filter(None, shown), Figures(Path()))}"
+        f"---\n{matter}\n---\n\n{comment(made)}\n\n{heading(run.name, 1)}\n\n{what}\n\n"
+        f"{markdown(filter(None, shown), Figures(folder / 'figures', folder))}"
     )
 
 

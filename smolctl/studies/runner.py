@@ -73,7 +73,7 @@ class Session:
         before = trained_on(study.arms[0].config, runs)
         if source is not None and before is None:
             study = study.on_data(source)
-        study = compiled_as(runs, scored_as(runs, study))
+        study = scored_as(runs, study)
         self.study, self.results, self.observe = study, results, observe
         self.folder = results / study.name
         require_own(self.folder, "study.lock", LEDGER)
@@ -86,7 +86,8 @@ class Session:
         if study.equal == "seconds":
             recorded = step_times.read_recorded(study, results)
             self.step_seconds = recorded or step_times.measure(study, self.data)
-        self.configs = in_order_of(runs, horizons(study, self.step_seconds))
+        configs = horizons(compiled_as(runs, study), self.step_seconds)
+        self.configs = in_order_of(runs, configs)
         # As they are before the tuning.
         self.final = [run.on(self.data) for run in final_runs(study, self.configs)]
         self.failed: dict[str, str] = {}  # errors by run

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from smolctl.studies.models import Model
-from smolctl.studies.tokens import tokens_of
+from smolctl.studies.tokens import text_to_score, tokens_of
 from smolctl.talk import progress, warn
-from smollm2.data import window_count
+from smollm2.data import TokenData, window_count
 from smollm2.evaluation.records import EvalTarget, evaluate_task, evaluate_text, window_length
 from smollm2.evaluation.tasks import TASKS, TaskItems, load_items, task_names
 from smollm2.runs.load_run import load_run_tokenizer
@@ -41,6 +41,7 @@ class Scorer:
         batch_size: see `evaluate_text` and `evaluate_task`.
         with_text: whether held-out text will be scored.
         source: the corpus of the run, in case its tokens are no longer in the cache.
+        may_be_other: whether `source` may be another text than the run's own.
 
     Raises:
         UserError: its weights, tokenizer or tokens are missing, damaged or not the run's, or the
@@ -56,12 +57,15 @@ class Scorer:
         batch_size: int | None = None,
         with_text: bool = False,
         source: str | None = None,
+        may_be_other: bool = False,
     ) -> None:
         run = model.run
         self.model, self.batch_size = model, batch_size
         self.machine = model.machine(device, dtype)
         self.tokenizer = load_run_tokenizer(run)
-        self.data = tokens_of(run, source, None) if with_text else None
+        self.data: TokenData | None = None
+        if with_text:
+            self.data = text_to_score(run, source) if may_be_other else tokens_of(run, source, None)
 
     def of(self, model: Model) -> "Scorer":
         """The scorer of another model of the run."""
@@ -87,23 +91,11 @@ class Scorer:
         Args:
             n_tokens, spread: for each split; see `evaluate_text`.
         """
-        model = self.model
         for split in splits:
             assert self.data is not None
-            tokens = getattr(self.data, split)
-            windows = window_count(tokens, window_length(model.run, tokens), n_tokens)
-            with counting(f"{model.label} {split}, windows", windows) as on_progress:
-                yield evaluate_text(
-                    target,
-                    self.data,
-                    split,
-                    n_tokens=n_tokens,
-                    spread=spread,
-                    batch_size=self.batch_size,
-                    on_progress=on_progress,
-                )
+            yield self.score_split(target, self.data, split, n_tokens, spread)
         for task in asked:
-            what = f"{model.label} {task.task.name}, questions"
+            what = f"{self.model.label} {task.task.name}, questions"
             with counting(what, len(task.items)) as on_progress:
                 yield evaluate_task(
                     target,
@@ -112,6 +104,30 @@ class Scorer:
                     batch_size=self.batch_size,
                     on_progress=on_progress,
                 )
+
+    def score_split(
+        self,
+        target: EvalTarget,
+        data: TokenData,
+        split: str,
+        n_tokens: int | None = None,
+        spread: bool = False,
+        seq_len: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Score a split of a text, showing progress; see `evaluate_text`."""
+        tokens, label = getattr(data, split), self.model.label
+        windows = window_count(tokens, seq_len or window_length(target.run, tokens), n_tokens)
+        with counting(f"{label} {split} of {data.source}, windows", windows) as on_progress:
+            return evaluate_text(
+                target,
+                data,
+                split,
+                n_tokens=n_tokens,
+                spread=spread,
+                seq_len=seq_len,
+                batch_size=self.batch_size,
+                on_progress=on_progress,
+            )
 
 
 @contextlib.contextmanager

@@ -11,9 +11,11 @@ from smolctl.units import count, duration
 from smollm2.data import TokenData, find_prepared, is_prepared, open_prepared, source_name
 from smollm2.data import prepare as make
 from smollm2.data.corpora import is_path
+from smollm2.data.overlap import documents_also_in
 from smollm2.errors import UserError
 from smollm2.protocol.resolve import resolve
 from smollm2.protocol.run_config import RunConfig
+from smollm2.runs.conditions import TEXT_SPLITS
 from smollm2.runs.run import Run
 
 if TYPE_CHECKING:
@@ -86,14 +88,64 @@ def tokens_of(run: Run, source: str | None, tokenizer: str | None) -> TokenData:
                 "from it will do)."
             )
         source = "builtin"
-    held_out = run.manifest["request"].get("held_out")  # older requests have none
-    data = prepared(source, tokenizer, str(run.path / "tokenizer.json"), held_out=held_out)
+    default = str(run.path / "tokenizer.json")
+    data = prepared(source, tokenizer, default, held_out=held_out_share(run))
     if data.fingerprint != wanted.fingerprint:
         raise UserError(
             f"--data {Path(source).name} is not what run {run.name!r} was trained on: its "
             f"fingerprint is {data.fingerprint}, the run's {wanted.fingerprint} ({wanted.source})."
         )
     return data
+
+
+def held_out_share(run: Run) -> float | None:
+    """The share of its text that was asked to be held out; None in older requests, and for an
+    imported run."""
+    share: float | None = (run.manifest["request"] or {}).get("held_out")
+    return share
+
+
+def text_to_score(run: Run, source: str | None) -> TokenData:
+    """The tokens to score a run on: its own as `tokens_of` finds them, or another text, which is
+    said.
+
+    Raises:
+        UserError: as `tokens_of` and `require_unseen`.
+    """
+    own = run.protocol.data
+    if own is None or source is None:
+        return tokens_of(run, source, None)
+    data = tokens_for(run, source, held_out_share(run))
+    if data.fingerprint != own.fingerprint:
+        require_unseen(run, data)
+        say(
+            f"{data.source} is not the text that {run.name} was trained on ({own.source}, "
+            f"fingerprint {own.fingerprint}): it is scored as another text."
+        )
+    return data
+
+
+def require_unseen(run: Run, data: TokenData) -> None:
+    """Raise `UserError` if the run was trained on documents that `data` holds out, as far as the
+    tokens it was trained on are here; of an imported run nothing is known."""
+    own = run.protocol.data
+    if own is None or own.fingerprint == data.fingerprint:
+        return
+    cached = find_prepared(own.fingerprint, own.tokenizer_fingerprint)
+    if cached is None:
+        warn(
+            f"Whether run {run.name} was trained on documents of {data.source} is not checked: the "
+            f"tokens it was trained on ({own.source}) are no longer on this machine."
+        )
+        return
+    train = open_prepared(cached).train
+    for split in TEXT_SPLITS:
+        if seen := documents_also_in(getattr(data, split), train, data.end_of_text):
+            raise UserError(
+                f"Run {run.name!r} was trained on {seen} of the {data.documents[split]} {split} "
+                f"documents of {data.source} (they are in {own.source} too), so a score on them is "
+                "none of held-out text; give a text without them."
+            )
 
 
 def trained_on(config: RunConfig, runs: Iterable[Run]) -> Run | None:
@@ -130,8 +182,19 @@ def foreign_tokens(run: Run, source: str | None) -> TokenData:
             f"Run {run.name!r} was imported, and its training text is unknown. Name a text to "
             "score it on, such as --data mine.jsonl, or score only tasks with eval --tasks."
         )
+    return tokens_for(run, source)
+
+
+def tokens_for(run: Run, source: str, held_out: float | None = None) -> TokenData:
+    """The tokens of any text, made with the tokenizer of a run.
+
+    Raises:
+        UserError: `source` cannot be read, or was prepared with another tokenizer.
+    """
     data = prepared(
-        source, None, str(run.path / "tokenizer.json"), max_vocab=run.protocol.model.vocab_size
+        *(source, None, str(run.path / "tokenizer.json")),
+        max_vocab=run.protocol.model.vocab_size,
+        held_out=held_out,
     )
     if data.tokenizer_fingerprint != run.tokenizer_fingerprint:
         raise UserError(

@@ -30,6 +30,7 @@ from smollm2.files import append, gzipped, replace_file
 from smollm2.model.transformer import SmolLM2
 from smollm2.runs.conditions import CONDITIONS, SPREAD_TEXT, TEXT, Conditions
 from smollm2.runs.run import Run
+from smollm2.runs.scored_texts import note_scored_text
 from smollm2.runs.tables import TableFolder
 
 if TYPE_CHECKING:
@@ -84,14 +85,16 @@ def evaluate_text(
     *,
     n_tokens: int | None,
     spread: bool = False,
+    seq_len: int | None = None,
     batch_size: int | None,
     on_progress: OnProgress,
 ) -> list[dict[str, Any]]:
-    """Score `split` in windows of `window_length` and save the scores.
+    """Score `split` in windows of `seq_len` and save the scores.
 
     Args:
         n_tokens: tokens to score, rounded down to whole windows; None: the whole split.
         spread: whether to take windows at even distances instead of the first ones.
+        seq_len: None: as `window_length` says.
         batch_size: windows per forward pass; None: as in the run's training.
         on_progress: called at the start and after each batch with the number of scored windows.
 
@@ -103,7 +106,7 @@ def evaluate_text(
         RunError: a score is not finite.
     """
     run, tokens = target.run, getattr(data, split)
-    seq_len = window_length(run, tokens)
+    seq_len = seq_len or window_length(run, tokens)
     count = window_count(tokens, seq_len, n_tokens)
     wanted = spread_windows(window_count(tokens, seq_len), count) if spread else range(count)
     done = 0
@@ -135,6 +138,8 @@ def evaluate_text(
         suite = SPREAD_TEXT if spread else TEXT
         conditions = Conditions(suite, None, split, seq_len, target.dtype, target.device)
         rows = [row | {"items": file.path.name} for row in held_out_rows(whole, data, conditions)]
+        if run.protocol.data is None or run.protocol.data.fingerprint != data.fingerprint:
+            note_scored_text(run, data)
         put_rows(target.tables, rows)
     return rows
 

@@ -94,7 +94,7 @@ class GgufFile:
         except NotImplementedError:
             raise UserError(
                 f"{name} is in {place.kind.name}, which the installed package gguf cannot "
-                "dequantize: pip install --upgrade gguf, or take the model in another type."
+                "dequantize: upgrade it (pip install -U gguf), or take the model in another type."
             ) from None
         tensor = torch.from_numpy(values.astype(np.float32, copy=False))
         require_finite({name: tensor}, base_name(self.path))
@@ -251,7 +251,7 @@ def kind_of(name: str, number: int) -> "GGMLQuantizationType":
     except (ValueError, KeyError):
         raise UserError(
             f"{name} is of type {number}, which the installed package gguf does not know: "
-            "pip install --upgrade gguf."
+            "upgrade it (pip install -U gguf)."
         ) from None
     return kind
 
@@ -279,8 +279,8 @@ def alignment_of(fields: dict[str, Any]) -> int:
 def part_of(count: Any) -> UserError:
     """The error for a file that is a part of a model."""
     return UserError(
-        f"it is one of {count!r:.60} parts of a model; make one file of them with llama.cpp: "
-        "llama-gguf-split --merge FIRST.gguf WHOLE.gguf"
+        f"it is one of {count!r:.60} parts of a model; make one file of them with llama.cpp "
+        "(llama-gguf-split)."
     )
 
 

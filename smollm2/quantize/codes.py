@@ -136,7 +136,7 @@ def gptq(weight_RI: Tensor, group_size: int, moments_II: Tensor) -> Codes:
         codes_gR, errors_gR = torch.empty_like(block_gR), torch.empty_like(block_gR)
         for i in range(group_size):
             codes_gR[i] = codes_of(block_gR[i], scales, zeros)
-            error = block_gR[i] - values_of(codes_gR[i], scales, zeros)
+            error = block_gR[i] - dequantized(codes_gR[i], scales, zeros)
             errors_gR[i] = error / upper_gg[i, i]
             block_gR[i + 1 :] -= upper_gg[i, i + 1 :, None] * errors_gR[i]
         weight_IR[end:] -= upper_II[start:end, end:].T @ errors_gR
@@ -167,7 +167,7 @@ def codes_of(weight: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     return ((weight - zeros) / scales).round_().add_(MIDDLE).clamp_(0, LAST)
 
 
-def values_of(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+def dequantized(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     """What the codes stand for."""
     return (codes - MIDDLE).mul_(scales).add_(zeros)
 

@@ -60,6 +60,20 @@ def are_floors(value: Any) -> bool:
     )
 
 
+def are_texts(value: Any) -> bool:
+    """`ScoredText` as tables, by the fingerprints of their tokens."""
+    return isinstance(value, dict) and all(
+        isinstance(text, dict)
+        and text.keys() == {"source", "documents", "bytes"}
+        and is_text(text["source"])
+        and all(
+            isinstance(text[name], dict) and all(map(is_count, text[name].values()))
+            for name in ("documents", "bytes")
+        )
+        for text in value.values()
+    )
+
+
 def is_truth(value: Any) -> bool:
     return type(value) is bool
 
@@ -119,6 +133,7 @@ LATER: dict[str, Check] = {
     "diverged": is_truth,
     "matmul_flops_per_second": optional(is_positive),
     "floors": optional(are_floors),
+    "texts": are_texts,
 }
 # Of an imported run.
 SOURCE: dict[str, Check] = {

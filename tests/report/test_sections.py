@@ -45,6 +45,7 @@ def named(evidence: Evidence, name: str) -> Section | None:
 SILENT = (
     "claims",
     "claims-in-detail",
+    "fine-tune",
     "ladder",
     "ladder-in-detail",
     "quantization",

@@ -1,14 +1,20 @@
 """The YAML above a card that the Hugging Face hub reads."""
 
+from collections.abc import Callable, Sequence
+
 from huggingface_hub import EvalResult, ModelCardData
 
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.run_metrics import ACCURACY, LOSS, mean_and_spread
 from smolctl.report.render.spans import one_line
 from smollm2.runs.conditions import describe
+from smollm2.runs.run import Run
+
+HUB_MODEL, HUB_DATA = "hf:", "hub:"  # how a source of either kind begins
 
 
 def front_matter(
+    runs: Sequence[Run],
     *,
     license: str | None,
     model_name: str | None = None,
@@ -16,8 +22,15 @@ def front_matter(
     is_for_transformers: bool = False,
 ) -> str:
     """YAML without its fences. Scores are those of one model: the hub takes them for scores of the
-    weights beside the card."""
+    weights beside the card.
+
+    Args:
+        runs: that the card is about. Their base model and their data are named where all share
+            them, the data where it is on the hub.
+    """
     card = ModelCardData(
+        base_model=shared_by(runs, base_model),
+        datasets=shared_by(runs, dataset),
         model_name=model_name and one_line(model_name),
         eval_results=scores,
         license=license and one_line(license),
@@ -26,6 +39,27 @@ def front_matter(
         tags=["smolctl", "small-language-model"],
     )
     return str(card.to_yaml())
+
+
+def shared_by(runs: Sequence[Run], of: Callable[[Run], str | None]) -> str | None:
+    """What `of` gives of every run, where that is one and the same."""
+    found = {of(run) for run in runs}
+    return found.pop() if len(found) == 1 else None
+
+
+def base_model(run: Run) -> str | None:
+    """The imported model that the run began as: ORG/NAME of the hub, or the name of its folder."""
+    if run.is_imported or run.origin is None:
+        return None
+    return one_line(run.origin.removeprefix(HUB_MODEL).removeprefix("./"))
+
+
+def dataset(run: Run) -> str | None:
+    """The data set of the hub that the run was trained on, as ORG/NAME."""
+    data = run.protocol.data
+    if data is None or not data.source.startswith(HUB_DATA):
+        return None
+    return one_line("/".join(data.source.removeprefix(HUB_DATA).split("/")[:2]))
 
 
 def scores_of(comparison: Comparison, name: str) -> list[EvalResult]:

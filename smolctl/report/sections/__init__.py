@@ -14,6 +14,7 @@ from smolctl.report.sections.architecture import architecture_section
 from smolctl.report.sections.claims import claims_in_detail_section, claims_section
 from smolctl.report.sections.decision import decision_section
 from smolctl.report.sections.experts import experts_section
+from smolctl.report.sections.fine_tune import fine_tune_section
 from smolctl.report.sections.ladder_section import ladder_in_detail_section, ladder_section
 from smolctl.report.sections.limits import limits_section
 from smolctl.report.sections.method import method_section
@@ -48,6 +49,7 @@ class Entry:
 
 # In the order in which every report shows them.
 SECTIONS = {
+    "fine-tune": Entry(fine_tune_section, (CARD, EXPORTED)),
     "answer": Entry(answer_section, (CARD, EXPORTED)),
     "claims": Entry(claims_section, (CARD, EXPORTED)),
     "method": Entry(method_section, (CARD, EXPORTED)),

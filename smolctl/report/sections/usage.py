@@ -36,13 +36,13 @@ def usage_section(evidence: Evidence) -> Section | None:
         run = base.runs[0].run
         generate = command("generate", run.name, study=run.study, results=results_of(run))
         blocks.append(Code("sh", f"{generate} --prompt 'Once upon a time'\n"))
-    blocks += license_line(evidence.study_notes.license)
+    blocks += license_line(evidence.license)
     return section("Usage", [*blocks, citation(evidence)])
 
 
 def transformers_usage_section(evidence: Evidence) -> Section | None:
     """Of exported weights, which lie beside the card."""
-    chosen = license_line(evidence.study_notes.license)
+    chosen = license_line(evidence.license)
     return section("Usage", [Code("python", TRANSFORMERS), *chosen, citation(evidence)])
 
 

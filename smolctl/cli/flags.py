@@ -14,6 +14,7 @@ REGULAR = (
 )
 FLAGS = {name: "--" + name.replace("_", "-") for name in REGULAR} | {
     "compile": "--compile",
+    "value_bits": "--v8",
     "embedding_bits": "--embedding",
     "format": "--to",
     "max_seq_len": "--set max_seq_len",

@@ -52,12 +52,12 @@ def show_runs(
     found = [(evidence, sections_of(evidence)) for evidence in quantized_evidence(runs, study)]
     if as_json:
         all_shown = [section for _, shown in found for section in shown]
-        best = {name: ranking.recommended for (_, name), ranking in rankings.items()}
+        taken = {name: ranking.recommended for (_, name), ranking in rankings.items()}
         print_json(
             {
                 "rows": rows,
                 "max_kl": max_kl,
-                "recommended": {name: one and one.name for name, one in best.items()},
+                "recommended": {name: one and one.name for name, one in taken.items()},
                 "conclusion": sentences_of(all_shown),
                 "sections": in_json(all_shown),
             }
@@ -78,8 +78,8 @@ def show_runs(
     if is_card:
         card = short_path(results / study / "MODEL_CARD.md")
         say(f"Next: {command('report', '--out', card, study=study, results=results)}")
-    first = rankings[runs[0].study, runs[0].name].recommended
-    saved = sorted(quantized_names(runs[0]), key=lambda name: first is None or name != first.name)
+    best = rankings[runs[0].study, runs[0].name].recommended
+    saved = sorted(quantized_names(runs[0]), key=lambda name: best is None or name != best.name)
     for name in saved[:1]:
         words = ("generate", f"{runs[0].name}+{name}", "--prompt", "Once upon a time")
         generate = command(*words, study=study, results=results)

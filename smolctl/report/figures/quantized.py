@@ -63,7 +63,7 @@ def harm_figure_of(found: Quantized) -> Figure:
     ]
     figure = titled(quantized_headline(found), height=max(3.9, 1.9 + 0.3 * len(names)))
     panels = figure.subplots(1, 2, width_ratios=(3, 2)) if timed else [figure.subplots()]
-    draw_harm(panels[0], found, marks)
+    draw_harm(figure, panels[0], found, marks)
     handles = [
         Line2D([], [], color=colour, linewidth=3, label=arm)
         for arm, colour in colours(found)
@@ -79,7 +79,7 @@ def harm_figure_of(found: Quantized) -> Figure:
     return figure
 
 
-def draw_harm(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
+def draw_harm(figure: Figure, axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
     """The KL divergence, on a logarithmic scale, or the change of the loss, with its error, against
     bytes per parameter; the name of each configuration is beside its mark of the first arm."""
     column = KL if found.has_kl else LOSS_DELTA
@@ -116,17 +116,16 @@ def draw_harm(axes: Axes, found: Quantized, marks: dict[str, str]) -> None:
     axes.set_xlabel("bytes per parameter on disk, without the embedding (bf16: 2)")
     axes.set_ylabel(f"{harm_of(found)}, nats/token")
     axes.margins(0.15)
-    name_points(axes, named, points)
+    name_points(figure, axes, named, points)
     if bars:
         axes.set_title(f"Bars: {' or '.join(dict.fromkeys(bars))}", loc="left")
 
 
-def name_points(axes: Axes, named: dict[str, Point], points: list[Point]) -> None:
+def name_points(figure: Figure, axes: Axes, named: dict[str, Point], points: list[Point]) -> None:
     """Write each name beside its point, clear of all points and of the other names."""
-    axes.get_xlim(), axes.get_ylim()  # the limits follow from the data when they are asked for
-    assert isinstance(axes.figure, Figure)
+    axes.autoscale_view()  # the limits, which else follow from the data when it is drawn
     # In typographic points, as if the panel were the left half of the figure.
-    size = 72 * axes.figure.get_size_inches() * (0.5, 0.6)
+    size = 72 * figure.get_size_inches() * (0.5, 0.6)
     to_panel = axes.transData + axes.transAxes.inverted()
     places = {point: to_panel.transform(point) * size for point in points}
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in places.values()]

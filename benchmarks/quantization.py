@@ -25,13 +25,13 @@ from side_by_side import Row
 
 if TYPE_CHECKING:
     import numpy as np
-    from smollm2.quantize.fidelity import Passages
     from torch import Tensor
 
     from smollm2.data import TokenData
     from smollm2.interop.gguf_import import GgufSource
     from smollm2.model.config import ModelConfig
     from smollm2.model.transformer import SmolLM2
+    from smollm2.quantize.fidelity import Passages
 
 OURS = (
     *("bf16", "int8", "int8-g32", "llm-int8", "int4-g64", "int4-g64-hqq", "int4-g64-clip"),
@@ -61,9 +61,9 @@ def main() -> None:
 
 def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
     import torch
-    from smollm2.quantize.fidelity import Original, spread_passages
 
     from smollm2.model.transformer import SmolLM2
+    from smollm2.quantize.fidelity import Original, spread_passages
 
     torch.set_num_threads(options.threads)
     source = published()
@@ -234,6 +234,7 @@ class LlamaCpp:
         """As `Original.fidelity`."""
         import torch
         import torch.nn.functional as F
+
         from smollm2.quantize.fidelity import compare_rows, summarized
 
         passages = original.passages

@@ -112,7 +112,7 @@ def test_nothing_is_followed_that_cannot_be_printed(text):
         fenced("", text),
         comment(text),
         html.page(text, [text], [], {}),
-        front_matter(license=text, model_name=text),
+        front_matter([], license=text, model_name=text),
     ]
     for page in shown:
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e\ud800]", page)

@@ -139,10 +139,10 @@ def test_a_long_run_on_a_cpu_is_compiled_if_there_is_a_compiler(tmp_path, monkey
     monkeypatch.setenv("CXX", str(path))
     for variant in ("orig", "pow2", "moe-160m"):
         for tokens, asked, expected in (
-            (9_999_360, None, False),
-            (9_999_360, True, True),
-            (10_000_384, None, cxx == "exit 0"),
-            (10_000_384, False, False),
+            (1_999_872, None, False),
+            (1_999_872, True, True),
+            (2_000_896, None, cxx == "exit 0"),
+            (2_000_896, False, False),
         ):
             request = RunConfig(variant, "nano", tokens=tokens, device="cpu", compile=asked)
             assert resolve(request).compile is expected

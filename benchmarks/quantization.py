@@ -127,7 +127,7 @@ def permuted(state: "Mapping[str, Tensor]", config: "ModelConfig") -> "dict[str,
 
     generator = torch.Generator().manual_seed(0)
 
-    def shuffled(n: int) -> Tensor:
+    def shuffled(n: int) -> torch.Tensor:
         return torch.randperm(n, generator=generator)
 
     E, n_kv_heads = config.head_dim, config.n_kv_heads

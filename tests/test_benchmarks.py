@@ -125,3 +125,22 @@ def test_a_machine_that_stays_busy_is_refused(guard, monkeypatch):
     with pytest.raises(SystemExit, match="not idle: matrix products run below 90% of their best"):
         one.wait_for_speed()
     assert slept == [10, 10, 10]
+
+
+def test_a_model_with_its_channels_permuted_computes_the_same(table):
+    import quantization
+    import torch
+
+    from smollm2 import SmolLM2, variant
+
+    model = SmolLM2(variant("orig:n_layers=2", scale="nano")).eval()
+    state = quantization.permuted(model.state_dict(), model.config)
+    other = SmolLM2(model.config, seed=None)
+    other.load_state_dict(state, assign=True)
+    tokens = torch.arange(60).view(2, 30)
+    with torch.inference_mode():
+        torch.testing.assert_close(other.eval()(tokens), model(tokens), atol=1e-5, rtol=1e-4)
+    before = model.state_dict()
+    matrices = {name for name, tensor in state.items() if tensor.ndim == 2}
+    assert len(matrices) == 2 * 4 + 1
+    assert not any(torch.equal(state[name], before[name]) for name in matrices)

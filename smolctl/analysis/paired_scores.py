@@ -43,6 +43,11 @@ class ScoredModel:
     tables: TableFolder
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether it is a quantized model of its run."""
+        return self.tables.path.resolve() != self.run.path.resolve()
+
+    @property
     def own_text(self) -> str | None:
         """The fingerprint of the text that it was trained on, if that was here."""
         data = self.run.protocol.data

@@ -4,7 +4,7 @@
     smolctl compare ./base tuned --data novels.jsonl.gz   and on another: what it has forgotten
     smolctl compare ./base tuned --tasks arc_easy --data-dir eval/
     smolctl compare ./base ./other --data novels.jsonl.gz
-    smolctl compare RUN RUN+int4-g64
+    smolctl compare RUN RUN+int4-g64-clip
 
 Either may be a run, an imported model or a quantized one. What is missing is scored first, with
 both in the same way, and kept, so every command shows all that was scored alike so far.

@@ -104,7 +104,7 @@ def score_alike(base: Model, other: Model, asked: Asked) -> None:
         RunError: a score is not finite, or cannot be written.
     """
     device = machine_for(other.run, asked.device, asked.dtype)[0]
-    dtype = asked.dtype or common_dtype(base.run, other.run)
+    dtype = asked.dtype or common_dtype(base, other)
     items = questions(asked.tasks, asked.data_dir, asked.limit) if asked.tasks else []
     texts = texts_to_score(base, other, asked)
     for number, model in enumerate((base, other)):
@@ -124,9 +124,13 @@ def score_alike(base: Model, other: Model, asked: Asked) -> None:
             pass
 
 
-def common_dtype(base: Run, other: Run) -> str:
-    """bf16 if both are, else fp32, in which the weights of both are exact."""
-    dtypes = {base.protocol.dtype, other.protocol.dtype}
+def common_dtype(base: Model, other: Model) -> str:
+    """That of a quantized model, which its kernels are made for; else bf16 if both are, or fp32,
+    in which the weights of both are exact."""
+    for model in (other, base):
+        if model.quantized is not None:
+            return machine_for(model.run, None, None, is_quantized=True)[1]
+    dtypes = {base.run.protocol.dtype, other.run.protocol.dtype}
     return dtypes.pop() if len(dtypes) == 1 else "float32"
 
 
@@ -152,7 +156,13 @@ def texts_to_score(base: Model, other: Model, asked: Asked) -> list[tuple[Wanted
         if not is_one:
             say_apart(base, other, own.source)
         elif asked.tokens or not is_recorded(base, other, own.fingerprint):
-            data = tokens_of(model.run, None, None)
+            try:
+                data = tokens_of(model.run, None, None)
+                for each in models:
+                    require_unseen(each.run, data)
+            except UserError as error:  # nobody asked for it, and others may do
+                say(f"Not scored on {own.source}: {error}")
+                continue
             found.append((data, data))
     for pair in found:
         for model, data in zip(models, pair, strict=True):

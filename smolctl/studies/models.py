@@ -154,8 +154,8 @@ def split_quantized(target: str) -> tuple[str, str | None]:
     if path.joinpath("model.json").exists():  # RUN/quantized/NAME
         return str(path.resolve().parents[1]), path.name
     folder, slash, last = target.rpartition("/")  # and so may the folder of a run
-    last, plus, name = last.partition("+")
-    return folder + slash + last, name if plus else None
+    last, plus, name = last.rpartition("+")  # names of quantizations have none
+    return (folder + slash + last, name) if plus else (target, None)
 
 
 def hush() -> None:

@@ -18,7 +18,7 @@ class Format:
     """One way to write a matrix.
 
     Args:
-        name: what the names of its configurations start with: `int4` in `int4-g64`.
+        name: what the names of its configurations start with: `int4` in `int4-g64-clip`.
         bits: per code; a backend has one format per number of bits.
         matrix: the subclass of `QuantizedMatrix`, or `"module:Class"`, imported when it is needed:
             with it comes torch.

@@ -69,11 +69,12 @@ def test_only_runs_of_equal_tokens_are_shared_text():
     rng = np.random.default_rng(1)
     tokens, judged = rng.integers(0, 50, 5000), rng.integers(0, 50, (4, 128))
     assert not shares_text(tokens, judged)
-    for start in (0, 32):  # of a window, and its middle
+    for start in (0, 11, 48):
         mixed = tokens.copy()
-        mixed[700:764] = judged[2, start : start + 64]
+        mixed[700:780] = judged[2, start : start + 80]
         assert shares_text(mixed, judged)
         mixed[720] += 1
+        mixed[750] += 1
         assert not shares_text(mixed, judged)
     assert not shares_text(tokens[:10], judged)
 

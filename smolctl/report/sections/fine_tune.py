@@ -142,8 +142,10 @@ def effect(pair: CheckpointPair, text: TextChange) -> str:
 
 
 def is_fine_tune(pair: CheckpointPair) -> bool:
-    """Whether the other was trained on from the base."""
-    return pair.began_as_base and not pair.are_one_run
+    """Whether the other was trained on from the base; what quantizing either of them does is no
+    matter of training."""
+    is_quantized = pair.base.is_quantized or pair.other.is_quantized
+    return pair.began_as_base and not pair.are_one_run and not is_quantized
 
 
 def task_sentence(task: AnswerChange) -> str:

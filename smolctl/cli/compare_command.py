@@ -140,7 +140,7 @@ def compare(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="fp32 or bf16 (default: fp32, or bf16 if both are).",
+            help="fp32 or bf16 (default: that of a quantized one, else bf16 if both are, or fp32).",
             rich_help_panel=PANEL,
             show_default=False,
         ),

@@ -27,12 +27,7 @@ def compiled_as(runs: list[Run], study: Study) -> Study:
     trained = [run for run in runs if not run.is_imported]
     if not trained or any(arm.config.compile is not None for arm in study.arms):
         return study
-    compiled = trained[0].protocol.compile
-    arms = [
-        dataclasses.replace(arm, config=dataclasses.replace(arm.config, compile=compiled))
-        for arm in study.arms
-    ]
-    return dataclasses.replace(study, arms=tuple(arms))
+    return study.with_options(compile=trained[0].protocol.compile)
 
 
 def in_order_of(runs: list[Run], configs: dict[str, RunConfig]) -> dict[str, RunConfig]:

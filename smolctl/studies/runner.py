@@ -72,7 +72,7 @@ class Session:
         runs, _ = list_runs(results, study.name)
         before = trained_on(study.arms[0].config, runs)
         if source is not None and before is None:
-            study = study.on_data(source)
+            study = study.with_options(data=source)
         study = scored_as(runs, study)
         self.study, self.results, self.observe = study, results, observe
         self.folder = results / study.name

@@ -127,9 +127,9 @@ class Study:
         tuning = len(self.tuning.lr) * len(self.tuning.seeds) if self.tuning else 0
         return tuning + len(self.arms[0].seeds)
 
-    def on_data(self, source: str) -> "Study":
-        """The study on another text."""
-        arms = [replace(arm, config=replace(arm.config, data=source)) for arm in self.arms]
+    def with_options(self, **options: Any) -> "Study":
+        """The study with other options of [train], the same in every arm."""
+        arms = [replace(arm, config=replace(arm.config, **options)) for arm in self.arms]
         return replace(self, arms=tuple(arms))
 
 

@@ -36,7 +36,7 @@ def second_moments(
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
-    def add(name: str, x: Tensor) -> None:
+    def add(name: str, x: Tensor, full: bool = full) -> None:
         x_NI = x.flatten(0, -2).float()
         found = x_NI.T @ x_NI if full else x_NI.square().sum(0)
         sums[name] = sums[name].add_(found) if name in sums else found
@@ -47,13 +47,9 @@ def second_moments(
             batch = windows_WT[start : start + BATCH].to(model.device)
             hidden_BTD, _ = model.hidden(batch)
             # A table's rows are embeddings as well: only how much each input counts is used.
-            name = "embed" if model.lm_head is None else "lm_head"
-            h_ND = hidden_BTD.flatten(0, 1).float()
-            squares = h_ND.square().sum(0)
-            sums[name] = sums[name].add_(squares) if name in sums else squares
-            counts[name] = counts.get(name, 0) + len(h_ND)
+            add("embed" if model.lm_head is None else "lm_head", hidden_BTD, full=False)
             on_progress(min(start + BATCH, len(windows_WT)))
-    return {name: total / max(counts[name], 1) for name, total in sums.items()}
+    return {name: total / counts[name] for name, total in sums.items()}
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def rounded(weight_RI: Tensor, group_size: int) -> Codes:
     """Round to nearest (rtn): the smallest and the largest weight of a group are its first and last
     code."""
     weight_RGg = weight_RI.float().unflatten(1, (-1, group_size))
-    return flat(weight_RGg, *scale_and_zero(weight_RGg, 1.0))
+    low, high = weight_RGg.aminmax(dim=-1, keepdim=True)
+    return flat(weight_RGg, *scale_and_zero(low, high, 1.0))
 
 
 def clipped(weight_RI: Tensor, group_size: int, moments_I: Tensor) -> Codes:
@@ -62,10 +63,11 @@ def clipped_part(weight_RI: Tensor, group_size: int, moments_I: Tensor) -> Codes
     share_Gg = share_Gg / share_Gg.mean(dim=1, keepdim=True).clamp(min=1e-30) + 1e-6
     share_Gg = share_Gg / share_Gg.sum(dim=1, keepdim=True)
     group = Group(weight_RGg, share_Gg)
-    scales, zeros = scale_and_zero(weight_RGg, 1.0)
+    low, high = weight_RGg.aminmax(dim=-1, keepdim=True)
+    scales, zeros = scale_and_zero(low, high, 1.0)
     least = group.error(scales, zeros)
     for share in SHARES:
-        candidate = group.fitted(*scale_and_zero(weight_RGg, share))
+        candidate = group.fitted(*scale_and_zero(low, high, share))
         error = group.error(*candidate)
         is_less = error < least
         least = torch.where(is_less, error, least)
@@ -155,9 +157,8 @@ def inverse_factor(moments_II: Tensor) -> Tensor:
     return torch.linalg.cholesky(inverse_II, upper=True).float().to(moments_II.device)
 
 
-def scale_and_zero(weight_RGg: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def scale_and_zero(low: Tensor, high: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Scale and zero point (R, G, 1) for a share of each group's range, as they are stored."""
-    low, high = weight_RGg.aminmax(dim=-1, keepdim=True)
     scales = as_stored((share * (high - low) / LAST).clamp(min=SMALLEST))
     return scales, as_stored(share * low + MIDDLE * scales)
 

@@ -6,6 +6,7 @@ none has quantized a run, the change of the loss on the same text. Arms are comp
 per parameter. The unit is the run. The verdicts on all configurations of all arms are one family.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -236,8 +237,13 @@ class Quantized:
 
     @property
     def is_judged(self) -> bool:
-        """Whether the scale is full: bytes, speed and harm do not carry over from a smaller
-        one."""
+        """Whether arms can be compared: by their KL divergence at any scale, as models of that
+        scale, and by the change of the loss at full size only."""
+        return self.is_full_size or self.has_kl
+
+    @property
+    def is_full_size(self) -> bool:
+        """Whether the scale is full: speeds and bytes do not carry over from a smaller one."""
         return self.comparison.scale == "full"
 
     @cached_property
@@ -271,10 +277,11 @@ class Quantized:
 
     def pair(self, first: Configuration, second: Configuration) -> Pair:
         """The two as a pair, without its difference."""
-        problem = f"{self.comparison.scale} scale does not carry over"
-        if self.is_judged:
-            problem = not_comparable(first, second)
-        return Pair(second.arm, second.name, first, second, problem)
+        pair = Pair(second.arm, second.name, first, second, not_comparable(first, second))
+        if not pair.problem and not (self.is_full_size or pair.is_by_kl):
+            why = f"a change of the loss at {self.comparison.scale} scale does not carry over"
+            return dataclasses.replace(pair, problem=why)
+        return pair
 
 
 def not_comparable(first: Configuration, second: Configuration) -> str:

@@ -101,13 +101,14 @@ class Evidence:
 
     @cached_property
     def quantized(self) -> Quantized:
-        """Of the first study that compares models at full size and was quantized; else of the first
-        that was quantized, or that could be."""
+        """Of the first study that compares quantized models, at full size if there is one; else of
+        the first that was quantized, or that could be."""
         comparing = [self.quantized_of[study.study] for study in self.comparing]
         found = [*comparing, *self.quantized_of.values()]
         measured = [one for one in found if one.is_measured]
         judged = [one for one in measured if one.is_judged and one.comparison.others]
-        return next(iter([*judged, *measured, *found]))
+        full = [one for one in judged if one.is_full_size]
+        return next(iter([*full, *judged, *measured, *found]))
 
     @property
     def superseded(self) -> list[str]:

@@ -55,13 +55,20 @@ def calibration_text(
                 "quantized model is judged; give another text, or omit --calibration."
             )
         return calibration_of({source_name(source): tokens}, seq_len)
-    parts = {data.source: spread(data.train, seq_len, CALIBRATION_TOKENS)}
+    parts = {data.source: own_text(data, judged, CALIBRATION_TOKENS)}
     if data.source != BUILTIN:
         other = tokens_from(BUILTIN, tokenizer, data.end_of_text, CALIBRATION_TOKENS // 2)
         if not shares_text(other, judged):
-            half = spread(data.train, seq_len, CALIBRATION_TOKENS // 2)
+            half = own_text(data, judged, CALIBRATION_TOKENS // 2)
             parts = {data.source: half, source_name(BUILTIN): other}
-    return calibration_of(parts, seq_len)
+    return calibration_of({name: tokens for name, tokens in parts.items() if len(tokens)}, seq_len)
+
+
+def own_text(data: TokenData, judged: np.ndarray, n_tokens: int) -> np.ndarray:
+    """Windows spread over the training split, without those that repeat judged text."""
+    seq_len = judged.shape[1]
+    found = spread(data.train, seq_len, n_tokens).reshape(-1, seq_len)
+    return found[[not shares_text(window, judged) for window in found]].reshape(-1)
 
 
 def calibration_of(parts: dict[str, np.ndarray], seq_len: int) -> Calibration:
@@ -71,9 +78,9 @@ def calibration_of(parts: dict[str, np.ndarray], seq_len: int) -> Calibration:
         UserError: there are fewer than `FEWEST_WINDOWS`.
     """
     cut = [tokens[: len(tokens) // seq_len * seq_len] for tokens in parts.values()]
-    found = np.concatenate(cut).reshape(-1, seq_len)
+    found = np.concatenate([np.empty(0, np.int64), *cut]).reshape(-1, seq_len)
     if len(found) < FEWEST_WINDOWS:
-        names = " and ".join(parts)
+        names = " and ".join(parts) or "without what is judged"
         raise UserError(
             f"The calibration text {names} has {len(found)} windows of {seq_len} tokens, and "
             f"{FEWEST_WINDOWS} are needed; give a longer one with --calibration, or choose "

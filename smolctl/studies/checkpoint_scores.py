@@ -35,6 +35,7 @@ from smollm2.evaluation.tasks import TaskItems
 from smollm2.runs.conditions import SPREAD_TEXT, TEXT
 from smollm2.runs.run import Run
 from smollm2.runs.scored_texts import note_scored_text
+from smollm2.runs.tables import TableFolder
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,12 @@ def text_scores(
 def is_recorded(base: Model, other: Model, fingerprint: str) -> bool:
     """Whether both were scored alike on a text."""
     pairs = alike_texts(scored_model(base), scored_model(other))
-    return any(first["fingerprint"] == fingerprint for first, _ in pairs)
+    return any(
+        first["fingerprint"] == fingerprint
+        and has_items(base.tables, first)
+        and has_items(other.tables, second)
+        for first, second in pairs
+    )
 
 
 def is_text_scored(model: Model, text: WantedText, machine: tuple[str, str]) -> bool:
@@ -222,7 +228,7 @@ def is_text_scored(model: Model, text: WantedText, machine: tuple[str, str]) -> 
         "device": device,
         "dtype": dtype,
     }
-    return has_row(text_rows(model.tables), wanted)
+    return has_row(model.tables, text_rows(model.tables), wanted)
 
 
 def is_task_scored(model: Model, asked: TaskItems, machine: tuple[str, str]) -> bool:
@@ -236,9 +242,19 @@ def is_task_scored(model: Model, asked: TaskItems, machine: tuple[str, str]) -> 
         "device": device,
         "dtype": dtype,
     }
-    return has_row(task_records(model.tables), wanted)
+    return has_row(model.tables, task_records(model.tables), wanted)
 
 
-def has_row(rows: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any]) -> bool:
-    """Whether a row has the wanted cells."""
-    return any(all(row[name] == cell for name, cell in wanted.items()) for row in rows)
+def has_row(
+    tables: TableFolder, rows: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any]
+) -> bool:
+    """Whether a row has the wanted cells, and what lies behind it is still there."""
+    return any(
+        all(row[name] == cell for name, cell in wanted.items()) and has_items(tables, row)
+        for row in rows
+    )
+
+
+def has_items(tables: TableFolder, row: Mapping[str, Any]) -> bool:
+    """Whether the scores one by one behind a row of eval.csv are there."""
+    return (tables.path / "items" / str(row["items"])).is_file()

@@ -21,11 +21,11 @@ from smolctl.report.sections.quantization_tables import configurations_table, pa
 NOISE = (1 / 1.01, 1.0, 1.01)  # of the KL divergence, by seed
 
 
-def plant_ratio(plant, ratio: float, **cells) -> None:
+def plant_ratio(plant, ratio: float, scale: str = "full", **cells) -> None:
     """Three runs of two arms whose KL divergences at int4-g64 have this ratio."""
     for seed, noise in enumerate(NOISE):
-        plant("orig", seed, int4_g64=kl(0.1 * noise))
-        plant("pow2", seed, int4_g64=kl(0.1 * ratio / noise, **cells))
+        plant("orig", seed, int4_g64=kl(0.1 * noise), scale=scale)
+        plant("pow2", seed, int4_g64=kl(0.1 * ratio / noise, **cells), scale=scale)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,30 @@ def test_a_ratio_of_divergences_over_seeds_is_a_verdict(plant, ratio, verdict):
     )
     assert claim(found())[2].startswith(f"KL {verdict} at 1 of 1 (pow2); ")
     assert quantized_headline(found()).endswith(f"against orig: pow2 {verdict} at int4-g64")
+
+
+def test_a_smaller_scale_has_verdicts_about_that_scale(plant):
+    plant_ratio(plant, 0.8, scale="nano", decode_ratio=1.5)
+    result = found()
+    text = words(result)
+    assert "At int4-g64 pow2 quantizes better than orig: the KL divergence of" in text
+    assert "This is about models at nano scale: bytes and speeds do not carry over" in text
+    assert "times as fast" not in text
+    assert quantized_headline(result) == (
+        "Quantized at nano scale, against orig: pow2 better at int4-g64"
+    )
+    assert claim(result)[1].startswith("at nano scale the KL divergence of pow2 over that of orig")
+
+
+def test_a_change_of_the_loss_is_not_compared_at_a_smaller_scale(plant):
+    for seed in range(2):
+        noise = 1 + seed / 100
+        for arm in ("orig", "pow2"):
+            cells = {"int8": delta(0.01 * noise), "int4_g64": kl(0.1 * noise)}
+            plant(arm, seed, scale="nano", **cells)
+    eight, four = found().pairs
+    assert eight.problem == "a change of the loss at nano scale does not carry over"
+    assert four.difference is not None
 
 
 def test_an_interval_that_leaves_it_open_is_inconclusive(plant):

@@ -118,6 +118,15 @@ def test_what_is_recorded_is_not_scored_again(capsys, tuned, corpus):
     assert tables == {run: (RUNS / run / "eval.csv").read_bytes() for run in ("mine", "tuned")}
 
 
+def test_scores_whose_documents_are_gone_are_made_again(capsys, tuned):
+    first = run_main(capsys, "compare", "./mine", "tuned")[1]
+    shutil.rmtree(RUNS / "mine/items")
+    code, again, err = run_main(capsys, "compare", "./mine", "tuned")
+    assert (code, again) == (0, first)
+    assert "Scoring mine on stories.jsonl ..." in err
+    assert "Scoring tuned" not in err
+
+
 def test_scores_that_eval_made_are_compared(capsys, tuned, corpus):
     """With the same windows; another text than the run's own is scored and named."""
     code, _, err = run_main(capsys, "eval", "tuned", "--data", str(corpus))

@@ -101,3 +101,13 @@ def test_a_built_in_text_that_judges_is_left_out(data, monkeypatch, judged):
 def test_the_built_in_text_is_not_taken_twice(data, judged):
     named = SimpleNamespace(**vars(data) | {"source": "builtin"})
     assert calibration_text(named, data.tokenizer, judged, None).sources == ("builtin",)
+
+
+def test_training_text_that_repeats_judged_text_is_left_out(data, judged):
+    repeated = np.concatenate([judged.flatten().astype(data.train.dtype), data.train])
+    named = SimpleNamespace(**vars(data) | {"train": repeated})
+    found = calibration_text(named, data.tokenizer, judged, None)
+    assert found.sources == (data.source, "builtin")
+    assert not shares_text(found.windows.flatten().numpy(), judged)
+    named.train = np.tile(judged.flatten().astype(data.train.dtype), 20)
+    assert calibration_text(named, data.tokenizer, judged, None).sources == ("builtin",)

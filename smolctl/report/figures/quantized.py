@@ -182,13 +182,14 @@ def colours(found: Quantized) -> list[tuple[str, str]]:
 
 def quantized_headline(found: Quantized) -> str:
     """What quantizing does to the arms."""
+    scale = "" if found.is_full_size else f" at {found.comparison.scale} scale"
     if not found.is_judged:
-        return f"Quantized at {found.comparison.scale} scale, which says nothing about full size"
+        return f"Quantized{scale}, which says nothing about full size"
     arms = [arm for arm in found.arms if any(p.arm == arm and p.difference for p in found.pairs)]
     if arms:
         alike = grouped({arm: verdicts_of(found, arm) for arm in arms})
         parts = [f"{listed(names)} {verdicts}" for verdicts, names in alike.items()]
-        return f"Quantized, against {found.comparison.base.name}: {'; '.join(parts)}"
+        return f"Quantized{scale}, against {found.comparison.base.name}: {'; '.join(parts)}"
     measured = [
         one
         for by_name in found.arms.values()
@@ -198,7 +199,7 @@ def quantized_headline(found: Quantized) -> str:
     if not measured:
         return "No change of the loss was measured"
     if found.has_kl:
-        return f"Quantized, the KL divergence to bf16 is {extent_of(measured, KL, '.4f')}"
+        return f"Quantized{scale}, the KL divergence to bf16 is {extent_of(measured, KL, '.4f')}"
     return f"Quantizing changes the loss by {extent_of(measured, LOSS_DELTA, '+.4f')}"
 
 

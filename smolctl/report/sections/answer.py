@@ -118,7 +118,7 @@ def speed_sentences(evidence: Evidence) -> list[str]:
 
 
 def quantization_sentences(evidence: Evidence) -> list[str]:
-    """What quantizing did to the arms, where it says something about full size."""
+    """What quantizing did to the arms, where they can be compared."""
     found = evidence.quantized
     if not (found.is_measured and found.is_judged and found.comparison.others):
         return []

@@ -313,7 +313,7 @@ def interval_or_none(difference: Difference, metric: Metric) -> str:
 
 
 def quantization_claim(quantized: Quantized) -> Claim:
-    """By the study that was quantized at full size."""
+    """By the study that was quantized, at full size if there is one."""
     claim = "power-of-two dimensions make quantization efficient"
     study, pair = quantized.comparison.study, power_of_two(quantized.comparison)
     if pair is None:
@@ -336,6 +336,8 @@ def quantization_claim(quantized: Quantized) -> Claim:
             if verdict:
                 arms_of.setdefault(verdict, []).append(arm.name)
     here = "; ".join(texts) or f"{NOT_MEASURED} for both: see Quantization"
+    if texts and not quantized.is_full_size:
+        here = f"at {pair.scale} scale {here}"
     verdicts = [f"{verdict} ({listed(arms)})" for verdict, arms in arms_of.items()]
     return Claim(claim, here, "; ".join(verdicts) or "open")
 

@@ -102,7 +102,7 @@ def conclusion(found: Quantized) -> list[str]:
     sentences += ranked_by_loss(found)
     sentences += unequal_shares(found)
     sentences += byte_sentences(found)
-    sentences += quantized_speed_sentences(found)
+    sentences += quantized_speed_sentences(found) if found.is_full_size else small_scale(found)
     sentences += few_documents(found)
     tested = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
     if len(tested) > 1:
@@ -121,9 +121,16 @@ def width_alone(found: Quantized) -> list[str]:
     return [WIDTH_ALONE] if len(widths) > 1 else []
 
 
+def small_scale(found: Quantized) -> list[str]:
+    """What the verdicts on smaller models are about."""
+    return [
+        f"This is about models at {found.comparison.scale} scale: bytes and speeds do not carry "
+        "over to full size, and what quantizing loses may not."
+    ]
+
+
 def few_documents(found: Quantized) -> list[str]:
     """How rough the errors over documents are."""
-
     configurations = [one for by_name in found.arms.values() for one in by_name.values()]
     counts = [count for one in configurations for count in one.values("clusters")]
     fewest = min(counts, default=FEW_DOCUMENTS)

@@ -9,7 +9,7 @@ stream, MLP and values in another order compute the same function, and no group 
 contender is made from it and judged by its KL divergence from the model in fp32 on windows of
 novels and of manuals. Ours computes in bf16 and is calibrated on novels and the built-in text, so
 manuals are text of another domain. llama.cpp's files are written by it (q4_k_m) or by our export
-(q8_0, q4_0); `seconds` is quantizing, with calibration.
+(q8_0, q4_0); `seconds` is quantizing, with calibration. Ours decodes compiled.
 """
 
 import argparse
@@ -45,9 +45,10 @@ CONTENDERS = {
 }
 QUANTITIES = (
     *("bytes", "bits_a_weight", "seconds", "kl", "kl_stderr", "kl_p99", "top1", "loss_change"),
-    *("kl_manuals", "kl_manuals_stderr"),
+    *("kl_manuals", "kl_manuals_stderr", "decode_tokens_per_second"),
 )
 SEQ_LEN = 512
+PROMPT, NEW = 64, 64  # tokens read, and then written to time decoding
 
 
 def main() -> None:
@@ -81,9 +82,11 @@ def measure(work: str, contender: str, options: argparse.Namespace) -> Row:
             path, row["seconds"] = llama_file(contender.split()[1], model, source, Path(folder))
             row["bytes"] = path.stat().st_size
             judge: Any = LlamaCpp(path, options.threads)
+            row["decode_tokens_per_second"] = judge.decode_rate()
         else:
             judge, found = ours(contender, model, texts["novels"], passages["novels"], source)
             row |= found
+            row["decode_tokens_per_second"] = decode_rate(judge)
         row["bits_a_weight"] = 8 * row["bytes"] / sum(p.numel() for p in model.parameters())
         for name, end in (("novels", ""), ("manuals", "_manuals")):
             original = Original(model, passages[name], lambda done: None)
@@ -180,6 +183,23 @@ def ours(
     return assemble(model.config, config, state, torch.bfloat16), row
 
 
+def decode_rate(model: "SmolLM2") -> float:
+    """Tokens/s after a prompt, as compiled code writes them."""
+    from smollm2.inference.decoder import Decoder
+
+    decoder = Decoder(model, PROMPT + NEW, compiled=True)
+
+    def write(n: int) -> float:
+        token = int(decoder.prefill(range(PROMPT)).argmax())
+        start = time.perf_counter()
+        for _ in range(n):
+            token = int(decoder.step(token).argmax())
+        return n / (time.perf_counter() - start)
+
+    write(4)
+    return write(NEW)
+
+
 def llama_file(
     kind: str, model: "SmolLM2", source: "GgufSource", folder: Path
 ) -> tuple[Path, float]:
@@ -230,6 +250,15 @@ class LlamaCpp:
         self.llama.eval(window.tolist())
         return torch.from_numpy(self.llama.scores[: len(window)].copy())
 
+    def decode_rate(self) -> float:
+        """As `decode_rate`."""
+        self.llama.reset()
+        self.llama.eval(list(range(PROMPT)))
+        start = time.perf_counter()
+        for _ in range(NEW):
+            self.llama.eval([int(self.llama.scores[self.llama.n_tokens - 1].argmax())])
+        return NEW / (time.perf_counter() - start)
+
     def fidelity(self, original: Any) -> Any:
         """As `Original.fidelity`."""
         import torch
@@ -240,9 +269,12 @@ class LlamaCpp:
         passages = original.passages
         states = original.hidden_ND.split(SEQ_LEN)
         scores = []
-        for window, targets, h_TD in zip(passages.inputs, passages.targets, states, strict=True):
-            p = F.linear(h_TD, original.model.head.weight)
-            scores.append(compare_rows(p, self.logits(window), torch.from_numpy(targets)))
+        with torch.inference_mode():
+            for window, targets, h_TD in zip(
+                passages.inputs, passages.targets, states, strict=True
+            ):
+                p = F.linear(h_TD, original.model.head.weight)
+                scores.append(compare_rows(p, self.logits(window), torch.from_numpy(targets)))
         return summarized(torch.cat(scores, dim=1).double().numpy(), passages.documents.flatten())
 
 

@@ -1,4 +1,4 @@
-"""Write the tables of README.md, between its two marks, from the scripts' CSVs alone.
+"""Write the tables of README.md, each between its two marks, from the scripts' CSVs alone.
 
     python benchmarks/table.py
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from side_by_side import Row, middle, read
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 NOT_MEASURED = "not measured"
 
 
@@ -153,10 +153,13 @@ def main() -> None:
 
 
 def with_tables(text: str, folder: Path) -> str:
-    """`text` with the part between the marks rewritten from the CSVs in `folder`."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{tables(folder)}\n{END}{after}"
+    """`text` with the parts between the marks rewritten from the CSVs in `folder`."""
+    for name, written in (("benchmarks", tables(folder)), ("quantization", quantization(folder))):
+        begin, end = (mark.format(name) for mark in MARKS)
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n{written}\n{end}{after}"
+    return text
 
 
 def tables(folder: Path) -> str:
@@ -283,6 +286,43 @@ def power(rows: list[Row], quantity: str) -> float:
     low, high = ends([row for row in rows if row["work"] in works], quantity)
     sizes = [int(work.split()[1]) for work in works]
     return log(high / low) / log(sizes[1] / sizes[0])
+
+
+QUANTIZED = (
+    *("", "MB", "bits a weight", "s to make", "KL, novels", "over rtn", "p99", "top-1"),
+    *("KL, manuals", "decoding, tokens/s"),
+)
+
+
+def quantization(folder: Path) -> str:
+    """What each way to quantize costs, the smallest file first; one table per work."""
+    rows = rows_of(folder / "quantization.csv")
+    parts = []
+    for work in dict.fromkeys(row["work"] for row in rows):
+        found = {row["contender"]: row for row in rows if row["work"] == work}
+        order = sorted(found, key=lambda name: found[name]["bytes"])
+        cells = [quantized(name, found) for name in order]
+        parts += [f"Weights {work}:", markdown(list(QUANTIZED), cells)]
+    return "\n\n".join((*parts, provenance({"quantization": rows})))
+
+
+def quantized(name: str, found: dict[str, Row]) -> list[str]:
+    """The cells of one contender; `over rtn` is beside the same format rounded to nearest."""
+    row = found[name]
+    plain = found.get("-".join(name.split("-")[:2]))
+    is_ours = plain is not None and name.startswith("int4") and name != plain["contender"]
+    return [
+        name,
+        f"{row['bytes'] / 1e6:.1f}",
+        f"{row['bits_a_weight']:.2f}",
+        f"{row['seconds']:.1f}" if row["seconds"] != "" else "–",
+        f"{row['kl']:.4f} ± {row['kl_stderr']:.4f}",
+        f"{row['kl'] / plain['kl']:.2f} ×" if plain and is_ours else "–",
+        f"{row['kl_p99']:.3f}",
+        f"{row['top1']:.1%}",
+        f"{row['kl_manuals']:.4f} ± {row['kl_manuals_stderr']:.4f}",
+        f"{row['decode_tokens_per_second']:.0f}",
+    ]
 
 
 def provenance(measured: dict[str, list[Row]]) -> str:

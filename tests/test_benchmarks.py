@@ -144,3 +144,23 @@ def test_a_model_with_its_channels_permuted_computes_the_same(table):
     matrices = {name for name, tensor in state.items() if tensor.ndim == 2}
     assert len(matrices) == 2 * 4 + 1
     assert not any(torch.equal(state[name], before[name]) for name in matrices)
+
+
+def test_quantized_models_are_listed_by_size_beside_their_plain_rounding(table, tmp_path):
+    common = {"versions": "torch 2", "device": "a CPU", "threads": 2, "command": "python x.py"}
+    cells = {"bits_a_weight": 5, "seconds": 1, "kl_stderr": 0.01, "kl_p99": 0.5, "top1": 0.75}
+    cells |= {"kl_manuals": 0.2, "kl_manuals_stderr": 0.01, "decode_tokens_per_second": 90}
+    made = (("q4_0", 3e6, 0.3), ("int4-g64-clip-v8", 2e6, 0.1), ("int4-g64", 1e6, 0.4))
+    rows = [
+        {"work": "permuted", "contender": name, "round": 1, "bytes": n_bytes, "kl": kl}
+        for name, n_bytes, kl in made
+    ]
+    with (tmp_path / "quantization.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0] | cells | common))
+        writer.writeheader()
+        writer.writerows(row | cells | common for row in rows)
+    lines = table.quantization(tmp_path).splitlines()[4:7]
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [line[0] for line in found] == ["int4-g64", "int4-g64-clip-v8", "q4_0"]
+    assert [line[5] for line in found] == ["–", "0.25 ×", "–"]
+    assert found[0][1:5] == ["1.0", "5.00", "1.0", "0.4000 ± 0.0100"]

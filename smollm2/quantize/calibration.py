@@ -7,6 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from smollm2.device import machine_bytes
+from smollm2.errors import UserError
 from smollm2.model.feedforward import swiglu
 from smollm2.model.moe import MoE
 from smollm2.model.transformer import SmolLM2
@@ -32,7 +34,12 @@ def second_moments(
     Args:
         windows_WT: token ids, W windows of T tokens.
         on_progress: called with the number of windows so far.
+
+    Raises:
+        UserError: the moments can never fit into memory.
     """
+    if full:
+        require_moments_fit(model)
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -50,6 +57,20 @@ def second_moments(
             add("embed" if model.lm_head is None else "lm_head", hidden_BTD, full=False)
             on_progress(min(start + BATCH, len(windows_WT)))
     return {name: total / counts[name] for name, total in sums.items()}
+
+
+def require_moments_fit(model: SmolLM2) -> None:
+    """Raise `UserError` if E[x xᵀ] of all inputs can never fit; they are kept until the end."""
+    config = model.config
+    of_experts = config.n_experts * (config.d_model**2 + config.d_ff**2)
+    needed = 4 * config.n_layers * (2 * config.d_model**2 + of_experts)
+    there = machine_bytes(model.device.type)
+    if needed > there:
+        raise UserError(
+            f"gptq keeps second moments of {needed / 1e9:,.1f} GB for this model, and the machine "
+            f"has {there / 1e9:,.1f} GB of memory; choose the method clip.",
+            field="method",
+        )
 
 
 @contextmanager

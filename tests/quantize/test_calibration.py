@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from smollm2.errors import UserError
 from smollm2.model.config import ModelConfig
 from smollm2.model.transformer import SmolLM2
 from smollm2.quantize.backends.torchao.int4 import Int4
@@ -109,3 +110,15 @@ def weight_of(model: SmolLM2, name: str) -> torch.Tensor:
     if last.isdigit():
         return model.get_parameter(parent)[int(last)].detach()
     return model.get_parameter(f"{name}.weight").detach()
+
+
+@pytest.mark.parametrize("config", [DENSE, MIXTURE])
+def test_moments_that_never_fit_are_refused_at_once(config, monkeypatch):
+    model = SmolLM2(config, seed=0).eval()
+    found = second_moments(model, windows(), full=True)
+    found.pop("embed")
+    there = sum(moment.nbytes for moment in found.values())
+    monkeypatch.setattr("smollm2.quantize.calibration.machine_bytes", lambda device: there - 1)
+    with pytest.raises(UserError, match="choose the method clip"):
+        second_moments(model, windows(), full=True)
+    second_moments(model, windows(), full=False)

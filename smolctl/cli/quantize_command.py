@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smolctl.cli.options import Json, Results, Study, TextOfRun, complete_target, is_typed
-from smolctl.cli.quantize_options import configuration, has_groups, require_fit
+from smolctl.cli.quantize_options import (
+    configuration,
+    has_groups,
+    require_fit,
+    without_repeats,
+)
 from smolctl.command_line import RESULTS, STUDY, command
 from smollm2.errors import RunError, UserError
 from smollm2.quantize.quant_config import QuantConfig
@@ -51,7 +56,8 @@ def quantize(
         int | None,
         typer.Option(
             help="Weights that share a scale: 32, 64, 128 or 256 at 4 bits (default: 64), 32 at 8 "
-            "bits (default: a whole row).",
+            "bits (default: a whole row). With torchao the last group of a row may be "
+            "shorter.",
             show_default=False,
         ),
     ] = None,
@@ -228,7 +234,10 @@ def quantize(
             quantizer = Quantizer(model, options, device=device, source=data)
             if quantizer.untimed:
                 say(quantizer.untimed)
-            for row in quantizer.measure(configs):
+            distinct, repeats = without_repeats(configs, model.run) if sweep else (configs, [])
+            for sentence in repeats:
+                say(sentence)
+            for row in quantizer.measure(distinct):
                 rows.append({"study": model.run.study, "run": model.run.name} | row)
                 say(row_summary(model.run, row))
     except BaseException as error:

@@ -1,5 +1,6 @@
 """The configuration that the options of `smolctl quantize` ask for."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from smollm2.errors import UserError
@@ -46,7 +47,7 @@ def require_fit(runs: "list[Run]", config: QuantConfig) -> None:
         )
     size = config.group_size
     widths = {weight.n_in for run in runs for weight in weights(run.protocol.model)}
-    if size is None or any(width % size == 0 for width in widths):
+    if size is None or config.format.short_groups or any(width % size == 0 for width in widths):
         return
     names = ", ".join(run.name for run in runs)
     fits = [
@@ -57,5 +58,26 @@ def require_fit(runs: "list[Run]", config: QuantConfig) -> None:
     remedy = f"give --group-size {' or '.join(fits)}" if fits else "no group size does: --bits 8"
     raise UserError(
         f"Groups of {size} divide no layer of {names} (widths "
-        f"{', '.join(map(str, sorted(widths)))}); {remedy}."
+        f"{', '.join(map(str, sorted(widths)))}); {remedy}, or --backend {DEFAULT_BACKEND}, whose "
+        "last group of a row may be shorter."
     )
+
+
+def without_repeats(configs: list[QuantConfig], run: "Run") -> tuple[list[QuantConfig], list[str]]:
+    """The configurations that differ for a run, and a sentence on each other one: where no row is
+    longer than a group, larger groups are the same."""
+    from smollm2.quantize.dimensions import weights
+
+    longest = max(weight.n_in for weight in weights(run.protocol.model))
+    kept, sentences = [], []
+    for config in configs:
+        sizes = [size for size in config.format.group_sizes if size is not None and size >= longest]
+        if config.format.short_groups and config.group_size in sizes[1:]:
+            same = dataclasses.replace(config, group_size=sizes[0])
+            sentences.append(
+                f"{config.name} is left out: for {run.name}, whose rows have at most {longest} "
+                f"weights, it is {same.name}."
+            )
+        else:
+            kept.append(config)
+    return kept, sentences

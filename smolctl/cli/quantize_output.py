@@ -18,7 +18,7 @@ from smolctl.report.sections import sections
 from smolctl.report.sections.measured_rows import measured_table, ranked, recommendation
 from smolctl.report.sections.quantization import conclusion
 from smolctl.report.sections.quantization_tables import quantized_tasks_table
-from smolctl.report.sections.widths import widths_of
+from smolctl.report.sections.widths import dimensions_section
 from smolctl.report.wording import briefly, names_text
 from smolctl.studies.quantizer import reasons
 from smollm2.model.config import VARIANTS, variant
@@ -155,5 +155,5 @@ def show_dimensions(variants: list[str] | None, scale: str, as_json: bool) -> No
             ]
         )
         return
-    shown = widths_of(configs, each=bool(variants))
+    shown = dimensions_section(configs, each=bool(variants))
     show_sections([shown] if shown else [])

@@ -5,9 +5,14 @@ to bf16 first, as they are stored, so that the codes make up for that; all else 
 calibrated methods make the error of a layer's outputs on calibration text small, through the second
 moments E[x xᵀ] of its inputs (`calibration.py`).
 
-Shape suffixes: R rows (outputs), I inputs, G groups of g inputs, so I = G·g.
+Where a group size does not divide the inputs, the last group of every row is shorter: its scale and
+zero point are those of its own weights alone.
+
+Shape suffixes: R rows (outputs), I inputs, G groups of g inputs, so I = G·g; S groups of a matrix,
+the shorter one included.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -27,7 +32,7 @@ CHUNK = 2**17  # weights that `clipped` works on at a time: they stay in the cac
 
 
 class Codes(NamedTuple):
-    """codes (R, I) uint8 from 0 to 15; scales and zeros (R, G) in bf16."""
+    """codes (R, I) uint8 from 0 to 15; scales and zeros (R, S) in bf16."""
 
     codes: Tensor
     scales: Tensor
@@ -37,9 +42,11 @@ class Codes(NamedTuple):
 def rounded(weight_RI: Tensor, group_size: int) -> Codes:
     """Round to nearest (rtn): the smallest and the largest weight of a group are its first and last
     code."""
-    weight_RGg = weight_RI.float().unflatten(1, (-1, group_size))
-    low, high = weight_RGg.aminmax(dim=-1, keepdim=True)
-    return flat(weight_RGg, *scale_and_zero(low, high, 1.0))
+    found = []
+    for weight_RGg in in_groups(weight_RI.float(), group_size):
+        low, high = weight_RGg.aminmax(dim=-1, keepdim=True)
+        found.append(flat(weight_RGg, *scale_and_zero(low, high, 1.0)))
+    return joined(found, dim=1)
 
 
 def clipped(weight_RI: Tensor, group_size: int, moments_I: Tensor) -> Codes:
@@ -50,17 +57,19 @@ def clipped(weight_RI: Tensor, group_size: int, moments_I: Tensor) -> Codes:
     Args:
         moments_I: E[x²] of each input; the error of a weight counts in proportion to it.
     """
-    parts = weight_RI.split(max(1, CHUNK // weight_RI.shape[1]))
-    found = [clipped_part(part, group_size, moments_I) for part in parts]
-    return Codes(*(torch.cat(tensors) for tensors in zip(*found, strict=True)))
+    shares = in_groups(moments_I.float(), group_size)
+    rows = weight_RI.split(max(1, CHUNK // weight_RI.shape[1]))
+    found = [
+        joined(map(clipped_groups, in_groups(part.float(), group_size), shares), dim=1)
+        for part in rows
+    ]
+    return joined(found, dim=0)
 
 
-def clipped_part(weight_RI: Tensor, group_size: int, moments_I: Tensor) -> Codes:
-    """`clipped` of some rows."""
-    weight_RGg = weight_RI.float().unflatten(1, (-1, group_size))
+def clipped_groups(weight_RGg: Tensor, moments_Gg: Tensor) -> Codes:
+    """`clipped` of some groups of some rows."""
     # Only ratios within a group count; unused inputs count a little, so that no sum is zero.
-    share_Gg = moments_I.float().unflatten(0, (-1, group_size))
-    share_Gg = share_Gg / share_Gg.mean(dim=1, keepdim=True).clamp(min=1e-30) + 1e-6
+    share_Gg = moments_Gg / moments_Gg.mean(dim=1, keepdim=True).clamp(min=1e-30) + 1e-6
     share_Gg = share_Gg / share_Gg.sum(dim=1, keepdim=True)
     group = Group(weight_RGg, share_Gg)
     low, high = weight_RGg.aminmax(dim=-1, keepdim=True)
@@ -131,20 +140,32 @@ def gptq(weight_RI: Tensor, group_size: int, moments_II: Tensor) -> Codes:
     moments_I = upper_II.diagonal() ** -2
     found = []
     for start in range(0, len(weight_IR), group_size):
-        end = start + group_size
+        end = min(start + group_size, len(weight_IR))
         block_gR, upper_gg = weight_IR[start:end], upper_II[start:end, start:end]
         _, scales_R1, zeros_R1 = clipped(block_gR.T, group_size, moments_I[start:end])
         scales, zeros = scales_R1[:, 0].float(), zeros_R1[:, 0].float()
         codes_gR, errors_gR = torch.empty_like(block_gR), torch.empty_like(block_gR)
-        for i in range(group_size):
+        for i in range(len(block_gR)):
             codes_gR[i] = codes_of(block_gR[i], scales, zeros)
             error = block_gR[i] - dequantized(codes_gR[i], scales, zeros)
             errors_gR[i] = error / upper_gg[i, i]
             block_gR[i + 1 :] -= upper_gg[i, i + 1 :, None] * errors_gR[i]
         weight_IR[end:] -= upper_II[start:end, end:].T @ errors_gR
         found.append(Codes(codes_gR.T, scales_R1, zeros_R1))
-    codes, scales, zeros = (torch.cat(tensors, dim=1) for tensors in zip(*found, strict=True))
+    codes, scales, zeros = joined(found, dim=1)
     return Codes(codes.to(torch.uint8), scales, zeros)
+
+
+def in_groups(x: Tensor, group_size: int) -> list[Tensor]:
+    """x (..., I) as views: its whole groups (..., G, g), then what is left (..., 1, the rest)."""
+    rest = x.shape[-1] % group_size
+    parts = zip(x.split([x.shape[-1] - rest, rest], dim=-1), (group_size, rest), strict=True)
+    return [part.unflatten(-1, (-1, size)) for part, size in parts if part.shape[-1]]
+
+
+def joined(found: Iterable[Codes], dim: int) -> Codes:
+    """Codes of parts of a matrix, in rows (dim 0) or side by side (dim 1)."""
+    return Codes(*(torch.cat(tensors, dim) for tensors in zip(*found, strict=True)))
 
 
 def inverse_factor(moments_II: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ __all__ = [
     "dimension_rows",
     "divisible_share",
     "kernels",
+    "memory_bits_per_weight",
     "next_multiple",
+    "padded_bits_per_weight",
     "padding_share",
     "taken_share",
     "weights",
@@ -72,6 +74,16 @@ def bits_per_weight(config: ModelConfig, group_size: int) -> float:
     return mean_of(config, [w.bits(group_size) for w in weights(config)])
 
 
+def memory_bits_per_weight(config: ModelConfig, group_size: int) -> float:
+    """Mean over all matrices of `Weight.memory_bits`."""
+    return mean_of(config, [w.memory_bits(group_size) for w in weights(config)])
+
+
+def padded_bits_per_weight(config: ModelConfig, group_size: int) -> float:
+    """Mean over all matrices of `Weight.padded_bits`."""
+    return mean_of(config, [w.padded_bits(group_size) for w in weights(config)])
+
+
 def mean_of(config: ModelConfig, values: list[float]) -> float:
     """Mean over all parameters of a value per kind of matrix."""
     kinds = weights(config)
@@ -84,7 +96,9 @@ def dimension_rows(config: ModelConfig) -> list[dict[str, Any]]:
     """The check of every kind of matrix, for a script.
 
     padding: the weights added, as a share, by group size and by each kernel that pads to tiles.
-    bits: bits per weight, padding included, by group size.
+    bits: bits per weight on disk by group size, where the last group of a row may be shorter.
+    memory_bits: the same as int4 is held for kernels of whole groups.
+    padded_bits: the same with rows padded to whole groups.
     kernels: the group sizes with which a kernel takes the matrix unpadded, by its name.
     """
     return [
@@ -100,6 +114,8 @@ def dimension_rows(config: ModelConfig) -> list[dict[str, Any]]:
             "padding": {str(size): weight.padding(size) for size in GROUP_SIZES}
             | {k.name: weight.padding(k.k_multiple, k.n_multiple) for k in kernels() if k.pads},
             "bits": {str(size): weight.bits(size) for size in GROUP_SIZES},
+            "memory_bits": {str(size): weight.memory_bits(size) for size in GROUP_SIZES},
+            "padded_bits": {str(size): weight.padded_bits(size) for size in GROUP_SIZES},
             "kernels": {kernel.name: list(kernel.groups(weight)) for kernel in kernels()},
         }
         for weight in weights(config)

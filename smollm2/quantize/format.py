@@ -24,6 +24,8 @@ class Format:
             with it comes torch.
         group_sizes: how many weights along the input may share a scale; None is a whole row, and
             the default where it is one of them.
+        short_groups: whether the last group of a row may be shorter; otherwise a matrix whose
+            inputs the size does not divide stays in bf16.
         methods: how codes can be chosen; the first one is not in the names of configurations.
         default_method: what is used unless another is asked for.
         row_devices: where single rows can be looked up, as an embedding needs; empty for a format
@@ -35,6 +37,7 @@ class Format:
     bits: int
     matrix: "str | type[QuantizedMatrix]"
     group_sizes: tuple[int | None, ...] = (None,)
+    short_groups: bool = False
     methods: tuple[str, ...] = ("rtn",)
     default_method: str = "rtn"
     row_devices: tuple[str, ...] = ()

@@ -1,13 +1,14 @@
 """The shapes of weight matrices, and what 4-bit kernels require of them.
 
-A matrix maps K inputs to N outputs. At 4 bits a group of weights along K shares a scale, so a group
-size must divide K, or each row is padded. Kernels also require multiples of their tiles in K and N.
+A matrix maps K inputs to N outputs. At 4 bits a group of weights along K shares a scale. A group
+size must divide K, or the last group of each row is shorter, or each row is padded. Kernels also
+require multiples of their tiles in K and N.
 """
 
 import math
 from dataclasses import dataclass
 
-GROUP_SIZES = (32, 64, 128, 256)
+GROUP_SIZES = (32, 64, 128, 256)  # each twice the one before: see `group_size_of`
 # Multiples of 16 bytes, 8 numbers in bf16 and 16 in int8, keep tensor cores busy; multiples of 128
 # bytes, 64 numbers in bf16, are best on an A100 (NVIDIA, "Matrix Multiplication Background User's
 # Guide").
@@ -30,7 +31,8 @@ class Weight:
         return self.n_out * self.n_in * self.count
 
     def dividing_groups(self, sizes: tuple[int, ...] = GROUP_SIZES) -> tuple[int, ...]:
-        """The `sizes` that divide the input width; kernels skip or refuse a weight otherwise."""
+        """The `sizes` that divide the input width; many kernels skip or refuse a weight
+        otherwise."""
         return tuple(size for size in sizes if self.n_in % size == 0)
 
     def padding(self, k_multiple: int, n_multiple: int = 1) -> float:
@@ -39,8 +41,16 @@ class Weight:
         return padded / (self.n_in * self.n_out) - 1
 
     def bits(self, group_size: int) -> float:
-        """Bits per weight at 4 bits, with a scale and a zero point per group and rows padded to
-        whole groups."""
+        """Bits per weight at 4 bits, with a scale and a zero point per group. The last group of a
+        row may be shorter."""
+        return CODE_BITS + GROUP_BITS * group_count(self.n_in, group_size) / self.n_in
+
+    def memory_bits(self, group_size: int) -> float:
+        """The same as it is held for a kernel of whole groups."""
+        return self.padded_bits(held_group_size(self.n_in, group_size))
+
+    def padded_bits(self, group_size: int) -> float:
+        """The same with rows padded to whole groups."""
         return (CODE_BITS + GROUP_BITS / group_size) * (1 + self.padding(group_size))
 
     @property
@@ -77,3 +87,29 @@ class Kernel:
 def next_multiple(n: int, multiple: int) -> int:
     """The smallest multiple that is at least `n`."""
     return -(-n // multiple) * multiple
+
+
+def group_count(n_in: int, group_size: int) -> int:
+    """The groups of a row, of which the last may be shorter."""
+    return -(-n_in // group_size)
+
+
+def group_size_of(n_in: int, n_groups: int) -> int:
+    """The size of which a row has so many groups. Twice a size has fewer of them, so it is the only
+    one; but a single group may have any size that covers the row, and this is the smallest.
+
+    Raises:
+        ValueError: no size of `GROUP_SIZES` has so many groups.
+    """
+    for size in GROUP_SIZES:
+        if group_count(n_in, size) == n_groups:
+            return size
+    raise ValueError(f"{n_in} inputs have no {n_groups} groups of the same size.")
+
+
+def held_group_size(n_in: int, group_size: int) -> int:
+    """The size of groups in which a kernel of whole groups reads a row in the fewest bytes, at most
+    `group_size`: smaller groups repeat a scale, larger ones pad the row more. It is 64 for 576
+    inputs in groups of 128, and `group_size` where that divides the row."""
+    sizes = [size for size in GROUP_SIZES if size <= group_size]
+    return min(sizes, key=lambda size: Weight("", 1, n_in, 1).padded_bits(size))

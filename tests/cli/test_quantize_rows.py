@@ -72,12 +72,29 @@ def test_a_divergence_that_nothing_can_have_is_refused(capsys, run, value):
 
 def test_a_reason_is_said_once(capsys, run):
     out, err = printed(capsys, "run", "--sweep", *ARGUMENTS[2:])
-    assert out.count("Kept in bf16 at int4-g64: 2 × blocks.N.attn.qkv.weight: groups of 64") == 1
-    assert out.count("Not measured at int4-g128: No layer can be quantized: ") == 1
+    assert out.count("Kept in bf16 at nf4-g64: 2 × blocks.N.attn.qkv.weight: blocks of 64") == 1
+    assert out.count("Not measured at nf4-g128: No layer can be quantized: ") == 1
     assert "do not divide" not in err
-    assert "run int4-g128: not measured\n" in err
-    row = next(line for line in out.splitlines() if line.startswith("│ int4-g128 "))
+    assert "run nf4-g128: not measured\n" in err
+    row = next(line for line in out.splitlines() if line.startswith("│ nf4-g128 "))
     assert row.split("│")[2].strip() == "not measured"
+
+
+def test_a_group_may_be_longer_than_every_row(capsys, run):
+    """Then a row is a group, and the codes are those of the smallest such group."""
+    sizes = (64, 256)
+    rows = [
+        json.loads(printed(capsys, *ARGUMENTS[2:], "--group-size", str(size), "--json")[0])["rows"][
+            1
+        ]
+        for size in sizes
+    ]
+    assert [row["name"] for row in rows] == ["int4-g64", "int4-g256"]
+    assert all(rows[0][key] == rows[1][key] for key in ("loss", "kl_mean", "disk_bytes"))
+    made = [run.path / f"quantized/int4-g{size}/model.safetensors" for size in sizes]
+    assert made[0].read_bytes() == made[1].read_bytes()
+    generate = ("generate", "run+int4-g256", "--prompt", "abc", "--max-new-tokens", "2")
+    assert run_main(capsys, *generate)[0] == 0
 
 
 def test_the_table_marks_what_to_take_and_what_another_beats(capsys, plant):

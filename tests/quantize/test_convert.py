@@ -72,20 +72,21 @@ def torch_linears(model: SmolLM2) -> list[torch.nn.Module]:
 
 
 def test_layers_that_no_group_fits_are_named_and_not_counted():
-    model = SmolLM2(variant("orig:n_layers=2", scale="nano")).bfloat16()  # 144 and 384 wide
-    plain = quantize(model, QuantConfig(4, group_size=128))
-    found = assemble(model.config, QuantConfig(4, group_size=128), plain, torch.bfloat16)
+    model = SmolLM2(variant("pow2:n_layers=2,d_model=160,d_ff=384", scale="nano")).bfloat16()
+    config = QuantConfig(4, "bitsandbytes", group_size=128)
+    plain = quantize(model, config)
+    found = assemble(model.config, config, plain, torch.bfloat16)
     assert plain.summary == (
-        "2 × blocks.N.attn.qkv.weight: groups of 128 do not divide its 144 inputs; "
-        "2 × blocks.N.attn.out.weight: groups of 128 do not divide its 144 inputs; "
-        "2 × blocks.N.mlp.gate_up.weight: groups of 128 do not divide its 144 inputs"
+        "2 × blocks.N.attn.qkv.weight: blocks of 128 do not divide its 160 inputs; "
+        "2 × blocks.N.attn.out.weight: blocks of 128 do not divide its 160 inputs; "
+        "2 × blocks.N.mlp.gate_up.weight: blocks of 128 do not divide its 160 inputs"
     )
-    quantized = 2 * 144 * 384 + 4096 * 144
+    quantized = 2 * 160 * 384 + 4096 * 160
     assert quantized_share(found) == pytest.approx(
         quantized / sum(p.numel() for p in model.parameters())
     )
     with pytest.raises(UnsupportedShape, match="No layer can be quantized"):
-        quantize(model, QuantConfig(4, group_size=256))
+        quantize(model, QuantConfig(4, "bitsandbytes", group_size=256))
 
 
 def test_bytes_in_memory_are_those_of_codes_and_scales(small):

@@ -20,6 +20,7 @@ from smollm2.quantize.dimensions import (
     divisible_share,
     kernels,
     next_multiple,
+    padded_bits_per_weight,
     padding_share,
     taken_share,
     weights,
@@ -61,10 +62,21 @@ def test_padding_and_its_bits():
     assert query.padding(256) == pytest.approx(768 / 576 - 1)
     assert query.bits(64) == 4.5
     # Padded to groups of 128 a row of 576 takes more than in groups of 64: nothing is gained.
-    assert query.bits(128) == pytest.approx(640 * 4.25 / 576)
-    assert query.bits(128) > query.bits(64)
-    assert [bits_per_weight(POW2, size) for size in GROUP_SIZES] == [5, 4.5, 4.25, 4.125]
-    assert 4.5 < bits_per_weight(ORIG, 128) < bits_per_weight(ORIG, 256)
+    assert query.padded_bits(128) == pytest.approx(640 * 4.25 / 576)
+    assert query.padded_bits(128) > query.padded_bits(64) == 4.5
+    for bits in (bits_per_weight, padded_bits_per_weight):
+        assert [bits(POW2, size) for size in GROUP_SIZES] == [5, 4.5, 4.25, 4.125]
+    assert 4.5 < padded_bits_per_weight(ORIG, 128) < padded_bits_per_weight(ORIG, 256)
+
+
+def test_a_shorter_last_group_costs_no_more_than_a_scale_and_a_zero_point():
+    query = kind(ORIG, "query, output")
+    assert query.bits(128) == 4 + 5 * 32 / 576  # four of 128, and one of 64
+    assert query.bits(256) == 4 + 3 * 32 / 576
+    assert {Weight("narrow", 8, 48, 1).bits(size) for size in (64, 256)} == {4 + 32 / 48}
+    four = [bits_per_weight(ORIG, size) for size in GROUP_SIZES]
+    assert four == sorted(four, reverse=True)
+    assert four[:2] == [5, 4.5]
 
 
 def test_tiles_of_1024_pad_512_more_than_576():
@@ -118,7 +130,8 @@ def test_padding_reaches_the_next_multiple_and_no_further(n_in, n_out, k, n):
     assert k_padded - n_in < k
     assert n_padded - n_out < n
     assert (weight.padding(k) == 0) == (k in weight.dividing_groups())
-    assert weight.bits(k) >= 4 + 32 / k
+    assert weight.padded_bits(k) >= weight.bits(k) >= 4 + 32 / k
+    assert (weight.padded_bits(k) == weight.bits(k)) == (k in weight.dividing_groups())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -129,3 +142,5 @@ def test_rows_are_json_and_say_the_same(name):
         assert [size for size in GROUP_SIZES if row["padding"][str(size)] == 0] == row["groups"]
         assert row["kernels"] == {k.name: list(k.groups(weight)) for k in kernels()}
         assert row["bits"]["64"] == weight.bits(64)
+        assert row["memory_bits"]["128"] == weight.memory_bits(128)
+        assert row["padded_bits"]["128"] == weight.padded_bits(128)

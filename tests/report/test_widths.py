@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from smolctl.report.sections.widths import width_sentences, widths_table
+from smolctl.report.sections.widths import bits_table, width_sentences, widths_table
 from smollm2.model.config import VARIANTS
 
 
@@ -14,6 +14,14 @@ def test_the_dimension_check_needs_no_run():
     assert cells["inputs in whole groups of 64"] == ["100.0 %", "100.0 %"]
     assert cells["inputs in whole groups of 128"] == ["19.7 %", "100.0 %"]
     assert cells["bits per weight at 4 bits, rows padded to groups of 256"][1] == "4.125"
+    assert bits_table(configs).rows[2:] == [
+        ("groups of 64, on disk", "4.500", "4.500"),
+        ("groups of 64, in memory", "4.500", "4.500"),
+        ("groups of 128, on disk", "4.272", "4.250"),
+        ("groups of 128, in memory", "4.451", "4.250"),
+        ("groups of 256, on disk", "4.158", "4.125"),
+        ("groups of 256, in memory", "4.426", "4.125"),
+    ]
     orig, pow2 = width_sentences(configs)
     assert orig.startswith(
         "orig: groups of 128 and 256 do not divide the 576 inputs of query, output; key, value; "

@@ -1,9 +1,9 @@
 """Which group sizes and kernels fit the widths; needs no run."""
 
-from collections.abc import Sequence
+from itertools import product
 
 from smolctl.analysis.quantized_arms import percent
-from smolctl.report.document import Block, Section, Table, bullets, paragraph, section
+from smolctl.report.document import Section, Table, bullets, paragraph, section
 from smolctl.report.evidence import Evidence, model_configs
 from smolctl.report.sections.per_study import source
 from smolctl.report.wording import listed, percent_cell
@@ -16,10 +16,14 @@ from smollm2.quantize.dimensions import (
     bits_per_weight,
     divisible_share,
     kernels,
+    memory_bits_per_weight,
+    padded_bits_per_weight,
     padding_share,
     taken_share,
     weights,
 )
+
+TITLE = "What fits the widths"
 
 
 def widths_section(evidence: Evidence) -> Section | None:
@@ -28,20 +32,19 @@ def widths_section(evidence: Evidence) -> Section | None:
     if study is None:
         return None
     start = [paragraph(text) for text in source(evidence, study)]
-    return widths_of(model_configs(study), start=start)
+    configs = model_configs(study)
+    return section(TITLE, [*start, bullets(width_sentences(configs)), widths_table(configs)])
 
 
-def widths_of(
-    configs: dict[str, ModelConfig], *, each: bool = False, start: Sequence[Block] = ()
-) -> Section | None:
-    """The same of any models.
+def dimensions_section(configs: dict[str, ModelConfig], *, each: bool) -> Section | None:
+    """The same of any models, and what int4 takes.
 
     Args:
         each: whether every matrix of every model is listed too.
     """
     matrices = [weights_table(name, config) for name, config in configs.items() if each]
-    blocks = [*start, bullets(width_sentences(configs)), *matrices, widths_table(configs)]
-    return section("What fits the widths", blocks)
+    tables = [*matrices, widths_table(configs), bits_table(configs)]
+    return section(TITLE, [bullets(width_sentences(configs)), *tables])
 
 
 def widths_table(configs: dict[str, ModelConfig]) -> Table:
@@ -52,6 +55,23 @@ def widths_table(configs: dict[str, ModelConfig]) -> Table:
         "What fits the widths, as shares of the parameters in matrices; needs no run",
         ("", *configs),
         rows,
+    )
+
+
+def bits_table(configs: dict[str, ModelConfig]) -> Table:
+    """A column per model: bits per weight of int4."""
+    places = {"on disk": bits_per_weight, "in memory": memory_bits_per_weight}
+    return Table(
+        "Bits per weight of int4: on disk the last group of a row is shorter where the size does "
+        "not divide it; in memory such a row is held in smaller groups",
+        ("", *configs),
+        [
+            (
+                f"groups of {size}, {place}",
+                *(f"{bits(config, size):.3f}" for config in configs.values()),
+            )
+            for size, (place, bits) in product(GROUP_SIZES, places.items())
+        ],
     )
 
 
@@ -86,7 +106,7 @@ def widths_column(config: ModelConfig) -> dict[str, str]:
         cells[f"inputs in whole groups of {size}"] = percent(divisible_share(config, size))
     for size in GROUP_SIZES:
         label = f"bits per weight at 4 bits, rows padded to groups of {size}"
-        cells[label] = f"{bits_per_weight(config, size):.3f}"
+        cells[label] = f"{padded_bits_per_weight(config, size):.3f}"
     for kernel in kernels():
         cells[f"{kernel.name}: fits unpadded"] = percent(taken_share(config, kernel))
         if kernel.pads:

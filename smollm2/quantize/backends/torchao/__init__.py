@@ -19,6 +19,7 @@ BACKEND = Backend(
             bits=8,
             matrix="smollm2.quantize.backends.torchao.int8:Int8",
             group_sizes=(None, 32),
+            short_groups=True,
             row_devices=("cpu", "cuda", "mps"),
         ),
         Format(
@@ -26,6 +27,7 @@ BACKEND = Backend(
             bits=4,
             matrix="smollm2.quantize.backends.torchao.int4:Int4",
             group_sizes=GROUP_SIZES,
+            short_groups=True,
             # See smollm2.quantize.codes; hqq is Half-Quadratic Quantization (Badri and Shaji 2023).
             methods=("rtn", "hqq", "clip", "gptq"),
             default_method="clip",

@@ -15,7 +15,7 @@ from smolctl.analysis.quantized_ranks import (
 )
 from smolctl.report.figures.quantized import quantized_headline
 from smolctl.report.sections.measured_rows import recommendation
-from smolctl.report.sections.quantization import WIDTH_ALONE
+from smolctl.report.sections.quantization import KEPT, SHORTER, WIDTH_ALONE
 from smolctl.report.sections.quantization_tables import configurations_table, pairs_table
 
 NOISE = (1 / 1.01, 1.0, 1.01)  # of the KL divergence, by seed
@@ -153,8 +153,11 @@ def test_what_width_alone_can_do_comes_first_where_widths_differ(plant):
     run = plant("pow2-135m", 0, int8=kl(0.01))
     protocol = run.manifest["protocol"]
     run.update(protocol=protocol | {"model": protocol["model"] | {"d_ff": 96}})
-    assert words(found()).startswith(WIDTH_ALONE)
+    assert words(found()).startswith(f"{WIDTH_ALONE}{SHORTER}\n")
     assert words(found()).count("Width alone") == 1
+    skipped = "1 × blocks.N.mlp.down.weight: blocks of 64 do not divide its 96 inputs"
+    plant_quantized(run, int8=kl(0.01), nf4_g64=kl(0.1, skipped=skipped))
+    assert words(found()).startswith(f"{WIDTH_ALONE}{KEPT}\n")
 
 
 def test_the_tables_have_the_divergence(plant):

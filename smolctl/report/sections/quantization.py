@@ -9,6 +9,7 @@ from smolctl.analysis.quantized_arms import (
     BF16,
     SAME_BYTES,
     SAME_SPEED,
+    Configuration,
     Pair,
     Quantized,
     percent,
@@ -49,8 +50,10 @@ KL_COLUMNS = (
 WIDTH_ALONE = (
     "Width alone changes nothing at equal groups: the relative error of a group depends on its "
     "size and the distribution of its weights, not on the width of the matrix. Only groups that do "
-    "not divide a width differ, by padding or by layers that stay in bf16."
+    "not divide a width differ, "
 )
+KEPT = "by padding or by layers that stay in bf16."
+SHORTER = "by the bytes of a last, shorter group in each row."
 SPEEDS = {
     "prefill_ratio": ("reads a prompt", "read a prompt"),
     "decode_ratio": ("decodes", "decode"),
@@ -118,7 +121,15 @@ def width_alone(found: Quantized) -> list[str]:
     """What can be expected of arms of different widths."""
     models = [arm.protocol.model for arm in found.comparison.arms]
     widths = {frozenset(weight.n_in for weight in weights(model)) for model in models}
-    return [WIDTH_ALONE] if len(widths) > 1 else []
+    if len(widths) == 1:
+        return []
+    configurations = (one for by_name in found.arms.values() for one in by_name.values())
+    return [WIDTH_ALONE + (KEPT if any(map(has_undivided, configurations)) else SHORTER)]
+
+
+def has_undivided(one: Configuration) -> bool:
+    """Whether layers stay in bf16 because groups do not divide their inputs."""
+    return any("do not divide" in text for text in one.texts("skipped"))
 
 
 def small_scale(found: Quantized) -> list[str]:
@@ -184,11 +195,11 @@ def unequal_shares(found: Quantized) -> list[str]:
 
 
 def undivided(found: Quantized, pairs: Sequence[Pair]) -> list[str]:
-    """Which widths of the arms that have skipped matrices the groups of `pairs` do not divide."""
+    """Which widths the groups of `pairs` do not divide, in arms where that keeps layers in bf16."""
     models = {arm.name: arm.protocol.model for arm in found.comparison.arms}
     sizes: dict[str, dict[int, set[int]]] = {}
     for one in (one for pair in pairs for one in (pair.first, pair.second)):
-        for size in map(int, one.values("group_size")) if one.texts("skipped") else ():
+        for size in map(int, one.values("group_size")) if has_undivided(one) else ():
             for width in sorted({weight.n_in for weight in weights(models[one.arm])}):
                 if width % size:
                     sizes.setdefault(one.arm, {}).setdefault(width, set()).add(size)

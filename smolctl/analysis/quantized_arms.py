@@ -20,6 +20,7 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantization_rows import read_rows
 from smolctl.analysis.quantization_tasks import TaskChange, task_changes
 from smolctl.analysis.stats import Interval
+from smolctl.analysis.study_plan import StudyPlan
 from smolctl.analysis.verdicts import Difference, differences_of_pairs
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import BF16
@@ -264,6 +265,7 @@ class Quantized:
                 for key, pair in compared.items()
             },
             {key: math.log1p(KL_MARGIN) for key, pair in compared.items() if pair.is_by_kl},
+            looks=len(self.plan.looks) if self.plan else 1,
         )
         return tuple(
             Pair(p.arm, p.name, p.first, p.second, p.problem, found.get((p.arm, p.name)))
@@ -281,7 +283,23 @@ class Quantized:
         if not pair.problem and not (self.is_full_size or pair.is_by_kl):
             why = f"a change of the loss at {self.comparison.scale} scale does not carry over"
             return dataclasses.replace(pair, problem=why)
-        return pair
+        waiting = [text for one in (first, second) if (text := self.waits_for(one))]
+        return pair if pair.problem else dataclasses.replace(pair, problem=" and ".join(waiting))
+
+    @cached_property
+    def plan(self) -> StudyPlan | None:
+        """What the study planned, if it has a ledger."""
+        ledger = self.comparison.ledger
+        return ledger.plan if ledger else None
+
+    def waits_for(self, one: Configuration) -> str:
+        """Why a configuration is not judged yet: some of the planned runs are missing, and their
+        number is no look. A verdict whenever one looks would often be false. Else empty."""
+        planned = self.plan.seeds.get(one.arm, ()) if self.plan else ()
+        n = len(one.values(LOSS_DELTA))
+        if n >= len(planned) or (self.plan and n in self.plan.looks):
+            return ""
+        return f"{n} of the {len(planned)} planned runs of {one.arm} were quantized this way"
 
 
 def not_comparable(first: Configuration, second: Configuration) -> str:

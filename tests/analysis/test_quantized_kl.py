@@ -1,9 +1,10 @@
 """Arms compared by their KL divergence at equal bytes, and how configurations rank."""
 
 import math
+from pathlib import Path
 
 import pytest
-from support.planted import delta, found, kl, plant_quantized
+from support.planted import delta, found, kl, plan, plant_quantized
 from support.quantized import claim, words
 
 from smolctl.analysis.quantized_ranks import (
@@ -78,6 +79,19 @@ def test_a_change_of_the_loss_is_not_compared_at_a_smaller_scale(plant):
     eight, four = found().pairs
     assert eight.problem == "a change of the loss at nano scale does not carry over"
     assert four.difference is not None
+
+
+def test_nothing_is_judged_before_all_planned_runs_are_quantized(plant):
+    plant_ratio(plant, 0.8)
+    plant("pow2", 3)
+    (pair,) = found().pairs
+    assert pair.difference is None
+    assert pair.problem == "3 of the 4 planned runs of pow2 were quantized this way"
+    assert f"pow2 and orig are not compared at int4-g64: {pair.problem}." in words(found())
+    plan(Path("results/s"), looks=(3, 4))
+    (pair,) = found().pairs
+    assert pair.difference.verdict == "better"
+    assert pair.difference.confidence == pytest.approx(0.975)  # for two looks
 
 
 def test_an_interval_that_leaves_it_open_is_inconclusive(plant):

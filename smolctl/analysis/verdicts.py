@@ -183,10 +183,9 @@ def differences_of_pairs(
     """The second of each pair against its first, one number per run, with independent seeds; the
     smaller number is better. See `degrees_of_freedom` for the test.
 
-    Every interval has the confidence 1 - 0.05 / (number of pairs · `looks`), where the pairs are
-    judged up to `looks` times. An arm is equivalent where it lies within a margin that the pair
-    has, else better or worse where it excludes 0. The pairs may depend on each other in any way. An
-    arm with one run has no interval and is inconclusive.
+    Every interval has the confidence 1 - 0.05 / (number of pairs · `looks`). An arm is equivalent
+    where it lies within a margin that the pair has, else better or worse where it excludes 0. The
+    pairs may depend on each other in any way. An arm with one run is inconclusive.
 
     Raises:
         ValueError: an arm has no run, or one that is not finite.

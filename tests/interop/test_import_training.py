@@ -73,7 +73,7 @@ def test_the_speed_of_a_small_model_is_not_measured_and_the_reason_is_reported(
     assert run_main(capsys, *changed(training, *options))[0] == 0
     code, card, err = run_main(capsys, "report", "--study", "on")
     assert code == 0, err
-    assert "Small scale says nothing about speed, memory or quantization" in card
+    assert "Small scale says nothing about speed, memory and quantization at full size" in card
     assert "full scale" not in card
 
 

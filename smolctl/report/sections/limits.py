@@ -19,7 +19,8 @@ def limits_section(evidence: Evidence) -> Section | None:
     ]
     if study.scale != "full":
         sentences.append(
-            f"{study.scale.capitalize()} scale says nothing about speed, memory or quantization."
+            f"{study.scale.capitalize()} scale says nothing about speed, memory and quantization "
+            "at full size."
         )
     return section(
         "Limits",

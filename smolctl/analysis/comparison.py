@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import pandas as pd
-
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.document_differences import document_difference
 from smolctl.analysis.document_interval import DocumentIntervals
@@ -27,6 +25,7 @@ from smolctl.analysis.run_metrics import (
 from smolctl.analysis.speed_ratios import Speeds, measured_speeds, own_speeds
 from smolctl.analysis.study_plan import Ledger, read_ledger
 from smolctl.analysis.study_verdicts import family_verdicts, values_by_block
+from smolctl.analysis.task_rows import Row
 from smolctl.analysis.task_scores import (
     TaskDifference,
     differences_of,
@@ -208,7 +207,7 @@ class Comparison:
         return tuple(view_of(self.base, arm, axis) for arm in self.others for axis in axes)
 
     @cached_property
-    def tasks(self) -> pd.DataFrame:
+    def tasks(self) -> list[Row]:
         """See `task_means`."""
         return task_means(self.arms)
 

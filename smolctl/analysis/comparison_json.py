@@ -48,11 +48,9 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             for view in comparison.views
         ],
         "tasks": [
-            {str(key): none_if_nan(value) for key, value in row.items()}
+            {key: none_if_nan(value) for key, value in row.items()}
             | {"paired": difference and dataclasses.asdict(difference)}
-            for row, difference in zip(
-                comparison.tasks.to_dict("records"), comparison.task_differences, strict=True
-            )
+            for row, difference in zip(comparison.tasks, comparison.task_differences, strict=True)
         ],
         "speed": comparison.speeds and dataclasses.asdict(comparison.speeds),
         "task_notes": comparison.task_notes,

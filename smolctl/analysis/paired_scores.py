@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smolctl.analysis.blocks import Numbers
-from smolctl.analysis.task_rows import task_scores
+from smolctl.analysis.task_rows import Row, task_scores
 from smollm2.errors import UserError
+from smollm2.evaluation.answer_file import recorded_answers
 from smollm2.runs.conditions import SPREAD_TEXT, TEXT
 from smollm2.runs.scored_texts import ScoredText, scored_texts
 from smollm2.runs.tables import TableFolder
 
 if TYPE_CHECKING:
-    from smollm2.evaluation.multiple_choice import ItemScore
     from smollm2.runs.run import Run
 
 SPLIT = "test"  # of a text: what is compared
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -213,10 +212,7 @@ def task_records(tables: TableFolder) -> list[Row]:
     """
     if not (tables.path / "eval.csv").exists():
         return []
-    return [
-        {str(name): cell for name, cell in row.items()}
-        for row in task_scores(tables).to_dict("records")
-    ]
+    return task_scores(tables)
 
 
 def alike_tasks(base: ScoredModel, other: ScoredModel) -> list[list[tuple[Row, Row]]]:
@@ -265,12 +261,8 @@ def values_of(model: ScoredModel, row: Row) -> list[float]:
     Raises:
         UserError: as `read_task`.
     """
-    from smollm2.evaluation.records import recorded_items  # with torch
-
-    items: list[ItemScore] = recorded_items(
-        model.tables, str(row["items"]), row["n"], row["fingerprint"]
-    )
-    values = [item.value(row["metric"]) for item in items]
+    answers = recorded_answers(model.tables, str(row["items"]), row["n"], row["fingerprint"])
+    values = answers.values(row["metric"])
     if not math.isclose(fmean(values), row["value"], rel_tol=1e-9, abs_tol=1e-12):
         raise UserError(
             f"{row['metric']} of {row['task']} in eval.csv of {model.name} is {row['value']:g}, "

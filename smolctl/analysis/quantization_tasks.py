@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.run_metrics import FinishedRun
 from smolctl.analysis.stats import Interval, paired
-from smolctl.analysis.task_rows import QUESTIONS, TASK_KEYS, task_scores
+from smolctl.analysis.task_rows import QUESTIONS, Row, task_key, task_scores
 from smollm2.errors import UserError
+from smollm2.evaluation.answer_file import recorded_answers
 from smollm2.runs.tables import TableFolder
 
 
@@ -25,7 +26,7 @@ class TaskChange:
 
     arm: str
     name: str
-    row: dict[str, Any]
+    row: Row
     runs: int
     before: float
     after: float
@@ -35,12 +36,12 @@ class TaskChange:
 class PairedItems(NamedTuple):
     """A row of eval.csv, and what each question contributes to it before and after quantizing."""
 
-    row: dict[str, Any]
+    row: Row
     before: list[float]
     after: list[float]
 
 
-Key = tuple[Any, ...]  # the name of a configuration and `TASK_KEYS`
+Key = tuple[Any, ...]  # the name of a configuration and a `task_key`
 
 
 def task_changes(arm: Arm, notes: list[str]) -> list[TaskChange]:
@@ -58,7 +59,7 @@ def task_changes(arm: Arm, notes: list[str]) -> list[TaskChange]:
                 continue
             try:
                 for items in common_items(finished, tables):
-                    key = (tables.name, *(items.row[name] for name in TASK_KEYS))
+                    key = (tables.name, *task_key(items.row))
                     found.setdefault(key, []).append(items)
             except (UserError, OSError, ValueError, KeyError) as error:
                 notes.append(f"The tasks of {finished.name}+{tables.name} are excluded: {error}")
@@ -92,20 +93,17 @@ def common_items(finished: FinishedRun, tables: TableFolder) -> list[PairedItems
     Raises:
         UserError: a file is missing or damaged.
     """
-    from smollm2.evaluation.records import recorded_items
-
-    scores = task_scores(tables)
-    if scores.empty or finished.tasks.empty:
-        return []
-    both = finished.tasks.merge(scores, on=TASK_KEYS, suffixes=("_before", ""))
+    theirs = {task_key(row): row for row in task_scores(tables)}
+    by_questions: dict[tuple[Any, ...], list[Row]] = {}
+    for own in finished.tasks:
+        if row := theirs.get(task_key(own)):
+            key = str(own["items"]), str(row["items"]), row["n"], row["fingerprint"]
+            by_questions.setdefault(key, []).append(row)
     found = []
-    for _, rows in both.groupby(["items_before", "items", "n"], sort=False):
-        # The rows differ only in the metric.
-        same = {str(key): cell for key, cell in rows.to_dict("records")[0].items()}
-        n, fingerprint = same["n"], str(same["fingerprint"])
-        before = recorded_items(finished.run, same["items_before"], n, fingerprint)
-        after = recorded_items(tables, same["items"], n, fingerprint)
-        for metric in rows["metric"]:
-            old, new = ([s.value(metric) for s in scores] for scores in (before, after))
-            found.append(PairedItems(same | {"metric": metric}, old, new))
+    for (name_before, name, n, fingerprint), rows in by_questions.items():
+        before = recorded_answers(finished.run, name_before, n, fingerprint)
+        after = recorded_answers(tables, name, n, fingerprint)
+        for row in rows:  # which differ in the metric
+            values = (answers.values(row["metric"]) for answers in (before, after))
+            found.append(PairedItems(row, *values))
     return found

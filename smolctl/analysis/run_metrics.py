@@ -9,9 +9,8 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from smolctl.analysis.task_rows import NONE, task_key, task_scores
+from smolctl.analysis.task_rows import Row, task_key, task_scores
 from smollm2.errors import UserError
 from smollm2.runs.conditions import FINAL_TEST, FINAL_VALIDATION
 from smollm2.runs.document_sums import read_documents
@@ -105,7 +104,7 @@ class FinishedRun:
     values: dict[str, float]
     curve: "Columns"
     train: "Columns"
-    tasks: pd.DataFrame
+    tasks: list[Row]
     documents: "Columns | None"
 
     @property
@@ -163,9 +162,9 @@ class FinishedRun:
         return int(scores[column][scores["suite"] == FINAL_TEST][0])
 
     @cached_property
-    def tasks_by_key(self) -> dict[tuple[Any, ...], dict[Any, Any]]:
+    def tasks_by_key(self) -> dict[tuple[Any, ...], Row]:
         """The rows of `tasks` by their `task_key`."""
-        return {task_key(row): row for row in self.tasks.to_dict("records")}
+        return {task_key(row): row for row in self.tasks}
 
     @property
     def machine(self) -> tuple[str, int]:
@@ -221,7 +220,7 @@ def read_imported(run: "Run") -> FinishedRun:
     Raises:
         UserError: eval.csv is damaged.
     """
-    tasks = task_scores(run) if (run.path / "eval.csv").exists() else NONE
+    tasks = task_scores(run) if (run.path / "eval.csv").exists() else []
     return FinishedRun(run, run.protocol, {}, {}, {}, tasks, None)
 
 

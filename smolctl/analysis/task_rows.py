@@ -3,32 +3,37 @@
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from smollm2.errors import UserError
 from smollm2.runs.conditions import CONDITIONS, TEXT_SUITES
-from smollm2.runs.tables import TABLES, TableFolder
+from smollm2.runs.tables import TableFolder
 
 # Rows that agree in WAY ask in the same way; in QUESTIONS, the same questions.
 WAY = ["task", *CONDITIONS]
 QUESTIONS = ["n", "total", "fingerprint"]
 TASK_KEYS = [*WAY, "metric", *QUESTIONS]
-NONE = pd.DataFrame(columns=list(TABLES["eval"]))
+Row = dict[str, Any]
 
 
-def task_scores(tables: TableFolder) -> pd.DataFrame:
-    """The rows of eval.csv that are not held-out text.
+def task_scores(tables: TableFolder) -> list[Row]:
+    """The rows of eval.csv that are not held-out text; an empty number is NaN, an empty word None.
 
     Raises:
         UserError: eval.csv is missing or damaged, or a task has an empty cell.
     """
-    if TEXT_SUITES.keys() >= {*tables.columns("eval")["suite"]}:
-        return NONE
-    scores = tables.table("eval")
-    tasks = scores[~scores["suite"].isin(TEXT_SUITES)]
-    if tasks[["value", *TASK_KEYS]].isna().any(axis=None):
-        raise UserError(f"{tables.name}/eval.csv has a task with an empty cell.")
-    return tasks.astype({"shots": int, "context": int})
+    columns = tables.columns("eval")
+    numbers = [i for i, suite in enumerate(columns["suite"]) if suite not in TEXT_SUITES]
+    cells = {name: column[numbers].tolist() for name, column in columns.items()}
+    rows = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+    for row in rows:
+        if any(is_empty(row[name]) for name in ("value", *TASK_KEYS)):
+            raise UserError(f"{tables.name}/eval.csv has a task with an empty cell.")
+        row |= {"shots": int(row["shots"]), "context": int(row["context"])}
+    return rows
+
+
+def is_empty(cell: Any) -> bool:
+    """Whether a cell is an empty word or number."""
+    return cell is None or cell != cell
 
 
 def task_key(row: Mapping[Any, Any]) -> tuple[Any, ...]:

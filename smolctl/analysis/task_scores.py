@@ -11,20 +11,21 @@ from functools import cache, lru_cache
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from smolctl.analysis.arms import Arm
 from smolctl.analysis.run_metrics import FinishedRun
 from smolctl.analysis.stats import Interval, paired
-from smolctl.analysis.task_rows import QUESTIONS, TASK_KEYS, WAY, task_key
+from smolctl.analysis.task_rows import QUESTIONS, TASK_KEYS, WAY, Row, task_key
 from smolctl.command_line import command, results_of
 from smollm2.errors import UserError
+from smollm2.evaluation.answer_file import recorded_answers
+from smollm2.evaluation.answers import Answers
 
 if TYPE_CHECKING:
-    from smollm2.evaluation.multiple_choice import ItemScore
+    import pandas as pd
+
     from smollm2.runs.run import Run
 
-ReadItems = Callable[["Run", str, int, str], "list[ItemScore]"]  # see `item_scores`
+ReadAnswers = Callable[["Run", str, int, str], Answers]  # see `recorded_answers`
 
 
 @dataclass(frozen=True)
@@ -41,40 +42,45 @@ class TaskDifference:
     problem: str = ""
 
 
-def task_means(arms: Sequence[Arm]) -> pd.DataFrame:
+def task_means(arms: Sequence[Arm]) -> list[Row]:
     """A row per task, conditions, metric and arm: mean, std and count over runs, and chance."""
-    rows = side_by_side(recorded(arms))
+    recorded = scores_of_runs(arms)
+    if recorded is None:
+        return []
+    rows = side_by_side(recorded)
     grouped = rows.groupby([*TASK_KEYS, "arm"], sort=False)["value"]
     table = grouped.agg(["mean", "std", "count"]).reset_index()
     chances = rows.groupby(TASK_KEYS, sort=False)["chance"].first().reset_index()
-    return table.merge(chances, on=TASK_KEYS, how="left")
+    found = table.merge(chances, on=TASK_KEYS, how="left").to_dict("records")
+    return [{str(name): cell for name, cell in row.items()} for row in found]
 
 
-def recorded(arms: Sequence[Arm]) -> pd.DataFrame:
-    """The task scores of all runs, with the columns `arm` and `run` (a number)."""
-    runs = [(arm.name, finished.tasks) for arm in arms for finished in arm.runs]
-    scored = [
-        tasks.assign(arm=arm, run=number)
-        for number, (arm, tasks) in enumerate(runs)
-        if not tasks.empty
-    ]
-    return pd.concat(scored) if scored else runs[0][1].assign(arm="", run=0)
+def scores_of_runs(arms: Sequence[Arm]) -> "pd.DataFrame | None":
+    """The task scores of all runs, with the columns `arm` and `run` (a number); None if there are
+    none."""
+    runs = enumerate((arm.name, finished.tasks) for arm in arms for finished in arm.runs)
+    rows = [row | {"arm": arm, "run": run} for run, (arm, tasks) in runs for row in tasks]
+    if not rows:
+        return None
+    import pandas as pd  # takes 0.2 s, and many studies score no tasks
+
+    return pd.DataFrame(rows)
 
 
-def side_by_side(rows: pd.DataFrame) -> pd.DataFrame:
+def side_by_side(rows: "pd.DataFrame") -> "pd.DataFrame":
     """One set of questions per run and `WAY`: the one that most runs have, the largest of equals.
     Runs without it get another by the same rule."""
-    kept = []
+    kept: list[int] = []
     for _, left in rows.groupby(WAY, sort=False):
         while not left.empty:
             runs = left.groupby(QUESTIONS, sort=False)["run"].nunique()
             chosen = of_questions(left, max(runs.index, key=lambda key: (runs[key], key[0])))
-            kept.append(chosen)
+            kept.extend(chosen.index)
             left = left[~left["run"].isin(chosen["run"])]
-    return pd.concat(kept) if kept else rows
+    return rows.loc[kept]
 
 
-def of_questions(rows: pd.DataFrame, questions: tuple[Any, ...]) -> pd.DataFrame:
+def of_questions(rows: "pd.DataFrame", questions: tuple[Any, ...]) -> "pd.DataFrame":
     """The rows that score these `QUESTIONS`."""
     return rows[(rows[QUESTIONS] == list(questions)).all(axis=1)]
 
@@ -82,7 +88,9 @@ def of_questions(rows: pd.DataFrame, questions: tuple[Any, ...]) -> pd.DataFrame
 def unequal_questions(arms: Sequence[Arm]) -> list[str]:
     """A sentence per `WAY` in which some run answered more questions than are shown: what is
     missing, what is shown, and what to type."""
-    rows, run = recorded(arms), arms[0].runs[0].run
+    rows, run = scores_of_runs(arms), arms[0].runs[0].run
+    if rows is None:
+        return []
     study, results = run.study, results_of(run)
     shown = side_by_side(rows)
     sentences = []
@@ -108,20 +116,20 @@ def unequal_questions(arms: Sequence[Arm]) -> list[str]:
     return sentences
 
 
-def differences_of(arms: Sequence[Arm], table: pd.DataFrame) -> list[TaskDifference | None]:
+def differences_of(arms: Sequence[Arm], table: Sequence[Row]) -> list[TaskDifference | None]:
     """The difference between each row of `task_means` and the first arm; None for the first arm
     itself, or if different numbers of runs were scored this way."""
     by_name = {arm.name: arm for arm in arms}
     # Every metric needs the same items, and every arm the means of the first.
-    items = lru_cache(maxsize=2 * max(len(arm.runs) for arm in arms))(item_scores)
+    answers = lru_cache(maxsize=2 * max(len(arm.runs) for arm in arms))(recorded_answers)
 
     @cache
     def means(arm: str, key: tuple[Any, ...]) -> list[float]:
         row = dict(zip(TASK_KEYS, key, strict=True))
-        return item_means(scored_like(by_name[arm], row), row, items)
+        return item_means(scored_like(by_name[arm], row), row, answers)
 
     found: list[TaskDifference | None] = []
-    for row in table.to_dict("records"):
+    for row in table:
         base, arm = arms[0], by_name[row["arm"]]
         scored = [scored_like(one, row) for one in (base, arm)]
         if arm is base or any(len(runs) != row["count"] for runs in scored):
@@ -135,29 +143,29 @@ def differences_of(arms: Sequence[Arm], table: pd.DataFrame) -> list[TaskDiffere
     return found
 
 
-def scored_like(arm: Arm, row: dict[Any, Any]) -> list[FinishedRun]:
+def scored_like(arm: Arm, row: Row) -> list[FinishedRun]:
     """The runs of an arm that have the score of a row of `task_means`."""
     return [finished for finished in arm.runs if task_key(row) in finished.tasks_by_key]
 
 
-def item_means(runs: Sequence[FinishedRun], row: dict[Any, Any], items: ReadItems) -> list[float]:
+def item_means(runs: Sequence[FinishedRun], row: Row, answers: ReadAnswers) -> list[float]:
     """The mean over runs of each question behind a row of `task_means`."""
-    by_run = [item_values(finished, row, items) for finished in runs]
+    by_run = [item_values(finished, row, answers) for finished in runs]
     return [fmean(values) for values in zip(*by_run, strict=True)]
 
 
-def item_values(finished: FinishedRun, row: dict[Any, Any], items: ReadItems) -> list[float]:
+def item_values(finished: FinishedRun, row: Row, answers: ReadAnswers) -> list[float]:
     """What each question contributes to the score of a run.
 
     Args:
-        items: `item_scores`, or a cache of it.
+        answers: `recorded_answers`, or a cache of it.
 
     Raises:
         UserError: the items are gone, or do not add up to the value in eval.csv.
     """
     own = finished.tasks_by_key[task_key(row)]
-    scores = items(finished.run, str(own["items"]), row["n"], row["fingerprint"])
-    values = [score.value(row["metric"]) for score in scores]
+    found = answers(finished.run, str(own["items"]), row["n"], row["fingerprint"])
+    values = found.values(row["metric"])
     if not math.isclose(fmean(values), own["value"], rel_tol=1e-9, abs_tol=1e-12):
         raise UserError(
             f"{row['metric']} of {row['task']} in {finished.name}/eval.csv is {own['value']:g}, "
@@ -167,22 +175,13 @@ def item_values(finished: FinishedRun, row: dict[Any, Any], items: ReadItems) ->
     return values
 
 
-def item_scores(run: "Run", name: str, n: int, fingerprint: str) -> "list[ItemScore]":
-    """See `recorded_items`, whose module imports torch."""
-    from smollm2.evaluation.records import recorded_items
-
-    return recorded_items(run, name, n, fingerprint)
-
-
-def eval_command(finished: FinishedRun, row: dict[Any, Any]) -> str:
+def eval_command(finished: FinishedRun, row: Row) -> str:
     """The `smolctl eval` command that rewrites a row of eval.csv from its items."""
     words = ("eval", finished.name, "--tasks", row["task"], *eval_options(finished, row))
     return command(*words, study=finished.run.study, results=results_of(finished.run))
 
 
-def eval_options(
-    finished: FinishedRun, row: dict[Any, Any], *, is_quantized: bool = False
-) -> tuple[str, ...]:
+def eval_options(finished: FinishedRun, row: Row, *, is_quantized: bool = False) -> tuple[str, ...]:
     """The options of `smolctl eval` that make a row of eval.csv, without the task.
 
     Args:

@@ -223,7 +223,7 @@ def compare(
             ]
         )
     has_weights = not any(one.run.packed_in for one in found.runs)
-    if "tasks" in names and found.tasks.empty and has_weights:
+    if "tasks" in names and not found.tasks and has_weights:
         words = ("eval", *runs, "--tasks", "arc_easy,hellaswag")
         say(f"Tasks: not measured. {command(*words, study=study, results=results)}")
     # A folder of their own: those of the model card show every arm of the study.

@@ -8,15 +8,15 @@ only to the hidden states that predict a token of a continuation.
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from smollm2.errors import UserError
+from smollm2.evaluation.answers import ItemScore
 from smollm2.evaluation.tasks import Item, Task
 from smollm2.evaluation.tasks.token_rows import TokenRow, batches, stack_rows, token_row
 from smollm2.model.loss import score_tokens
@@ -27,57 +27,6 @@ if TYPE_CHECKING:
 
 # Tokens per forward pass, padding included. On a CPU the activations then fit the cache.
 BATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
-
-
-@dataclass(frozen=True)
-class ItemScore:
-    """A model's log-likelihoods of the choices of one item. Tuples have an entry per choice.
-
-    Args:
-        item: the index of the item.
-        question: the item's fingerprint.
-        gold: the index of the right choice.
-        log_likelihoods: of the continuation after its context, in nats.
-        greedy: whether every token of the continuation was the model's first choice.
-        characters: in the continuation, without the space between it and its context.
-        n_bytes: UTF-8 bytes of the scored text, with all spaces.
-    """
-
-    derived: ClassVar[tuple[str, ...]] = ("choice", "choice_norm")  # written, never read
-
-    item: int
-    question: str
-    gold: int
-    log_likelihoods: tuple[float, ...]
-    greedy: tuple[bool, ...]
-    characters: tuple[int, ...]
-    n_bytes: tuple[int, ...]
-
-    @property
-    def key(self) -> tuple[int]:
-        return (self.item,)
-
-    @property
-    def choice(self) -> int:
-        """The most likely choice; the first of equals."""
-        return first_largest(self.log_likelihoods)
-
-    @property
-    def choice_norm(self) -> int:
-        """The most likely choice by log-likelihood per character; the first of equals."""
-        pairs = zip(self.log_likelihoods, self.characters, strict=True)
-        return first_largest([nats / n if n else -math.inf for nats, n in pairs])
-
-    @property
-    def bits_per_byte(self) -> float:
-        """The negative log-likelihood of the right choice in bits, per byte of its text."""
-        return -self.log_likelihoods[self.gold] / math.log(2) / self.n_bytes[self.gold]
-
-    def value(self, metric: str) -> float:
-        """The item's term in the mean of `acc`, `acc_norm` or `bits_per_byte`."""
-        if metric == "bits_per_byte":
-            return self.bits_per_byte
-        return float({"acc": self.choice, "acc_norm": self.choice_norm}[metric] == self.gold)
 
 
 def score_items(
@@ -205,8 +154,3 @@ def summarize(task: Task, scores: Sequence[ItemScore]) -> list[dict[str, Any]]:
         }
         for metric, column in values.items()
     ]
-
-
-def first_largest(values: Sequence[float]) -> int:
-    """The index of the largest value; the first of equals."""
-    return max(range(len(values)), key=values.__getitem__)

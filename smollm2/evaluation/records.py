@@ -5,28 +5,21 @@ to `items/NAME.csv.gz`. Saved scores are not computed again: a killed evaluation
 with a larger limit reuses the scores of a smaller one.
 """
 
-import csv
 import dataclasses
-import functools
-import gzip
 import hashlib
-import io
 import json
 import math
-import typing
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from smollm2.data import spread_windows, window_count
-from smollm2.errors import RunError, UserError
+from smollm2.errors import RunError
 from smollm2.evaluation.multiple_choice import ItemScore, score_items, summarize
-from smollm2.evaluation.tasks import TaskItems, items_fingerprint
+from smollm2.evaluation.score_file import Score, ScoreFile
+from smollm2.evaluation.tasks import TaskItems
 from smollm2.evaluation.text import TextScore, held_out, held_out_rows, score_text
-from smollm2.files import append, gzipped, replace_file
 from smollm2.model.transformer import SmolLM2
 from smollm2.runs.conditions import CONDITIONS, SPREAD_TEXT, TEXT, Conditions
 from smollm2.runs.run import Run
@@ -39,12 +32,7 @@ if TYPE_CHECKING:
 
     from smollm2.data import TokenData
 
-DAMAGED = (  # what reading a damaged file of scores may raise
-    *(OSError, EOFError, zlib.error, csv.Error),
-    *(ValueError, KeyError, TypeError, AttributeError, ArithmeticError),
-)
 OnProgress = Callable[[int], None]
-Score = TypeVar("Score", bound=TextScore | ItemScore)
 
 
 @dataclass(frozen=True)
@@ -70,7 +58,7 @@ class EvalTarget:
     def device(self) -> str:
         return self.model.device.type
 
-    def file(self, kind: type[Score], what: str, *content: object) -> "ScoreFile[Score]":
+    def file(self, kind: type[Score], what: str, *content: object) -> ScoreFile[Score]:
         """The file of the scores of `what`. Its name depends on the weights, dtype, device and
         `content`, so that scores never mix."""
         key = json.dumps([self.weights, self.device, *content])
@@ -230,24 +218,6 @@ def finite(batches: Iterable[list[Score]], target: EvalTarget) -> Iterator[list[
         yield batch
 
 
-def recorded_items(tables: TableFolder, name: str, n: int, fingerprint: str) -> list[ItemScore]:
-    """The scores of the first `n` questions behind a row of eval.csv.
-
-    Args:
-        name, fingerprint: the row's `items` and `fingerprint`.
-
-    Raises:
-        UserError: they are missing, damaged, or of other questions.
-    """
-    found = [s for s in ScoreFile(tables.path / "items" / name, ItemScore).read() if s.item < n]
-    if items_fingerprint(score.question for score in found) != fingerprint:
-        raise UserError(
-            f"items/{name} of run {tables.name!r} lacks the {n} questions behind eval.csv; "
-            "score them again with smolctl eval."
-        )
-    return found
-
-
 def put_rows(tables: TableFolder, rows: list[dict[str, Any]]) -> None:
     """Add rows to eval.csv. A repeated measurement replaces its old rows where they are, so that
     equal scores leave the file unchanged."""
@@ -267,109 +237,3 @@ def put_rows(tables: TableFolder, rows: list[dict[str, Any]]) -> None:
         elif key(row) not in measured:
             kept.append(row)
     tables.replace("eval", kept + [row for group in new.values() for row in group])
-
-
-@dataclass(frozen=True)
-class ScoreFile(Generic[Score]):
-    """Scores in `path` (NAME.csv.gz) and, during an evaluation, in NAME.csv."""
-
-    path: Path
-    kind: type[Score]
-
-    @property
-    def growing(self) -> Path:
-        return self.path.with_suffix("")
-
-    def read(self) -> list[Score]:
-        """The saved scores in order of their keys; a half-written last line is ignored.
-
-        Raises:
-            UserError: a file is damaged.
-        """
-        scores: dict[tuple[int, ...], Score] = {}
-        columns = converters(self.kind)
-        try:
-            for text in self._texts():
-                whole = text[: text.rfind("\n") + 1]
-                for row in csv.DictReader(io.StringIO(whole)):
-                    cells = {name: convert(row[name]) for name, convert in columns.items()}
-                    score = self.kind(**cells)
-                    scores[score.key] = score
-        except DAMAGED as error:
-            here = " or ".join(p.name for p in (self.path, self.growing) if p.exists())
-            folder = self.path.resolve().parents[1]
-            run = folder.name
-            if folder.parent.name == "quantized":
-                run = f"{folder.parents[1].name}+{run}"
-            raise UserError(
-                f"items/{here} of run {run!r} is damaged ({error}); remove it, and its items will "
-                "be scored again."
-            ) from None
-        return [scores[key] for key in sorted(scores)]
-
-    def _texts(self) -> Iterator[str]:
-        if self.path.exists():
-            yield gzip.decompress(self.path.read_bytes()).decode()
-        if self.growing.exists():
-            yield self.growing.read_text(encoding="utf-8")
-
-    def extend(
-        self,
-        known: list[Score],
-        batches: Iterable[list[Score]],
-        on_scores: Callable[[list[Score]], None],
-    ) -> list[Score]:
-        """`known` and the scores of `batches`, in order. A batch is on disk before the next one is
-        computed.
-
-        Args:
-            on_scores: called with `known`, then with each batch.
-        """
-        scores = list(known)
-        on_scores(known)
-        for batch in batches:
-            if len(scores) == len(known):
-                self.path.parent.mkdir(exist_ok=True)
-                replace_file(self.growing, self._text(known))  # drops incomplete scores
-            append(self.growing, self._text(batch, header=False))
-            scores += batch
-            on_scores(batch)
-        scores.sort(key=lambda score: score.key)
-        if len(scores) > len(known) or self.growing.exists():
-            replace_file(self.path, gzipped(self._text(scores).encode()))
-            self.growing.unlink(missing_ok=True)
-        return scores
-
-    def _text(self, scores: list[Score], header: bool = True) -> str:
-        text = io.StringIO()
-        names = [field.name for field in dataclasses.fields(self.kind)]
-        writer = csv.DictWriter(text, [*names, *self.kind.derived], lineterminator="\n")
-        if header:
-            writer.writeheader()
-        for score in scores:
-            writer.writerow({name: to_cell(getattr(score, name)) for name in writer.fieldnames})
-        return text.getvalue()
-
-
-def to_cell(value: Any) -> Any:
-    """A tuple as words separated by spaces; True and False as 1 and 0."""
-    if isinstance(value, tuple):
-        return " ".join(str(to_cell(part)) for part in value)
-    return int(value) if isinstance(value, bool) else value
-
-
-def converters(kind: type[Score]) -> dict[str, Callable[[str], Any]]:
-    """By name of a score's field: what turns its cell into its value. Derived columns are not
-    read."""
-    found: dict[str, Callable[[str], Any]] = {}
-    for name, hint in typing.get_type_hints(kind).items():
-        if typing.get_origin(hint) is tuple:
-            found[name] = functools.partial(numbers_in, of=typing.get_args(hint)[0])
-        elif typing.get_origin(hint) is not typing.ClassVar:
-            found[name] = hint
-    return found
-
-
-def numbers_in(cell: str, of: type) -> tuple[Any, ...]:
-    """The numbers of a cell as `to_cell` writes a tuple."""
-    return tuple(of(float(word)) for word in cell.split())

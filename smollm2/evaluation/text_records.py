@@ -6,7 +6,7 @@ from typing import Any
 
 from smollm2.data import spread_windows
 from smollm2.errors import UserError
-from smollm2.evaluation.records import ScoreFile
+from smollm2.evaluation.score_file import ScoreFile
 from smollm2.evaluation.text import TextScore
 from smollm2.runs.conditions import SPREAD_TEXT
 from smollm2.runs.tables import TableFolder

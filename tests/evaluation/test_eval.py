@@ -14,7 +14,7 @@ from support.questions import ROWS, write
 from smolctl.cli.eval_command import show_scores
 from smollm2.data import find_prepared
 from smollm2.errors import UserError
-from smollm2.evaluation.records import recorded_items
+from smollm2.evaluation.answer_file import recorded_answers
 from smollm2.runs.run import Run
 from smollm2.runs.tables import TABLES
 
@@ -165,12 +165,12 @@ def test_scores_of_other_weights_are_not_taken(capsys, finished, tiny):
 def test_records_of_other_questions_are_not_taken_for_those_of_a_score(capsys, finished, questions):
     rows = evaluated(capsys, "--data-dir", questions, "--tasks", "piqa")
     run, row = Run(finished), rows[0]
-    found = recorded_items(run, row["items"], row["n"], row["fingerprint"])
-    assert np.mean([score.value("acc") for score in found]) == row["value"]
+    found = recorded_answers(run, row["items"], row["n"], row["fingerprint"])
+    assert np.mean(found.values("acc")) == row["value"]
     with pytest.raises(UserError, match="lacks the 12 questions"):
-        recorded_items(run, row["items"], row["n"], "0" * 16)
+        recorded_answers(run, row["items"], row["n"], "0" * 16)
     with pytest.raises(UserError, match="lacks the 11 questions"):
-        recorded_items(run, row["items"], 11, row["fingerprint"])
+        recorded_answers(run, row["items"], 11, row["fingerprint"])
 
 
 def test_a_question_that_changed_is_scored_again(capsys, finished, questions):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.command import run_main
 from support.evaluated import evaluated, values
 
-from smollm2.evaluation.multiple_choice import ItemScore
-from smollm2.evaluation.records import ScoreFile
+from smollm2.evaluation.answers import ItemScore
+from smollm2.evaluation.score_file import ScoreFile
 from smollm2.runs.run import Run
 from smollm2.runs.tables import TABLES
 

@@ -13,7 +13,8 @@ from tokenizers.processors import TemplateProcessing
 
 from smollm2.data import end_of_text_id, train_tokenizer
 from smollm2.errors import UserError
-from smollm2.evaluation.multiple_choice import ItemScore, OneDnnLinear, score_items, summarize
+from smollm2.evaluation.answers import ItemScore
+from smollm2.evaluation.multiple_choice import OneDnnLinear, score_items, summarize
 from smollm2.evaluation.tasks import TASKS, Item, question
 from smollm2.evaluation.tasks.token_rows import batches, token_row
 from smollm2.model.config import ModelConfig

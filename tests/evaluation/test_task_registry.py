@@ -11,7 +11,8 @@ from support.command import run_main
 from support.questions import write
 
 from smollm2.errors import UserError
-from smollm2.evaluation.multiple_choice import ItemScore, summarize
+from smollm2.evaluation.answers import ItemScore
+from smollm2.evaluation.multiple_choice import summarize
 from smollm2.evaluation.tasks import TASKS, Task, find_task, load_items, question, register
 
 

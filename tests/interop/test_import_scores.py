@@ -13,8 +13,8 @@ from support.foreign import KINDS, change, generation, theirs_in
 
 from smolctl.studies.models import load_one
 from smollm2.data import load_tokenizer, prepare, spread_windows, window_count, windows
-from smollm2.evaluation.multiple_choice import ItemScore
-from smollm2.evaluation.records import ScoreFile
+from smollm2.evaluation.answers import ItemScore
+from smollm2.evaluation.score_file import ScoreFile
 from smollm2.evaluation.tasks import find_task, load_items
 from smollm2.runs.run import Run
 

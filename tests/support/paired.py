@@ -5,8 +5,9 @@ from typing import Any
 
 from support.planted import task_conditions
 
-from smollm2.evaluation.multiple_choice import ItemScore
-from smollm2.evaluation.records import ScoreFile, put_rows
+from smollm2.evaluation.answers import ItemScore
+from smollm2.evaluation.records import put_rows
+from smollm2.evaluation.score_file import ScoreFile
 from smollm2.evaluation.tasks import items_fingerprint
 from smollm2.evaluation.text import TextScore
 from smollm2.runs.run import Run

@@ -83,7 +83,7 @@ def scores_of(comparison: Comparison, name: str) -> list[EvalResult]:
         )
         for metric, kind in ((LOSS, "loss"), (ACCURACY, "accuracy"))
     ]
-    for row in comparison.tasks.to_dict("records"):
+    for row in comparison.tasks:
         extent = "" if row["n"] == row["total"] else f", first {row['n']} of {row['total']}"
         task, metric_type = one_line(row["task"]), one_line(row["metric"])
         how = one_line(f"{describe(row)}{extent}")

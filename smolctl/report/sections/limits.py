@@ -37,7 +37,7 @@ def not_measured(evidence: Evidence) -> list[str]:
     study = evidence.main
     results = results_of(study.runs[0].run)
     sentences = []
-    if all(one.tasks.empty for one in evidence.studies):
+    if not any(one.tasks for one in evidence.studies):
         words = ("eval", *(arm.name for arm in study.arms), "--tasks", "all")
         typed = command(*words, study=study.study, results=results)
         sentences.append(f"Downstream tasks were not measured: `{typed}`.")

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_arms import Quantized
 from smolctl.analysis.run_metrics import FinishedRun, siblings
-from smolctl.analysis.task_rows import WAY, task_scores
+from smolctl.analysis.task_rows import Row, task_scores
 from smolctl.analysis.task_scores import eval_options
 from smolctl.command_line import command
 from smolctl.report.document import Code, Section, Table, paragraph, section
@@ -124,7 +122,7 @@ def eval_commands(
     """
     tasks: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for target, finished, rows in scored(comparison):
-        for row in rows.drop_duplicates([*WAY, "n"]).to_dict("records"):
+        for row in rows:
             if target not in by_plan or not is_planned(plan, finished, row):
                 options = eval_options(finished, row, is_quantized=target != finished.name)
                 by_target = tasks.setdefault(options, {})
@@ -140,7 +138,7 @@ def eval_commands(
     ]
 
 
-def scored(comparison: Comparison) -> Iterator[tuple[str, FinishedRun, pd.DataFrame]]:
+def scored(comparison: Comparison) -> Iterator[tuple[str, FinishedRun, list[Row]]]:
     """The runs and their quantized models with the scores of their tasks, by the names that
     `smolctl eval` gives them; files that cannot be read are named elsewhere."""
     for finished in comparison.runs:
@@ -151,12 +149,12 @@ def scored(comparison: Comparison) -> Iterator[tuple[str, FinishedRun, pd.DataFr
                 yield f"{finished.name}+{tables.name}", finished, task_scores(tables)
 
 
-def is_planned(plan: dict[str, Any] | None, finished: FinishedRun, row: dict[Any, Any]) -> bool:
+def is_planned(plan: dict[str, Any] | None, finished: FinishedRun, row: Row) -> bool:
     """Whether a study's evaluation makes this row of eval.csv."""
-    from smollm2.device import resolve_dtype
-
     if plan is None or row["task"] not in task_names(plan["tasks"]):
         return False
+    from smollm2.device import resolve_dtype  # with torch
+
     # A name of a dtype is the same on every device.
     n = min(plan.get("limit") or row["total"], row["total"])
     dtype = resolve_dtype(plan.get("dtype") or finished.protocol.dtype, "cpu")

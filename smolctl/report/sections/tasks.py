@@ -1,9 +1,10 @@
 """Downstream tasks: scores, and paired differences over the questions."""
 
+import math
 from typing import Any
 
 from smolctl.analysis.comparison import Comparison
-from smolctl.analysis.task_rows import TASK_KEYS, task_key
+from smolctl.analysis.task_rows import TASK_KEYS, Row, is_empty, task_key
 from smolctl.analysis.task_scores import TaskDifference
 from smolctl.report.document import Block, Section, Table, bullets
 from smolctl.report.evidence import Evidence
@@ -16,14 +17,14 @@ SOURCE = (
     "Prompts and scores are those of lm-evaluation-harness with 0 shots; published scores of "
     "SmolLM2 are lighteval's and are not comparable with these."
 )
-Scores = dict[str, tuple[dict[Any, Any], TaskDifference | None]]
+Scores = dict[str, tuple[Row, TaskDifference | None]]
 
 
 def tasks_section(evidence: Evidence) -> Section | None:
     """The task scores of every study, and how they differ between arms."""
 
     def blocks(study: Comparison) -> list[Block | None]:
-        if study.tasks.empty:
+        if not study.tasks:
             return []
         return [
             bullets([*on_chance(study), SOURCE]),
@@ -45,7 +46,7 @@ def tasks_table(comparison: Comparison) -> Table:
             (
                 *question_cells(key),
                 " or ".join(map(str, sorted(counts))),
-                "–" if chance != chance else f"{chance:.4f}",
+                "–" if is_empty(chance) else f"{chance:.4f}",
                 *(cells.get(arm.name, "–") for arm in comparison.arms),
             )
         )
@@ -78,8 +79,7 @@ def task_differences_table(comparison: Comparison) -> Table:
 def task_rows(comparison: Comparison) -> list[tuple[tuple[Any, ...], Scores]]:
     """By `TASK_KEYS`, task by task: the score of each arm that has it, by the arm's name."""
     found: dict[tuple[Any, ...], Scores] = {}
-    records = comparison.tasks.to_dict("records")
-    for row, difference in zip(records, comparison.task_differences, strict=True):
+    for row, difference in zip(comparison.tasks, comparison.task_differences, strict=True):
         found.setdefault(task_key(row), {})[row["arm"]] = (row, difference)
     return sorted(found.items(), key=lambda item: item[0][0])
 
@@ -91,7 +91,7 @@ def question_cells(key: tuple[Any, ...]) -> tuple[str, str, str]:
     return f"{row['task']} {row['metric']}", describe_setting(row), extent
 
 
-def score_cell(score: dict[Any, Any], with_count: bool) -> str:
+def score_cell(score: Row, with_count: bool) -> str:
     """`0.2482 ± 0.0021`, with the number of runs where arms differ in that."""
     text = f"{score['mean']:.4f}"
     if score["std"] == score["std"]:
@@ -108,14 +108,20 @@ def difference_text(found: TaskDifference | None) -> str:
     return f"{found.interval.mean:+.4f}{bounds_text(found.interval.interval, '+.4f')}"
 
 
+def guessing_error(row: Row) -> float:
+    """The standard error of the accuracy of a run that guesses."""
+    return math.sqrt(row["chance"] * (1 - row["chance"]) / row["n"])
+
+
 def on_chance(comparison: Comparison) -> list[str]:
     """How many accuracies guessing could explain; none where no task was scored."""
-    rows = comparison.tasks[comparison.tasks["metric"] == "acc"].dropna(subset="chance")
-    if rows.empty:
+    rows = [
+        row for row in comparison.tasks if row["metric"] == "acc" and not is_empty(row["chance"])
+    ]
+    if not rows:
         return []
-    error = (rows["chance"] * (1 - rows["chance"]) / rows["n"]) ** 0.5  # of one run that guesses
-    above = int((rows["mean"] > rows["chance"] + 2 * error).sum())
-    below = int((rows["mean"] < rows["chance"] - 2 * error).sum())
+    above = sum(row["mean"] > row["chance"] + 2 * guessing_error(row) for row in rows)
+    below = sum(row["mean"] < row["chance"] - 2 * guessing_error(row) for row in rows)
     text = (
         f"{above} of {len(rows)} accuracies lie more than two standard errors of a run above what "
         "guessing gives (chance), where guessing would put one in forty"

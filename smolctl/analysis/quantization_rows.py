@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import BF16, QuantConfig
@@ -12,11 +10,14 @@ from smollm2.runs.conditions import FEWEST_DOCUMENTS
 from smollm2.runs.quantize_status import Status
 from smollm2.runs.tables import TABLES, WORDS, TableFolder
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 ERRORS = ("loss_delta_stderr", "kl_mean_stderr", "top1_agreement_stderr")  # over documents
 NUMBERS = tuple(column for column in TABLES["quantize"] if column not in WORDS["quantize"])
 
 
-def read_rows(run: TableFolder) -> pd.DataFrame | None:
+def read_rows(run: TableFolder) -> "pd.DataFrame | None":
     """quantize.csv of a run: `NUMBERS` as floats, NaN for an empty cell and for an error over fewer
     documents than `FEWEST_DOCUMENTS`; words as strings. None if there is no such file.
 
@@ -26,7 +27,7 @@ def read_rows(run: TableFolder) -> pd.DataFrame | None:
     """
     if not (run.path / "quantize.csv").exists():
         return None
-    run.table("quantize")  # raises if the file as a whole is incomplete
+    run.columns("quantize")  # raises if the file as a whole is incomplete
     rows = run.rows("quantize")
     for row in rows:
         for column in NUMBERS:
@@ -42,6 +43,8 @@ def read_rows(run: TableFolder) -> pd.DataFrame | None:
     names = [row["name"] for row in rows]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{run.name}/quantize.csv has two rows of {twice}.")
+    import pandas as pd  # takes 0.2 s, and most runs were not quantized
+
     return pd.DataFrame(rows, columns=list(TABLES["quantize"]))
 
 

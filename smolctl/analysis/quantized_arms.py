@@ -14,8 +14,6 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantization_rows import read_rows
 from smolctl.analysis.quantization_tasks import TaskChange, task_changes
@@ -28,6 +26,8 @@ from smollm2.quantize.registry import backend_order
 from smollm2.runs.tables import TABLES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from smollm2.runs.run import Run
 
 # What the harm and the speed depend on.
@@ -52,7 +52,7 @@ class Configuration:
 
     arm: str
     name: str
-    rows: pd.DataFrame
+    rows: "pd.DataFrame"
 
     def values(self, column: str) -> list[float]:
         """One number per run that has it."""
@@ -274,8 +274,12 @@ class Quantized:
 
     def configuration(self, arm: str, name: str) -> Configuration:
         """A configuration of an arm, without rows if not tried."""
+        if found := self.arms[arm].get(name):
+            return found
+        import pandas as pd
+
         columns = [*TABLES["quantize"], "run", "total", "embedding"]
-        return self.arms[arm].get(name) or Configuration(arm, name, pd.DataFrame(columns=columns))
+        return Configuration(arm, name, pd.DataFrame(columns=columns))
 
     def pair(self, first: Configuration, second: Configuration) -> Pair:
         """The two as a pair, without its difference."""
@@ -378,6 +382,8 @@ def configurations(
             )
     if not frames:
         return {}
+    import pandas as pd
+
     groups = pd.concat(frames, ignore_index=True).groupby("name", sort=False)
     found = [Configuration(arm, str(name), rows) for name, rows in groups]
     return {one.name: one for one in sorted(found, key=in_order)}

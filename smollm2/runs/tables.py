@@ -17,6 +17,7 @@ from smollm2.runs.quantize_status import FIDELITY, with_fidelity, with_status
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
 
     Columns = Mapping[str, "np.ndarray"]  # of a table, by name
 
@@ -209,11 +210,28 @@ def checked_columns(table: str, text: str, name: str) -> "Columns":
         raise UserError(f"{name} {problem_of(str(error), header_of(text), counts)}") from None
     if found.column(0).null_count:
         raise UserError(f"{name} has a line without a {TABLES[table][0]}.")
+    columns = {column: array_of(found.column(column).combine_chunks()) for column in TABLES[table]}
     for column in counts:
-        cells = found.column(column)
-        if cells.null_count or (len(cells) and cells.to_numpy().min() < 0):
+        if found.column(column).null_count or columns[column].min(initial=0) < 0:
             raise UserError(f"{name} {not_a_count(column)}")
-    return {column: found.column(column).to_numpy() for column in TABLES[table]}
+    return columns
+
+
+def array_of(column: "pa.Array") -> "np.ndarray":
+    """The cells of a column; of an empty one NaN, or None among words. `to_numpy` gives the same,
+    and loads pandas, which takes 0.2 s."""
+    import numpy as np
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        return np.array(column.to_pylist(), dtype=object)
+    dtype = np.int64 if pa.types.is_integer(column.type) else np.float64
+    is_there, cells = column.buffers()
+    found = np.frombuffer(cells, dtype, count=len(column))
+    if column.null_count:
+        bits = np.frombuffer(is_there, np.uint8)
+        found = np.where(np.unpackbits(bits, count=len(column), bitorder="little"), found, np.nan)
+    return found
 
 
 BAD_CELL = re.compile(r"In CSV column #(\d+): ")

@@ -72,6 +72,10 @@ HOLLOW: dict[str, Any] = {"linestyle": "", "markerfacecolor": "none", "markeredg
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG that does not name the version of matplotlib; its folder is made if needed."""
     image = io.BytesIO()
+    figure.set_dpi(DPI)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)  # `savefig` would draw everything twice for it
+        figure.set_layout_engine(None)
     figure.savefig(image, format="png", dpi=DPI, metadata={"Software": None})
     make_folder(path.parent)
     replace_file(path, image.getvalue())

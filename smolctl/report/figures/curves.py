@@ -39,6 +39,8 @@ def losses_of(comparison: Comparison) -> Figure:
         for arm, look in looks(comparison.arms):
             for finished in arm.runs:
                 draw_loss(axes, finished, axis, look)
+        seen = [np.concatenate([one.curve[name] for one in runs]) for name in (axis, "loss")]
+        axes.update_datalim(np.column_stack(seen))
         axes.autoscale_view()
         axes.set(xlabel=label, xlim=(0, None))
     panels[0].set_ylim(
@@ -96,15 +98,15 @@ def tradeoff_headline(comparison: Comparison) -> str:
 
 def draw_loss(axes: Axes, finished: FinishedRun, axis: str, look: dict[str, Any]) -> None:
     """A run's validation loss as a line, or a dot of a single validation; and its test loss where
-    that ends. The caller scales the axes: there may be thousands of lines, which `axes.plot` would
-    look at one by one, and the layout too."""
+    that ends. The caller scales the axes: there may be thousands of lines, which `axes.add_line`
+    would look at one by one, and the layout too."""
     x, y = finished.curve[axis], finished.curve["loss"]
     marker = "." if len(x) == 1 else ""
     curve = Line2D(x, y, **look | {"marker": marker})
     test = Line2D(x[-1:], [finished.values["loss"]], **look | HOLLOW, clip_on=False)
     for one in (curve, test):
         one.set_in_layout(False)  # it lies within the axes
-        axes.add_line(one)
+        axes.add_artist(one)
 
 
 def spread_out(sizes: list[int]) -> list[int]:

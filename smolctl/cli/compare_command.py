@@ -15,6 +15,7 @@ from smolctl.cli.options import (
     is_typed,
     nats_per_token,
 )
+from smolctl.cli.startup import collect_garbage_rarely
 from smolctl.command_line import RESULTS, STUDY, command
 from smollm2.errors import UserError
 
@@ -157,6 +158,7 @@ def compare(
     Two checkpoints, such as a model and its fine-tune, are compared on the same held-out text and
     tasks, which are scored where that is missing. The verdicts are about these two checkpoints.
     """
+    collect_garbage_rarely()
     from smolctl.analysis.comparison_json import to_dict
     from smolctl.analysis.planning import require_difference, seeds_to_find
     from smolctl.analysis.rungs import ladder_dict

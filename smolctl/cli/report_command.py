@@ -11,6 +11,7 @@ import typer
 
 from smolctl.cli.options import RESULTS, STUDY, Json, License, Results, Section, Study, is_typed
 from smolctl.cli.report_files import read, read_appendix, require_writable, write
+from smolctl.cli.startup import collect_garbage_rarely
 from smolctl.units import counted
 from smollm2.errors import UserError
 
@@ -84,6 +85,7 @@ def report(
     Every number is computed from the study's files. What was not measured is listed with the
     command that measures it. Figures go to the study's figures/ folder.
     """
+    collect_garbage_rarely()
     from smolctl.cli.console import print_file, print_json, say, warn
     from smolctl.report.card import write_figures
     from smolctl.report.render.json import as_json as in_json

@@ -80,11 +80,12 @@ def calibration_of(parts: dict[str, np.ndarray], seq_len: int) -> Calibration:
     cut = [tokens[: len(tokens) // seq_len * seq_len] for tokens in parts.values()]
     found = np.concatenate([np.empty(0, np.int64), *cut]).reshape(-1, seq_len)
     if len(found) < FEWEST_WINDOWS:
-        names = " and ".join(parts) or "without what is judged"
+        what = f"The calibration text {' and '.join(parts)} has {len(found)} windows"
+        if not parts:
+            what = "All of the calibration text repeats judged text: it has no window"
         raise UserError(
-            f"The calibration text {names} has {len(found)} windows of {seq_len} tokens, and "
-            f"{FEWEST_WINDOWS} are needed; give a longer one with --calibration, or choose "
-            "--method rtn or hqq."
+            f"{what} of {seq_len} tokens, and {FEWEST_WINDOWS} are needed; give a longer one with "
+            "--calibration, or choose --method rtn or hqq."
         )
     return Calibration(torch.from_numpy(found.astype(np.int64)), tuple(parts))
 

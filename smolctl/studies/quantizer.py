@@ -19,7 +19,7 @@ from smollm2.evaluation.tasks import TaskItems
 from smollm2.inference.decoder import Decoder
 from smollm2.model.cost import full_size, parameters
 from smollm2.model.transformer import SmolLM2
-from smollm2.quantize.calibration import Moments, second_moments
+from smollm2.quantize.calibration import Moments, require_moments_fit, second_moments
 from smollm2.quantize.convert import (
     NoLayerFits,
     QuantizedState,
@@ -142,6 +142,8 @@ class Quantizer:
     def measure(self, configs: list[QuantConfig]) -> Iterator[dict[str, Any]]:
         """Yield the rows of quantize.csv, the original first, each after it has been written."""
         self.original = self.scorer.load()
+        if any(config.method == "gptq" for config in configs):
+            require_moments_fit(self.original.model)
         with self.counting_windows(self.scorer) as on_progress:
             self.reference = Original(self.original.model, self.passages, on_progress)
         self.calibration, self.moments = self.calibrate(configs)
@@ -293,12 +295,19 @@ def first_line(error: BaseException) -> str:
 
 
 def missing(run: Run, configs: Sequence[QuantConfig]) -> list[QuantConfig]:
-    """The configurations still to be measured: not in quantize.csv, or failed."""
+    """The configurations still to be measured: not in quantize.csv, failed, or measured by a
+    version that left layers in bf16 which fit now."""
     rows = read_rows(run)
     if rows is None:
         return list(configs)
     done = set(rows["name"][rows["status"] != Status.FAILED])
-    return [config for config in configs if config.name not in done]
+    texts = rows["skipped"].fillna("") + rows["reason"].fillna("")
+    undivided = set(rows["name"][texts.str.contains("do not divide")])
+    return [
+        config
+        for config in configs
+        if config.name not in done or (config.name in undivided and config.format.short_groups)
+    ]
 
 
 def row_summary(run: Run, row: dict[str, Any]) -> str:

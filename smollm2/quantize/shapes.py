@@ -51,7 +51,7 @@ class Weight:
 
     def padded_bits(self, group_size: int) -> float:
         """The same with rows padded to whole groups."""
-        return (CODE_BITS + GROUP_BITS / group_size) * (1 + self.padding(group_size))
+        return padded_row_bits(self.n_in, group_size) / self.n_in
 
     @property
     def alignment(self) -> int:
@@ -112,4 +112,9 @@ def held_group_size(n_in: int, group_size: int) -> int:
     `group_size`: smaller groups repeat a scale, larger ones pad the row more. It is 64 for 576
     inputs in groups of 128, and `group_size` where that divides the row."""
     sizes = [size for size in GROUP_SIZES if size <= group_size]
-    return min(sizes, key=lambda size: Weight("", 1, n_in, 1).padded_bits(size))
+    return min(sizes, key=lambda size: padded_row_bits(n_in, size))
+
+
+def padded_row_bits(n_in: int, group_size: int) -> float:
+    """Bits of a row at 4 bits that is padded to whole groups, with their scales and zero points."""
+    return next_multiple(n_in, group_size) * (CODE_BITS + GROUP_BITS / group_size)

@@ -35,7 +35,8 @@ from smollm2.runs.run import Run
 from smollm2.runs.tables import TableFolder
 from smollm2.weights import read_weights, require_finite
 
-FORMAT = 1
+FORMAT = 2  # 1 had no shorter last groups
+READABLE = (1, FORMAT)
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def open_quantized(run: Run, name: str) -> QuantizedModel:
     again = f"quantize run {run.name!r} again"
     try:
         facts = read_json(folder / "model.json", "model.json")
-        if facts["format"] != FORMAT:
+        if facts["format"] not in READABLE:
             raise UserError(f"{label} was written by another version; {again}.")
         config = QuantConfig(**facts["config"])
         sha256 = checksum(folder / "model.safetensors")

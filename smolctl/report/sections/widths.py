@@ -63,7 +63,7 @@ def bits_table(configs: dict[str, ModelConfig]) -> Table:
     places = {"on disk": bits_per_weight, "in memory": memory_bits_per_weight}
     return Table(
         "Bits per weight of int4: on disk the last group of a row is shorter where the size does "
-        "not divide it; in memory such a row is held in smaller groups",
+        "not divide it; in memory such a row is held in smaller groups, or padded",
         ("", *configs),
         [
             (

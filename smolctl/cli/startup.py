@@ -101,8 +101,8 @@ def private_folder(name: str) -> str:
 
 
 def collect_garbage_rarely() -> None:
-    """For a command that makes millions of objects and ends: with Python's default, a search after
-    every 700, it takes a tenth longer to read and draw 500 runs."""
+    """For a command that makes millions of objects and ends: with Python's default it takes a tenth
+    longer to read and draw 500 runs. It holds for the whole process."""
     gc.set_threshold(NEW_OBJECTS)
 
 

@@ -218,7 +218,8 @@ def checked_columns(table: str, text: str, name: str) -> "Columns":
 
 
 def array_of(column: "pa.Array") -> "np.ndarray":
-    """The cells of a column; of an empty one NaN, or None among words. `to_numpy` gives the same,
+    """The cells of a column of words, int64 or float64, not to be written to; of an empty cell NaN,
+    or None among words. `to_numpy` gives the same,
     and loads pandas, which takes 0.2 s."""
     import numpy as np
     import pyarrow as pa
@@ -226,11 +227,14 @@ def array_of(column: "pa.Array") -> "np.ndarray":
     if pa.types.is_string(column.type):
         return np.array(column.to_pylist(), dtype=object)
     dtype = np.int64 if pa.types.is_integer(column.type) else np.float64
+    if not len(column):  # without buffers
+        return np.empty(0, dtype)
     is_there, cells = column.buffers()
-    found = np.frombuffer(cells, dtype, count=len(column))
+    start, end = column.offset, column.offset + len(column)
+    found = np.frombuffer(cells, dtype, count=end)[start:]
     if column.null_count:
-        bits = np.frombuffer(is_there, np.uint8)
-        found = np.where(np.unpackbits(bits, count=len(column), bitorder="little"), found, np.nan)
+        bits = np.unpackbits(np.frombuffer(is_there, np.uint8), count=end, bitorder="little")
+        found = np.where(bits[start:], found, np.nan)
     return found
 
 

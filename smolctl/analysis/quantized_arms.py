@@ -11,14 +11,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantization_rows import read_rows
 from smolctl.analysis.quantization_tasks import TaskChange, task_changes
+from smolctl.analysis.quantized_conditions import (
+    binding_plan,
+    family,
+    planned_only,
+    with_conditions,
+)
+from smolctl.analysis.quantized_configuration import KL, LOSS_DELTA, Configuration
 from smolctl.analysis.stats import Interval
-from smolctl.analysis.study_plan import StudyPlan
 from smolctl.analysis.verdicts import Difference, differences_of_pairs
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import BF16
@@ -26,8 +31,6 @@ from smollm2.quantize.registry import backend_order
 from smollm2.runs.tables import TABLES
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from smollm2.runs.run import Run
 
 # What the harm and the speed depend on.
@@ -36,77 +39,7 @@ SAME_SPEED = ("dtype", "device_name", "threads")
 # Two arms are quantized alike if their quantized shares differ by at most this.
 SAME_SHARE = 0.01
 SAME_BYTES = 0.01  # of bytes per parameter, the relative difference that counts as none
-KL, LOSS_DELTA = "kl_mean", "loss_delta"
 KL_MARGIN = 0.1  # KL divergences that differ by less than this share are equivalent
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """One quantization of one arm.
-
-    Args:
-        name: as `QuantConfig.name`, or `bf16`.
-        rows: one row of quantize.csv per run, NaN where a number is not measured; and the columns
-            `run`, its name, and `total` and `embedding`, its parameter counts.
-    """
-
-    arm: str
-    name: str
-    rows: "pd.DataFrame"
-
-    def values(self, column: str) -> list[float]:
-        """One number per run that has it."""
-        return [float(value) for value in self.rows[column].dropna()]
-
-    def mean(self, column: str) -> float:
-        """The mean over runs; NaN if none has the number."""
-        values = self.values(column)
-        return fmean(values) if values else math.nan
-
-    def texts(self, column: str) -> list[str]:
-        """The distinct texts of the runs."""
-        return [text for text in dict.fromkeys(self.rows[column]) if text]
-
-    @property
-    def matrix_share(self) -> float:
-        """The quantized share of the parameters outside the embedding; NaN if unknown. The
-        embedding is excluded as its share falls with the size of the model."""
-        total, embedding = self.mean("total"), self.mean("embedding")
-        quantized = self.mean("quantized_share") * total - embedding * self.has_small_embedding
-        return quantized / (total - embedding)
-
-    @property
-    def has_small_embedding(self) -> bool:
-        """Whether the embedding is quantized."""
-        skipped = any("embed.weight" in text for text in self.texts("skipped"))
-        return bool(self.values("embedding_bits")) and not skipped
-
-    @property
-    def bytes_per_parameter(self) -> float:
-        """Bytes per parameter on disk, without the embedding; NaN if not measured."""
-        matrices = self.mean("total") - self.mean("embedding")
-        return self.mean("disk_bytes_without_embedding") / matrices
-
-    @property
-    def has_kl(self) -> bool:
-        """Whether each run that was measured has a KL divergence, and one with a logarithm."""
-        found = self.rows.loc[self.rows[LOSS_DELTA].notna(), KL]
-        return len(found) > 0 and bool((found > 0).all())  # False of NaN
-
-    def harm(self, by_kl: bool) -> list[float]:
-        """One number per run: the logarithm of its KL divergence, or the change of its loss."""
-        return [math.log(kl) for kl in self.values(KL)] if by_kl else self.values(LOSS_DELTA)
-
-    @property
-    def mean_log_kl(self) -> float:
-        """The logarithm of the geometric mean over runs, where `has_kl`."""
-        return fmean(self.harm(by_kl=True))
-
-    def conditions(self, columns: Sequence[str], measured: str) -> set[tuple[Any, ...]]:
-        """The distinct conditions, as cells of `columns`, under which `measured` was measured."""
-        rows = self.rows.dropna(subset=[measured])
-        rows = rows.assign(context=rows["context"].fillna(0))  # unknown: an older version's
-        return set(rows[list(columns)].itertuples(index=False, name=None))
 
 
 UNTESTED = "untested (one run per arm)"
@@ -249,14 +182,15 @@ class Quantized:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        """Every arm against the first in each configuration that either has."""
-        base = self.comparison.base.name
+        """Every arm against the first in each configuration that either has, by its planned
+        runs."""
+        base, plan = self.comparison.base.name, binding_plan(self.comparison)
         pairs = [
-            self.pair(self.configuration(base, name), self.configuration(arm.name, name))
-            for arm in self.comparison.others
+            self.pair(*(planned_only(self.configuration(arm, name), plan) for arm in (base, other)))
+            for other in (arm.name for arm in self.comparison.others)
             for name in self.names
-            if self.arms[base] and self.arms[arm.name]
-            if name in self.arms[base] or name in self.arms[arm.name]
+            if self.arms[base] and self.arms[other]
+            if name in self.arms[base] or name in self.arms[other]
         ]
         compared = {(pair.arm, pair.name): pair for pair in pairs if not pair.problem}
         found = differences_of_pairs(
@@ -265,11 +199,15 @@ class Quantized:
                 for key, pair in compared.items()
             },
             {key: math.log1p(KL_MARGIN) for key, pair in compared.items() if pair.is_by_kl},
-            looks=len(self.plan.looks) if self.plan else 1,
+            *family(self.comparison, self.names),
         )
+        judged = {
+            key: with_conditions(self.comparison, pair.first, pair.second, found[key])
+            for key, pair in compared.items()
+        }
         return tuple(
-            Pair(p.arm, p.name, p.first, p.second, p.problem, found.get((p.arm, p.name)))
-            for p in pairs
+            dataclasses.replace(pair, difference=judged.get((pair.arm, pair.name)))
+            for pair in pairs
         )
 
     def configuration(self, arm: str, name: str) -> Configuration:
@@ -278,7 +216,7 @@ class Quantized:
             return found
         import pandas as pd
 
-        columns = [*TABLES["quantize"], "run", "total", "embedding"]
+        columns = [*TABLES["quantize"], "run", "seed", "total", "embedding"]
         return Configuration(arm, name, pd.DataFrame(columns=columns))
 
     def pair(self, first: Configuration, second: Configuration) -> Pair:
@@ -287,23 +225,7 @@ class Quantized:
         if not pair.problem and not (self.is_full_size or pair.is_by_kl):
             why = f"a change of the loss at {self.comparison.scale} scale does not carry over"
             return dataclasses.replace(pair, problem=why)
-        waiting = [text for one in (first, second) if (text := self.waits_for(one))]
-        return pair if pair.problem else dataclasses.replace(pair, problem=" and ".join(waiting))
-
-    @cached_property
-    def plan(self) -> StudyPlan | None:
-        """What the study planned, if it has a ledger."""
-        ledger = self.comparison.ledger
-        return ledger.plan if ledger else None
-
-    def waits_for(self, one: Configuration) -> str:
-        """Why a configuration is not judged yet: some of the planned runs are missing, and their
-        number is no look. A verdict whenever one looks would often be false. Else empty."""
-        planned = self.plan.seeds.get(one.arm, ()) if self.plan else ()
-        n = len(one.values(LOSS_DELTA))
-        if n >= len(planned) or (self.plan and n in self.plan.looks):
-            return ""
-        return f"{n} of the {len(planned)} planned runs of {one.arm} were quantized this way"
+        return pair
 
 
 def not_comparable(first: Configuration, second: Configuration) -> str:
@@ -378,7 +300,12 @@ def configurations(
         if frame is not None and not frame.empty:
             counts = run.manifest["parameters"]
             frames.append(
-                frame.assign(run=run.name, total=counts["total"], embedding=counts["embedding"])
+                frame.assign(
+                    run=run.name,
+                    seed=run.protocol.seed,
+                    total=counts["total"],
+                    embedding=counts["embedding"],
+                )
             )
     if not frames:
         return {}

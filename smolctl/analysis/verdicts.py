@@ -178,19 +178,19 @@ def differences(base: Sequence[float], arms: Mapping[K, Sequence[float]]) -> dic
 def differences_of_pairs(
     pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
     margins: Mapping[K, float] | None = None,
+    comparisons: int = 0,
     looks: int = 1,
 ) -> dict[K, Difference]:
     """The second of each pair against its first, one number per run, with independent seeds; the
-    smaller number is better. See `degrees_of_freedom` for the test.
-
-    Every interval has the confidence 1 - 0.05 / (number of pairs · `looks`). An arm is equivalent
-    where it lies within a margin that the pair has, else better or worse where it excludes 0. The
-    pairs may depend on each other in any way. An arm with one run is inconclusive.
+    smaller number is better. See `degrees_of_freedom` for the test. Every interval
+    has the confidence 1 - 0.05 / (`comparisons` · `looks`), with at least one comparison a pair. A
+    pair is equivalent within its margin, else better or worse where the interval excludes 0; with
+    one run it is inconclusive. Pairs may be dependent.
 
     Raises:
         ValueError: an arm has no run, or one that is not finite.
     """
-    level = ALPHA / max(1, len(pairs) * looks)
+    level = ALPHA / max(1, comparisons, len(pairs)) / looks
     found: dict[K, Difference] = {}
     for name, values in pairs.items():
         first, second = map(sample, values)
@@ -376,8 +376,8 @@ def stands_with_diverged(verdict: Verdict, base: ArmResult, arm: ArmResult) -> b
 
 
 def bounds(estimate: Estimate, level: float) -> tuple[float, float]:
-    low, high = estimate.interval(1 - level)
-    return float(low), float(high)
+    low, high = map(float, estimate.interval(1 - level))
+    return low, high
 
 
 def widen(interval: tuple[float, float], gaps: tuple[float, float]) -> tuple[float, float]:

@@ -1,10 +1,11 @@
 """Arms compared by their KL divergence at equal bytes, and how configurations rank."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
-from support.planted import delta, found, kl, plan, plant_quantized
+from support.planted import FLOORS, delta, found, kl, plan, plant_quantized
 from support.quantized import claim, words
 
 from smolctl.analysis.quantized_ranks import (
@@ -14,10 +15,13 @@ from smolctl.analysis.quantized_ranks import (
     ranked_otherwise,
     recommended,
 )
+from smolctl.analysis.study_plan import PlanChange, read_ledger
 from smolctl.report.figures.quantized import quantized_headline
 from smolctl.report.sections.measured_rows import recommendation
 from smolctl.report.sections.quantization import KEPT, SHORTER, WIDTH_ALONE
 from smolctl.report.sections.quantization_tables import configurations_table, pairs_table
+from smolctl.report.verdict_words import verdict_text
+from smolctl.studies.ledger import write_ledger
 
 NOISE = (1 / 1.01, 1.0, 1.01)  # of the KL divergence, by seed
 
@@ -81,17 +85,77 @@ def test_a_change_of_the_loss_is_not_compared_at_a_smaller_scale(plant):
     assert four.difference is not None
 
 
-def test_nothing_is_judged_before_all_planned_runs_are_quantized(plant):
+def test_there_is_no_verdict_before_all_planned_runs_are_quantized(plant):
     plant_ratio(plant, 0.8)
     plant("pow2", 3)
     (pair,) = found().pairs
-    assert pair.difference is None
-    assert pair.problem == "3 of the 4 planned runs of pow2 were quantized this way"
-    assert f"pow2 and orig are not compared at int4-g64: {pair.problem}." in words(found())
+    assert verdict_text(pair.difference) == "inconclusive: seeds"
+    assert (
+        "There is no verdict on pow2 at int4-g64: planned runs are missing here, diverged or are "
+        "lost." in words(found())
+    )
     plan(Path("results/s"), looks=(3, 4))
+    (pair,) = found().pairs
+    assert verdict_text(pair.difference) == "inconclusive: seeds"  # the first arm is at its last
+    plant("orig", 3)
     (pair,) = found().pairs
     assert pair.difference.verdict == "better"
     assert pair.difference.confidence == pytest.approx(0.975)  # for two looks
+
+
+def test_the_last_plan_before_the_first_result_counts(plant):
+    plant_ratio(plant, 0.8)
+    study = Path("results/s")
+    ledger = read_ledger(study)
+    more = dataclasses.replace(ledger.plan, seeds=dict.fromkeys(("orig", "pow2"), (0, 1, 2, 3)))
+    write_ledger(study, dataclasses.replace(ledger, changes=(PlanChange("2000-01-02", 0, more),)))
+    assert verdict_text(found().pairs[0].difference) == "inconclusive: seeds"
+    less = dataclasses.replace(
+        ledger, plan=more, changes=(PlanChange("2000-01-02", 0, ledger.plan),)
+    )
+    write_ledger(study, less)
+    assert found().pairs[0].difference.verdict == "better"
+
+
+def test_runs_beyond_the_plan_count_for_nothing(plant):
+    plant_ratio(plant, 0.8)
+    planned = read_ledger(Path("results/s")).plan.seeds
+    before = found().pairs[0].difference
+    plant("pow2", 7, int4_g64=kl(5.0))
+    plan(Path("results/s"), seeds=planned)
+    assert found().pairs[0].difference == before
+
+
+def test_the_family_is_that_of_the_plan_whatever_is_compared(plant):
+    """And does not shrink where a pair cannot be compared."""
+    for seed, noise in enumerate(NOISE):
+        more_bytes = {"disk_bytes_without_embedding": 600}
+        plant("orig", seed, int8=kl(0.01 * noise), int4_g64=kl(0.1 * noise))
+        plant("pow2", seed, int8=kl(0.01 / noise), int4_g64=kl(0.1 / noise, **more_bytes))
+    seeds = read_ledger(Path("results/s")).plan.seeds | {"third": (0, 1, 2)}
+    plan(Path("results/s"), seeds=seeds)
+    eight, four = found().pairs
+    assert four.difference is None
+    assert eight.difference.confidence == pytest.approx(1 - 0.05 / 4)
+
+
+@pytest.mark.parametrize(
+    ("floors", "clusters", "missing"),
+    [
+        ({"tokens": 1000, "unigram": 30.0, "trigram": 4.0, "text": "scored"}, 6, "regime"),
+        (None, 6, "regime"),
+        (FLOORS, 4, "documents"),
+    ],
+)
+def test_conditions_of_a_verdict_are_those_of_one_on_the_loss(plant, floors, clusters, missing):
+    for seed, noise in enumerate(NOISE):
+        for arm, ratio in (("orig", 1.0), ("pow2", 0.5)):
+            run = plant(arm, seed, int4_g64=kl(0.1 * ratio * noise, clusters=clusters))
+            run.update(floors=floors)
+    (pair,) = found().pairs
+    assert verdict_text(pair.difference) == f"inconclusive: {missing}"
+    assert pair.difference.interval[1] < 0
+    assert "There is no verdict on pow2 at int4-g64: " in words(found())
 
 
 def test_an_interval_that_leaves_it_open_is_inconclusive(plant):

@@ -33,7 +33,7 @@ Point = tuple[float, float]  # bytes per parameter and harm
 # Of names beside points, in typographic points: width of a letter, distance, tried shifts.
 LETTER, GAP = 4.2, 7
 SHIFTS = [0, *(sign * 9 * step for step in range(1, 12) for sign in (1, -1))]
-OUTCOMES = (*(Verdict.BETTER, Verdict.WORSE, Verdict.EQUIVALENT, Verdict.INCONCLUSIVE, UNTESTED),)
+OUTCOMES = (*Verdict, UNTESTED)
 LOOKS: dict[str, dict[str, Any]] = {  # eager is full, compiled hollow
     "decode_ratio": {"linestyle": ""},
     "compiled_decode_ratio": {

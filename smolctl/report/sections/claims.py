@@ -330,7 +330,8 @@ def quantization_claim(quantized: Quantized) -> Claim:
     arms_of: dict[str, list[str]] = {}  # by their verdict
     for arm in pair.others:
         pairs = [found for found in quantized.pairs if found.arm == arm.name]
-        for text, verdict in (harm_changes(pair.base.name, pairs), sizes_at_4_bits(quantized, arm)):
+        sizes = sizes_at_4_bits(quantized, arm) if quantized.is_full_size else ("", "")
+        for text, verdict in (harm_changes(pair.base.name, pairs), sizes):
             if text:
                 texts.append(text)
             if verdict:

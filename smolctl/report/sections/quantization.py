@@ -26,6 +26,7 @@ from smolctl.report.sections.quantization_tables import (
     quantized_tasks_table,
 )
 from smolctl.report.sections.quantized_verdicts import (
+    lacking,
     ranked_by_loss,
     single_runs,
     verdicts_on_arm,
@@ -49,11 +50,11 @@ KL_COLUMNS = (
 )
 WIDTH_ALONE = (
     "Width alone changes nothing at equal groups: the relative error of a group depends on its "
-    "size and the distribution of its weights, not on the width of the matrix. Only groups that do "
-    "not divide a width differ, "
+    "size and the distribution of its weights, not on the width of the matrix. Where groups do not "
+    "divide a width, "
 )
-KEPT = "by padding or by layers that stay in bf16."
-SHORTER = "by the bytes of a last, shorter group in each row."
+KEPT = "layers stay in bf16."
+SHORTER = "the last one of a row is shorter: it takes more bytes a weight and has a smaller error."
 SPEEDS = {
     "prefill_ratio": ("reads a prompt", "read a prompt"),
     "decode_ratio": ("decodes", "decode"),
@@ -102,17 +103,17 @@ def conclusion(found: Quantized) -> list[str]:
     for arm in found.comparison.others:
         sentences += verdicts_on_arm(base, [pair for pair in found.pairs if pair.arm == arm.name])
     sentences += single_runs(found)
+    sentences += lacking(found)
     sentences += ranked_by_loss(found)
     sentences += unequal_shares(found)
     sentences += byte_sentences(found)
     sentences += quantized_speed_sentences(found) if found.is_full_size else small_scale(found)
     sentences += few_documents(found)
-    tested = [pair for pair in found.pairs if pair.difference and pair.difference.interval]
-    if len(tested) > 1:
+    if sum(bool(pair.difference and pair.difference.interval) for pair in found.pairs) > 1:
         sentences.append(
-            f"The {len(tested)} verdicts on quantization hold together (Bonferroni over "
-            "every configuration of every arm): if quantizing harmed all arms alike, the chance of "
-            "any false verdict would be at most 5 %."
+            "All verdicts on quantization hold together (Bonferroni over every configuration of "
+            "every planned arm): if quantizing harmed all arms alike, the chance of any false "
+            "verdict would be at most 5 %."
         )
     return sentences
 

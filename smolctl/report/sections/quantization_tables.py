@@ -8,6 +8,7 @@ from smolctl.analysis.quantized_ranks import dominated
 from smolctl.analysis.run_metrics import LOSS, mean_and_spread
 from smolctl.report.document import Table
 from smolctl.report.sections.quantized_verdicts import apart, ratio_bounds
+from smolctl.report.verdict_words import verdict_text
 from smolctl.report.wording import bounds_text, interval_text, number, percent_cell
 from smolctl.units import of_total
 
@@ -79,7 +80,7 @@ def pairs_table(found: Quantized) -> Table:
             (
                 pair.arm,
                 pair.name,
-                difference.verdict if difference else "not compared",
+                verdict_text(difference) if difference else "not compared",
                 *(pair_cells(pair) if difference else ["–"] * 4),
                 beside(both, lambda one: plain(one.bytes_per_parameter, 3)),
                 beside(both, lambda one: plain(one.mean("prefill_ratio"), 2)),

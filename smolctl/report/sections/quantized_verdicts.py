@@ -5,13 +5,21 @@ from collections.abc import Sequence
 
 from smolctl.analysis.quantized_arms import KL_MARGIN, Pair, Quantized, percent
 from smolctl.analysis.quantized_ranks import arms_ranked_otherwise, ranked_otherwise
-from smolctl.analysis.verdicts import Verdict
+from smolctl.analysis.verdicts import FEWEST_DOCUMENTS, Missing, Verdict
 from smolctl.report.wording import grouped, interval_words, listed, once, runs_text
 
 # By whether harm is a KL divergence: what the number of a pair is, BASE being the first arm.
 WHAT = {
     True: "each number is its KL divergence over that of BASE",
     False: "each number is the change of its loss minus that of BASE's, in nats/token",
+}
+LACKING = {
+    Missing.SEEDS: "planned runs are missing here, diverged or are lost",
+    Missing.DOCUMENTS: f"there are fewer than {FEWEST_DOCUMENTS} documents",
+    Missing.REGIME: (
+        "an arm is not better than a trigram counted on as many tokens as it was trained on, or "
+        "that is not known"
+    ),
 }
 BETWEEN = {
     True: "the KL divergence over that of BASE is",
@@ -29,6 +37,8 @@ def verdicts_on_arm(base: str, pairs: Sequence[Pair]) -> list[str]:
         if difference is None:
             if not pair.has_unequal_shares:
                 problems.setdefault(pair.problem, []).append(pair.name)
+        elif difference.verdict is Verdict.WITHDRAWN:
+            continue  # said of the whole study
         elif difference.verdict is not Verdict.INCONCLUSIVE:
             sentences.append(decided(base, pair))
         elif difference.interval is not None:
@@ -49,12 +59,26 @@ def verdicts_on_arm(base: str, pairs: Sequence[Pair]) -> list[str]:
     return sentences
 
 
+def lacking(found: Quantized) -> list[str]:
+    """Where there is no verdict whatever the intervals, and what is missing."""
+    names_of: dict[tuple[str, tuple[Missing, ...]], list[str]] = {}
+    for pair in found.pairs:
+        if pair.difference and pair.difference.missing and not pair.has_single_run:
+            names_of.setdefault((pair.arm, pair.difference.missing), []).append(pair.name)
+    return [
+        f"There is no verdict on {arm} at {listed(names)}: "
+        f"{'; '.join(LACKING[one] for one in missing)}."
+        for (arm, missing), names in names_of.items()
+    ]
+
+
 def decided(base: str, pair: Pair) -> str:
     """A verdict with what it stands on."""
     assert pair.difference is not None
-    verdict = f"{pair.arm} quantizes {pair.difference.verdict} than {base}"
+    mark = " (exploratory)" if pair.difference.exploratory else ""
+    verdict = f"{pair.arm} quantizes {pair.difference.verdict}{mark} than {base}"
     if pair.difference.verdict is Verdict.EQUIVALENT:
-        verdict = f"{pair.arm} and {base} are equivalent (within {100 * KL_MARGIN:g} %)"
+        verdict = f"{pair.arm} and {base} are equivalent (within {100 * KL_MARGIN:g} %){mark}"
     ours, theirs = (one.mean("loss_delta") for one in (pair.second, pair.first))
     numbers = (
         f"its loss changes by {ours:+.4f} nats/token, that of {base} by {theirs:+.4f}, a "

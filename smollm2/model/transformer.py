@@ -38,6 +38,10 @@ class Loss(NamedTuple):
 class Embedding(nn.Embedding):
     """A matrix with one row per token: the embedding (and tied head), or an untied head."""
 
+    def reset_parameters(self) -> None:
+        """Leave the weights unset: `SmolLM2.initialize` sets them, and torch's own way of setting
+        those of the meta device loads its compiler, which takes a second."""
+
     def logits(self, h: Tensor) -> Tensor:
         """Logits (..., V) of final hidden states (..., D)."""
         return F.linear(h, self.weight)

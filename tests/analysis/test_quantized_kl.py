@@ -96,18 +96,19 @@ def test_there_is_no_verdict_before_all_planned_runs_are_quantized(plant):
     )
     plan(Path("results/s"), looks=(3, 4))
     (pair,) = found().pairs
-    assert verdict_text(pair.difference) == "inconclusive: seeds"  # the first arm is at its last
-    plant("orig", 3)
-    (pair,) = found().pairs
     assert pair.difference.verdict == "better"
     assert pair.difference.confidence == pytest.approx(0.975)  # for two looks
+    plant("orig", 3, int4_g64=kl(0.1))
+    (pair,) = found().pairs  # one arm at the second look, the other at the first
+    assert verdict_text(pair.difference) == "inconclusive: seeds"
 
 
 def test_the_last_plan_before_the_first_result_counts(plant):
     plant_ratio(plant, 0.8)
     study = Path("results/s")
     ledger = read_ledger(study)
-    more = dataclasses.replace(ledger.plan, seeds=dict.fromkeys(("orig", "pow2"), (0, 1, 2, 3)))
+    seeds = dict.fromkeys(("orig", "pow2"), (0, 1, 2, 3))
+    more = dataclasses.replace(ledger.plan, seeds=seeds, looks=(4,))
     write_ledger(study, dataclasses.replace(ledger, changes=(PlanChange("2000-01-02", 0, more),)))
     assert verdict_text(found().pairs[0].difference) == "inconclusive: seeds"
     less = dataclasses.replace(

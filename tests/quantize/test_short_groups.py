@@ -276,3 +276,17 @@ def test_a_compiled_step_has_the_eager_logits(name, fresh_cache):
     torch.testing.assert_close(compiled.prefill([5, 17, 300]), eager.prefill([5, 17, 300]))
     for token in range(0, 670, 10):
         torch.testing.assert_close(compiled.step(token), eager.step(token), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_in", [33, 36, 40, 100])
+@pytest.mark.parametrize("n_rows", [1, 7, 40])
+def test_int8_rows_that_the_kernel_would_read_beyond_are_dequantized(n_in, n_rows):
+    matrix = Int8(Int8.choose(weight(n_in), None, "rtn"), torch.bfloat16)
+    x = inputs(n_rows, n_in, torch.bfloat16)
+    expected = x.double() @ matrix.weight().double().T
+    assert torch.allclose(matrix(x).double(), expected, rtol=0.02, atol=0.02)
+
+
+def test_a_last_group_of_one_weight_has_a_scale():
+    matrix = Int8(Int8.choose(weight(33), 32, "rtn"), torch.float32)
+    assert torch.allclose(matrix.weight()[:, 32], weight(33)[:, 32].float(), rtol=0.01)

@@ -15,6 +15,8 @@ from smollm2.quantize.shapes import group_size_of
 # From this many rows of x on, dequantizing the matrix and multiplying with that is faster than the
 # kernel (2 cores, AVX-512: benchmarks/README.md); on a GPU the kernels are always used.
 MANY_ROWS = 32
+# The CPU's kernel reads beyond a row whose inputs are no multiple of this, and may crash.
+KERNEL_WIDTH = 16
 
 
 class Int8(TableMatrix):
@@ -61,7 +63,7 @@ class Int8(TableMatrix):
         if self.group_size is not None:
             parts = zip(self.codes.split(CHUNK), self.scales.split(CHUNK), strict=True)
             y = torch.cat([F.linear(flat, self._values(*part)) for part in parts], dim=1)
-        elif x.device.type == "cpu" and len(flat) >= MANY_ROWS:
+        elif x.device.type == "cpu" and (len(flat) >= MANY_ROWS or self.n_in % KERNEL_WIDTH):
             parts = zip(self.codes.split(CHUNK), self.scales.split(CHUNK), strict=True)
             y = torch.cat([F.linear(flat, codes.to(x.dtype)) * s for codes, s in parts], dim=1)
         else:
@@ -108,6 +110,9 @@ def choose_int8(weight_RGg: Tensor) -> tuple[Tensor, Tensor]:
         quantize_affine,
     )
 
+    if weight_RGg.shape[-1] == 1:  # twice the weight: torchao takes groups of one for rows
+        codes, scales = choose_int8(weight_RGg.repeat(1, 1, 2))
+        return codes[:, ::2], scales
     weight, block, limits = weight_RGg.flatten(1), (1, weight_RGg.shape[-1]), (-128, 127)
     scales, zeros = choose_qparams_affine(
         weight, MappingType.SYMMETRIC, block, torch.int8, *limits, eps=1e-9

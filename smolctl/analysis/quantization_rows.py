@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ERRORS = ("loss_delta_stderr", "kl_mean_stderr", "top1_agreement_stderr")  # over documents
+LARGEST_KL = 1e4  # nats/token, far beyond that of any two models
 NUMBERS = tuple(column for column in TABLES["quantize"] if column not in WORDS["quantize"])
+
+
+def problem_in(row: Mapping[str, Any]) -> str:
+    """What cannot be in a row that was measured; empty if nothing is wrong."""
+    if not math.isnan(row["kl_mean"]) and not 0 <= row["kl_mean"] <= LARGEST_KL:
+        return f"with a kl_mean of {row['kl_mean']:g}"
+    if math.isnan(row["loss_delta"]):
+        return "" if math.isnan(row["kl_mean"]) else "with a kl_mean and no loss_delta"
+    lacking = [name for name in ("n", "clusters") if math.isnan(row[name])]
+    return f"with a loss_delta and no {lacking[0]}" if lacking else ""
 
 
 def read_rows(run: TableFolder) -> "pd.DataFrame | None":
@@ -36,6 +47,8 @@ def read_rows(run: TableFolder) -> "pd.DataFrame | None":
             raise UserError(f"{run.name}/quantize.csv has a row without a name or bits.")
         if row["name"] != BF16:
             QuantConfig.of(row["name"])
+        if problem := problem_in(row):
+            raise UserError(f"{run.name}/quantize.csv has a row of {row['name']} {problem}.")
         if row["clusters"] < FEWEST_DOCUMENTS:
             row |= dict.fromkeys(ERRORS, math.nan)
         if row["status"] not in list(Status):

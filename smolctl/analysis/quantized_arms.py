@@ -232,7 +232,7 @@ def not_comparable(first: Configuration, second: Configuration) -> str:
     """See `Pair.problem`."""
     for one in (first, second):
         if one.rows.empty:
-            return f"{one.arm} was not quantized this way"
+            return f"no planned run of {one.arm} was quantized this way"
         if not one.values(LOSS_DELTA):
             why = "; ".join(one.texts("reason"))
             return f"the loss of {one.arm} was not measured" + (f" ({why})" if why else "")

@@ -8,7 +8,7 @@ from smolctl.analysis.comparison import Comparison
 from smolctl.analysis.quantized_configuration import Configuration
 from smolctl.analysis.run_metrics import LOSS
 from smolctl.analysis.study_plan import StudyPlan
-from smolctl.analysis.study_verdicts import lost_results
+from smolctl.analysis.study_verdicts import is_of_first_results, lost_results
 from smolctl.analysis.verdicts import (
     FEWEST_DOCUMENTS,
     Difference,
@@ -50,11 +50,20 @@ def with_conditions(
     superseded."""
     if comparison.superseded is not None:
         return withdrawn_difference(found)
-    found = dataclasses.replace(found, exploratory=binding_plan(comparison) is None)
+    found = dataclasses.replace(found, exploratory=departs(comparison, first, second))
     missing = missing_conditions_of(comparison, first, second)
     if not missing:
         return found
     return dataclasses.replace(found, verdict=Verdict.INCONCLUSIVE, missing=missing)
+
+
+def departs(comparison: Comparison, first: Configuration, second: Configuration) -> bool:
+    """Whether there is no plan, or the runs of an arm are not its first results."""
+    ledger, base = comparison.ledger, comparison.base.name
+    if ledger is None or next(iter(ledger.binding.seeds), None) != base:
+        return True
+    both = (arm for arm in comparison.arms if arm.name in (first.arm, second.arm))
+    return not all(is_of_first_results(arm, ledger) for arm in both)
 
 
 def missing_conditions_of(
@@ -66,16 +75,17 @@ def missing_conditions_of(
     ledger, plan = comparison.ledger, binding_plan(comparison)
     missing = []
     if ledger is not None and plan is not None:
-        counts = []
+        counts, are_all = [], True
         for arm, one in both:
-            planned = set(plan.seeds.get(arm.name, ()))
-            counts.append((len(planned & {*one.seeds, *arm.diverged}), len(planned)))
-        is_lost = any(lost_results(arm, ledger) for arm, _ in both)
-        if is_lost or not is_at_a_look(counts, plan.looks):
+            planned, seen = set(plan.seeds.get(arm.name, ())), {*one.seeds, *arm.diverged}
+            counts.append((len(planned & seen), len(planned)))
+            # Else the runs that are quantized could be chosen by what comes out.
+            are_all = are_all and planned & set(arm.seeds) <= seen and not lost_results(arm, ledger)
+        if not (are_all and is_at_a_look(counts, plan.looks)):
             missing.append(Missing.SEEDS)
     if any(arm.diverged for arm, _ in both):  # survivors alone are compared
         missing.append(Missing.SEEDS)
-    if any(count < FEWEST_DOCUMENTS for _, one in both for count in one.values("clusters")):
+    if not all((one.measured["clusters"] >= FEWEST_DOCUMENTS).all() for _, one in both):
         missing.append(Missing.DOCUMENTS)
     for arm, _ in both:
         trigram = arm.floor("trigram")

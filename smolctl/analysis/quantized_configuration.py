@@ -31,9 +31,14 @@ class Configuration:
         return [float(value) for value in self.rows[column].dropna()]
 
     @property
+    def measured(self) -> "pd.DataFrame":
+        """The rows with a loss."""
+        return self.rows[self.rows[LOSS_DELTA].notna()]
+
+    @property
     def seeds(self) -> list[int]:
         """Of the runs that were measured."""
-        return [int(seed) for seed in self.rows.loc[self.rows[LOSS_DELTA].notna(), "seed"]]
+        return [int(seed) for seed in self.measured["seed"]]
 
     def mean(self, column: str) -> float:
         """The mean over runs; NaN if none has the number."""

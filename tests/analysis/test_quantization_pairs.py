@@ -126,7 +126,7 @@ def test_what_one_arm_lacks_is_reported(plant):
     result = found()
     text = words(result)
     assert "not compared at int4-g128: the loss of orig was not measured (no kernel)." in text
-    assert "not compared at nf4-g64: orig was not quantized this way." in text
+    assert "not compared at nf4-g64: no planned run of orig was quantized this way." in text
     assert "pow2-135m was not quantized: `smolctl quantize pow2-135m --study s`." in text
     assert {pair.arm for pair in result.pairs} == {"pow2"}
     assert ("orig", "int4-g128", "no kernel") in notes_table(result.arms).rows

@@ -8,6 +8,7 @@ import pytest
 from support.planted import FLOORS, delta, found, kl, plan, plant_quantized
 from support.quantized import claim, words
 
+from smolctl.analysis.quantization_rows import read_rows
 from smolctl.analysis.quantized_ranks import (
     Ranking,
     arms_ranked_otherwise,
@@ -18,10 +19,12 @@ from smolctl.analysis.quantized_ranks import (
 from smolctl.analysis.study_plan import PlanChange, read_ledger
 from smolctl.report.figures.quantized import quantized_headline
 from smolctl.report.sections.measured_rows import recommendation
-from smolctl.report.sections.quantization import KEPT, SHORTER, WIDTH_ALONE
+from smolctl.report.sections.quantization import WIDTH_ALONE
 from smolctl.report.sections.quantization_tables import configurations_table, pairs_table
 from smolctl.report.verdict_words import verdict_text
 from smolctl.studies.ledger import write_ledger
+from smollm2.errors import UserError
+from smollm2.runs.run import Run
 
 NOISE = (1 / 1.01, 1.0, 1.01)  # of the KL divergence, by seed
 
@@ -94,13 +97,44 @@ def test_there_is_no_verdict_before_all_planned_runs_are_quantized(plant):
         "There is no verdict on pow2 at int4-g64: planned runs are missing here, diverged or are "
         "lost." in words(found())
     )
+    plant_quantized(Run(Path("results/s/pow2-s3")), int4_g64=kl(0.08))
+    plant("orig", 3, int4_g64=kl(0.1))
     plan(Path("results/s"), looks=(3, 4))
     (pair,) = found().pairs
     assert pair.difference.verdict == "better"
     assert pair.difference.confidence == pytest.approx(0.975)  # for two looks
-    plant("orig", 3, int4_g64=kl(0.1))
-    (pair,) = found().pairs  # one arm at the second look, the other at the first
-    assert verdict_text(pair.difference) == "inconclusive: seeds"
+
+
+def test_runs_cannot_be_chosen_by_what_quantizing_them_gives(plant):
+    """At a look, every finished run counts."""
+    plant_ratio(plant, 0.8)
+    for arm in ("orig", "pow2"):
+        plant(arm, 3)
+    plan(Path("results/s"), looks=(3, 4))
+    assert verdict_text(found().pairs[0].difference) == "inconclusive: seeds"
+
+
+def test_a_verdict_on_results_from_before_the_plan_is_exploratory(plant):
+    plant_ratio(plant, 0.8)
+    study = Path("results/s")
+    write_ledger(study, dataclasses.replace(read_ledger(study), planned_at="2030-01-01"))
+    assert verdict_text(found().pairs[0].difference) == "better (exploratory)"
+    assert "At int4-g64 pow2 quantizes better (exploratory) than orig" in words(found())
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ({"kl_mean": -0.1}, "with a kl_mean of -0.1"),
+        ({"kl_mean": 1e308}, "with a kl_mean of 1e\\+308"),
+        ({"loss_delta": ""}, "with a kl_mean and no loss_delta"),
+        ({"clusters": ""}, "with a loss_delta and no clusters"),
+    ],
+)
+def test_rows_that_cannot_have_been_measured_are_refused(plant, cells, problem):
+    run = plant("orig", 0, int4_g64=kl(0.1) | cells)
+    with pytest.raises(UserError, match=f"has a row of int4-g64 {problem}"):
+        read_rows(run)
 
 
 def test_the_last_plan_before_the_first_result_counts(plant):
@@ -232,11 +266,8 @@ def test_what_width_alone_can_do_comes_first_where_widths_differ(plant):
     run = plant("pow2-135m", 0, int8=kl(0.01))
     protocol = run.manifest["protocol"]
     run.update(protocol=protocol | {"model": protocol["model"] | {"d_ff": 96}})
-    assert words(found()).startswith(f"{WIDTH_ALONE}{SHORTER}\n")
+    assert words(found()).startswith(f"{WIDTH_ALONE}\n")
     assert words(found()).count("Width alone") == 1
-    skipped = "1 × blocks.N.mlp.down.weight: blocks of 64 do not divide its 96 inputs"
-    plant_quantized(run, int8=kl(0.01), nf4_g64=kl(0.1, skipped=skipped))
-    assert words(found()).startswith(f"{WIDTH_ALONE}{KEPT}\n")
 
 
 def test_the_tables_have_the_divergence(plant):
@@ -303,8 +334,8 @@ def test_the_smallest_within_a_divergence_is_recommended(plant):
         "0.05 nats/token."
     )
     assert recommendation(Ranking(run, 0.001)) == (
-        "No configuration of orig-s0 has a KL divergence of at most 0.001 nats/token; the least is "
-        "0.0040, of int8."
+        "None of these configurations of orig-s0 has a KL divergence of at most 0.001 nats/token; "
+        "the least is 0.0040, of int8. Smaller groups, --method gptq and more bits have less."
     )
 
 

@@ -51,10 +51,8 @@ KL_COLUMNS = (
 WIDTH_ALONE = (
     "Width alone changes nothing at equal groups: the relative error of a group depends on its "
     "size and the distribution of its weights, not on the width of the matrix. Where groups do not "
-    "divide a width, "
+    "divide a width, the last one of a row is shorter, or layers stay in bf16."
 )
-KEPT = "layers stay in bf16."
-SHORTER = "the last one of a row is shorter: it takes more bytes a weight and has a smaller error."
 SPEEDS = {
     "prefill_ratio": ("reads a prompt", "read a prompt"),
     "decode_ratio": ("decodes", "decode"),
@@ -122,10 +120,7 @@ def width_alone(found: Quantized) -> list[str]:
     """What can be expected of arms of different widths."""
     models = [arm.protocol.model for arm in found.comparison.arms]
     widths = {frozenset(weight.n_in for weight in weights(model)) for model in models}
-    if len(widths) == 1:
-        return []
-    configurations = (one for by_name in found.arms.values() for one in by_name.values())
-    return [WIDTH_ALONE + (KEPT if any(map(has_undivided, configurations)) else SHORTER)]
+    return [WIDTH_ALONE] if len(widths) > 1 else []
 
 
 def has_undivided(one: Configuration) -> bool:

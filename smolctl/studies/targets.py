@@ -19,8 +19,12 @@ from smollm2.runs.run import Run, list_runs, open_run_at
 
 
 def comparison_command(run: Run) -> str:
-    """The command that compares another arm of the run's study with its own; empty without one."""
+    """The command that compares a run with what it began as, or another arm of its study with its
+    own; empty without one."""
     results = results_of(run)
+    if start := run.manifest["started_from"]:
+        base = str(start).rpartition("@")[0] or str(start)
+        return command("compare", base, run.name, study=run.study, results=results)
     runs, _ = list_runs(results, run.study)
     arms = (one.arm for one in runs if one.is_finished and one.role is Role.FINAL)
     other = next((arm for arm in arms if arm != run.arm), None)

@@ -50,8 +50,8 @@ def answers_in(contents: Iterable[bytes], n: int) -> tuple[list[str], Answers]:
 
     Raises:
         ValueError, KeyError: they are no such files; or a question has different numbers of choices
-            in two columns, a log-likelihood that is NaN, or a right answer that is none of the
-            choices or has no bytes.
+            in two columns, a log-likelihood that is not finite, or a right answer that is none of
+            the choices or has no bytes.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -73,8 +73,8 @@ def answers_in(contents: Iterable[bytes], n: int) -> tuple[list[str], Answers]:
     for name, missing in PER_CHOICE.items():
         columns[name] = np.full(is_choice.shape, missing)
         columns[name][is_choice] = cells[name].flatten().cast(pa.float64()).to_numpy()
-    if np.isnan(columns["log_likelihoods"]).any():
-        raise ValueError("a log-likelihood is not a number")
+    if not np.isfinite(columns["log_likelihoods"][is_choice]).all():
+        raise ValueError("a log-likelihood is not finite")
     if not np.all(columns["n_bytes"][np.arange(len(gold)), gold] > 0):
         raise ValueError("a right answer has no bytes")
     return table["question"].to_pylist(), Answers(gold, **columns)

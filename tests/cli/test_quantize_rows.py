@@ -60,7 +60,9 @@ def test_json_says_which_configuration_to_take(capsys, run):
     out, _ = printed(capsys, *ARGUMENTS, "--max-kl", "1e-12", "--json")
     assert json.loads(out)["recommended"] == {"run": None}
     out, _ = printed(capsys, *ARGUMENTS, "--max-kl", "1e-12")
-    assert "No configuration of run has a KL divergence of at most 1e-12 nats/token" in out
+    assert (
+        "None of these configurations of run has a KL divergence of at most 1e-12 nats/token" in out
+    )
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan"])

@@ -118,6 +118,9 @@ def spread_out(sizes: list[int]) -> list[int]:
     return kept
 
 
+FEW_VALIDATIONS = 3  # all of which are shown
+
+
 def end_range(curves: "Iterable[Columns]", ends: Iterable[float]) -> tuple[float, float]:
     """Limits in which the later part of the curves is seen well, and all of `ends`.
 
@@ -127,6 +130,8 @@ def end_range(curves: "Iterable[Columns]", ends: Iterable[float]) -> tuple[float
     for curve in curves:
         steps, losses = curve["step"], curve["loss"]
         late = losses[steps >= 0.1 * steps[-1]]
+        if len(losses) <= FEW_VALIDATIONS:
+            seen += losses.tolist()
         seen += [late.min(), np.percentile(late, 90), late[-1]]
     margin = 0.05 * (max(seen) - min(seen)) or 0.1
     return min(seen) - margin, max(seen) + margin

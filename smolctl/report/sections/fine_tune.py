@@ -9,6 +9,7 @@ from smolctl.analysis.checkpoint_pair import (
     TextChange,
     TextRole,
     compare_checkpoints,
+    started_from,
 )
 from smolctl.analysis.paired_scores import ScoredModel
 from smolctl.analysis.run_metrics import siblings
@@ -29,23 +30,27 @@ AGAINST_BASE, TWO = "Against the base model", "Two checkpoints"
 
 
 def fine_tune_section(evidence: Evidence) -> Section | None:
-    """Each run of the first study that began as an imported model, against that model; of exported
-    weights that run alone."""
+    """Each run of the first study that began as an imported model, against that model; a run that
+    began as another one against that, where no arms are compared; of exported weights that run
+    alone."""
+    if evidence.exported:
+        return against_base([evidence.exported])
     runs = [finished.run for finished in evidence.main.runs]
-    return against_base([evidence.exported] if evidence.exported else runs)
+    return against_base(run for run in runs if run.origin or not evidence.main.others)
 
 
 def against_base(runs: Iterable[Run]) -> Section | None:
-    """Those of the runs that began as an imported model, against it."""
-    found = [against_base_of(run) for run in runs if run.origin and not run.is_imported]
+    """Those of the runs that began as an imported model or another run, against it."""
+    started = (run for run in runs if not run.is_imported)
+    found = [against_base_of(run) for run in started if run.origin or run.manifest["started_from"]]
     if len(found) < 2:
         return found[0] if found else None
     return section(AGAINST_BASE, [], found)
 
 
 def against_base_of(run: Run) -> Section:
-    """A run against the imported model that it began as, or how to compare the two."""
-    found = (one for one in siblings(run) if one.is_imported and one.origin == run.origin)
+    """A run against the model that it began as, or how to compare the two."""
+    found = (one for one in siblings(run) if is_base_of(one, run))
     base, why = next(found, None), "They were not scored on the same text or tasks yet."
     if base is not None:
         first, second = (ScoredModel(one.name, one, one) for one in (base, run))
@@ -56,17 +61,25 @@ def against_base_of(run: Run) -> Section:
         else:
             if pair.texts or pair.tasks:
                 return pair_section(pair)
-    words = ("compare", base.name if base else str(run.origin), run.name)
+    start = str(run.origin or run.manifest["started_from"])
+    words = ("compare", base.name if base else start, run.name)
     typed = command(*words, study=run.study, results=results_of(run))
     return Section(
         AGAINST_BASE,
         (
             paragraph(
-                f"{run.name} began as `{run.origin}`. {why} `{typed}` scores both, and says what "
+                f"{run.name} began as `{start}`. {why} `{typed}` scores both, and says what "
                 "was gained on the new text and forgotten of the old."
             ),
         ),
     )
+
+
+def is_base_of(one: Run, run: Run) -> bool:
+    """Whether a run began as this imported model, or as the final weights of this run."""
+    if run.origin:
+        return one.is_imported and one.origin == run.origin
+    return started_from(run, one)
 
 
 def pair_section(pair: CheckpointPair) -> Section:

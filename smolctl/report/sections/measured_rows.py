@@ -80,6 +80,7 @@ def recommendation(ranking: Ranking) -> str:
     if closest is None:
         return ""
     return (
-        f"No configuration of {name} has {within}; the least is "
-        f"{closest.mean('kl_mean'):.4f}, of {closest.name}."
+        f"None of these configurations of {name} has {within}; the least is "
+        f"{closest.mean('kl_mean'):.4f}, of {closest.name}. Smaller groups, --method gptq and more "
+        "bits have less."
     )

@@ -156,9 +156,11 @@ def test_each_method_leaves_less_error_than_the_one_before(n_in, group_size):
 def test_no_weight_is_further_off_than_half_a_step_of_its_own_group(n_in, size, seed):
     w = weight(n_in, 3, seed)
     plain = Int4.choose(w, size, "rtn")
-    step = plain["scales"].float()[:, torch.arange(n_in) // size]
-    # Scale and zero point are rounded to bf16, 2^-8 of values up to 16 steps.
-    assert ((by_hand(plain, size) - w).abs() <= step * (0.5 + 16 * 2**-7)).all()
+    groups = torch.arange(n_in) // size
+    step, zero = (plain[name].float()[:, groups] for name in ("scales", "zeros"))
+    # Scale and zero point are rounded to bf16, by 2^-8 of up to 16 steps and of the zero point.
+    rounding = 2**-8 * (16 * step + zero.abs())
+    assert ((by_hand(plain, size) - w).abs() <= 0.5 * step + 2 * rounding).all()
 
 
 def test_odd_inputs_are_refused():

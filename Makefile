@@ -18,7 +18,7 @@ demo: install
 	@echo
 	@echo "Made: a study of two runs each of three arms and a control, its model card and figures in"
 	@echo "results/demo; look at results/demo/card.html. orig-again is orig once more on the same data: any"
-	@echo "difference between them is chance. 50 steps show that it works, not which model is better."
+	@echo "difference between them is chance. 40 steps show that it works, not which model is better."
 	@echo "Next: $(BIN)/smolctl train --variant pow2 --scale nano --steps 300 --data YOUR_TEXT"
 
 # One process per core, each with one thread: the models of the tests are too small for more.

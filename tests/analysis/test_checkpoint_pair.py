@@ -16,6 +16,8 @@ from smolctl.analysis.checkpoint_pair import (
 )
 from smolctl.analysis.paired_scores import ScoredModel
 from smolctl.analysis.verdicts import Missing, Verdict
+from smolctl.report.sections.fine_tune import against_base
+from smolctl.studies.targets import comparison_command
 from smollm2.runs.run import Run
 
 BEFORE = [3.0, 3.2, 2.9, 3.5, 3.1, 3.3, 2.8, 3.4]
@@ -243,3 +245,15 @@ def test_a_run_started_from_the_run_or_the_model_that_its_manifest_names(runs):
     for start, is_start in (("base-s0", True), ("base-s0@5", True), ("base", False), (None, False)):
         tuned.update(started_from=start)
         assert started_from(tuned, base) is is_start
+
+
+def test_a_run_that_began_as_another_is_shown_against_it(runs):
+    base, tuned = runs
+    command = "smolctl compare base-s0 tuned-s0 --study s"
+    assert comparison_command(tuned) == command
+    assert f"`{command}` scores both" in repr(against_base([tuned]))
+    for run, losses in zip(runs, (BEFORE, AFTER), strict=True):
+        plant_text(run, losses)
+    shown = repr(against_base([base, tuned]))
+    assert "tuned-s0 against base-s0, whose weights it started from" in shown
+    assert against_base([base]) is None

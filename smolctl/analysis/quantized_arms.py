@@ -249,6 +249,9 @@ def not_comparable(first: Configuration, second: Configuration) -> str:
             f"without the embedding a parameter of {second.arm} takes {ours:.3f} bytes, "
             f"{'more' if ours > theirs else 'fewer'} than the {theirs:.3f} of {first.arm}"
         )
+    texts = {text for one in (first, second) for text in one.texts("calibration")}
+    if len(texts) > 1:  # unknown of older versions
+        return f"they were calibrated on different text ({'; '.join(sorted(texts))})"
     conditions = {c for one in (first, second) for c in one.conditions(SAME_TEXT, LOSS_DELTA)}
     if len(conditions) > 1:
         return "they were measured on different text, windows, dtypes or devices"

@@ -172,6 +172,7 @@ class Quantizer:
         target = scorer.load()
         row |= {
             "status": Status.OK,
+            "calibration": " and ".join(calibration),
             "quantized_share": quantized_share(target.model),
             "skipped": state.summary,
             **sizes(target.model, state, saved.path / "model.safetensors"),

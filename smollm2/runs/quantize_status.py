@@ -1,5 +1,5 @@
-"""The columns of quantize.csv that older versions lack: the outcome of a configuration, and how
-faithful it is to the model as trained."""
+"""The columns of quantize.csv that older versions lack: the outcome of a configuration, how
+faithful it is to the model as trained, and the text that calibrated it."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from enum import StrEnum
 FIDELITY = (
     "kl_mean", "kl_mean_stderr", "kl_p99", "top1_agreement", "top1_agreement_stderr", "context",
 )  # fmt: skip
+CALIBRATION = ("calibration",)
 NO_LAYER_REASON = "No layer can be quantized"  # how the reason began before there was a status
 
 
@@ -36,16 +37,23 @@ def with_status(text: str) -> str:
     return out.getvalue()
 
 
-def with_fidelity(text: str) -> str:
-    """The text of a quantize.csv with the columns `FIDELITY`, empty where a file lacks them all."""
+def with_later_columns(text: str) -> str:
+    """The text of a quantize.csv with the columns that came later, empty where a file lacks all of
+    those that came together."""
+    return with_empty(with_empty(text, FIDELITY, "n"), CALIBRATION, "dtype")
+
+
+def with_empty(text: str, columns: tuple[str, ...], after: str) -> str:
+    """The text of a quantize.csv with empty columns before the column `after`, if it has none of
+    them."""
     header, *rows = list(csv.reader(io.StringIO(text))) or [[]]
-    if set(FIDELITY) & set(header) or not {"loss", "n"} <= set(header):
+    if set(columns) & set(header) or not {"loss", after} <= set(header):
         return text
-    place = header.index("n")
+    place = header.index(after)
     for row in rows:
         if len(row) == len(header):  # as above
-            row[place:place] = [""] * len(FIDELITY)
-    header[place:place] = FIDELITY
+            row[place:place] = [""] * len(columns)
+    header[place:place] = columns
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([header, *rows])
     return out.getvalue()

@@ -12,7 +12,12 @@ from smollm2.errors import UserError
 from smollm2.files import append, replace_file
 from smollm2.parse import decoded, read_file, why_not
 from smollm2.runs.conditions import CONDITIONS, upgraded
-from smollm2.runs.quantize_status import FIDELITY, with_fidelity, with_status
+from smollm2.runs.quantize_status import (
+    CALIBRATION,
+    FIDELITY,
+    with_later_columns,
+    with_status,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,8 +53,9 @@ TABLES: dict[str, tuple[str, ...]] = {
         "skipped", "memory_bytes", "disk_bytes", "memory_bytes_without_embedding",
         "disk_bytes_without_embedding", "loss", "loss_delta", "loss_delta_stderr", *FIDELITY, "n",
         "clusters", "prefill_tokens_per_second", "decode_tokens_per_second", "prefill_ratio",
-        "decode_ratio", "compiled_decode_tokens_per_second", "compiled_decode_ratio", "dtype",
-        "device", "device_name", "threads", "fingerprint", "status", "reason",
+        "decode_ratio", "compiled_decode_tokens_per_second", "compiled_decode_ratio",
+        *CALIBRATION, "dtype", "device", "device_name", "threads", "fingerprint", "status",
+        "reason",
     ),
     # Of a study, not of a run: see `speed_table`.
     "speed": (
@@ -63,8 +69,8 @@ TABLES: dict[str, tuple[str, ...]] = {
 WORDS: dict[str, tuple[str, ...]] = {
     "eval": ("task", "metric", "suite", "split", "dtype", "device", "fingerprint", "items"),
     "quantize": (
-        "name", "backend", "method", "skipped", "dtype", "device", "device_name", "fingerprint",
-        "status", "reason",
+        "name", "backend", "method", "skipped", *CALIBRATION, "dtype", "device", "device_name",
+        "fingerprint", "status", "reason",
     ),
 }  # fmt: skip
 # The columns of counts, which are never empty.
@@ -264,6 +270,6 @@ def current_text(table: str, text: str, name: str) -> str:
     if table == "eval":
         return upgraded(text, name)
     try:
-        return with_fidelity(with_status(text)) if table == "quantize" else text
+        return with_later_columns(with_status(text)) if table == "quantize" else text
     except csv.Error as error:
         raise UserError(f"{name} cannot be read: {error}.") from None

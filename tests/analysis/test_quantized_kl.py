@@ -137,6 +137,15 @@ def test_rows_that_cannot_have_been_measured_are_refused(plant, cells, problem):
         read_rows(run)
 
 
+def test_arms_that_other_texts_calibrated_are_not_compared(plant):
+    for seed, noise in enumerate(NOISE):
+        plant("orig", seed, int4_g64=kl(0.1 * noise, calibration="a"), int8=kl(0.01))
+        plant("pow2", seed, int4_g64=kl(0.05 / noise, calibration="b"), int8=kl(0.01))
+    eight, four = found().pairs
+    assert eight.difference is not None
+    assert four.problem == "they were calibrated on different text (a; b)"
+
+
 def test_the_last_plan_before_the_first_result_counts(plant):
     plant_ratio(plant, 0.8)
     study = Path("results/s")

@@ -6,7 +6,7 @@ from smolctl.analysis.quantization_rows import read_rows
 from smolctl.studies.quantizer import missing
 from smollm2.errors import UserError
 from smollm2.quantize.quant_config import QuantConfig
-from smollm2.runs.quantize_status import FIDELITY, with_fidelity, with_status
+from smollm2.runs.quantize_status import FIDELITY, with_later_columns, with_status
 from smollm2.runs.tables import TABLES, TableFolder
 
 HEADER = [column for column in TABLES["quantize"] if column not in ("status", *FIDELITY)]
@@ -63,7 +63,7 @@ def test_an_old_file_has_no_fidelity(old):
 
 def test_a_file_with_some_of_the_columns_of_fidelity_is_damaged(old):
     text = "name,loss,kl_mean,n,status,reason\nint8,3.5,0.1,8,ok,\n"
-    assert with_fidelity(text) == text
+    assert with_later_columns(text) == text
     (old.path / "quantize.csv").write_text(text)
     with pytest.raises(UserError, match="lacks the column"):
         read_rows(old)

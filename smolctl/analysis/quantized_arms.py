@@ -40,8 +40,6 @@ SAME_SPEED = ("dtype", "device_name", "threads")
 SAME_SHARE = 0.01
 SAME_BYTES = 0.01  # of bytes per parameter, the relative difference that counts as none
 KL_MARGIN = 0.1  # KL divergences that differ by less than this share are equivalent
-
-
 UNTESTED = "untested (one run per arm)"
 
 
@@ -193,13 +191,15 @@ class Quantized:
             if name in self.arms[base] or name in self.arms[other]
         ]
         compared = {(pair.arm, pair.name): pair for pair in pairs if not pair.problem}
+        comparisons, looks = family(self.comparison, self.names)
         found = differences_of_pairs(
             {
                 key: (pair.first.harm(pair.is_by_kl), pair.second.harm(pair.is_by_kl))
                 for key, pair in compared.items()
             },
             {key: math.log1p(KL_MARGIN) for key, pair in compared.items() if pair.is_by_kl},
-            *family(self.comparison, self.names),
+            comparisons=comparisons,
+            looks=looks,
         )
         judged = {
             key: with_conditions(self.comparison, pair.first, pair.second, found[key])

@@ -1,5 +1,6 @@
 """A model in a GGUF file, as llama.cpp and programs built on it read them."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from smollm2.model.config import ModelConfig
 from smollm2.model.transformer import SmolLM2
 
 ROPE_FACTORS = "rope_freqs.weight"
+WHOLE = ("F32", "F16", "BF16", "F64")  # types that are not quantized
 HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -39,6 +41,16 @@ class GgufSource(Source):
     @cached_property
     def fingerprint(self) -> str:
         return checksum(self.file.path)[:16]
+
+    @property
+    def grid(self) -> str | None:
+        """See `Source`: the type of most weights of its matrices."""
+        weights: dict[str, int] = {}
+        for name, place in self.file.tensors.items():
+            if is_large(name, place) and place.kind.name not in WHOLE:
+                kind = place.kind.name
+                weights[kind] = weights.get(kind, 0) + math.prod(place.shape)
+        return max(weights, key=weights.__getitem__) if weights else None
 
     def read_state(self) -> dict[str, Tensor]:
         """See `Source`. Quantized weights become float32; 16 bits are kept where no weight has

@@ -47,6 +47,11 @@ class Source(ABC):
         """16 hex digits of SHA-256 over all files that are read."""
 
     @property
+    def grid(self) -> str | None:
+        """The type in which its matrices were quantized, such as Q4_1; None if they were not."""
+        return None
+
+    @property
     def older_fingerprint(self) -> str | None:
         """The fingerprint by versions that did not keep the settings of text, if there are any."""
         return None
@@ -114,6 +119,7 @@ def import_run(results: Path, study: str, name: str, source: Source) -> Run:
             "fingerprint": source.fingerprint,
             "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
             "dtype": dtype,
+            "grid": source.grid,
             "bos_token_id": source.bounds.begin,
             "eos_token_id": list(source.bounds.ends),
             "pad_token_id": source.bounds.pad,

@@ -131,6 +131,7 @@ LATER: dict[str, Check] = {
     "failed_at": optional(is_time),
     "bounds": is_table,
     "diverged": is_truth,
+    "source.grid": optional(is_text),
     "matmul_flops_per_second": optional(is_positive),
     "floors": optional(are_floors),
     "texts": are_texts,
@@ -162,7 +163,7 @@ def wrong_field(manifest: Mapping[str, Any], *, is_imported: bool) -> str | None
     """What is wrong with the first field of a wrong type, as a sentence without its period; None if
     none is."""
     fields = FIELDS | (SOURCE if is_imported else TRAINED)
-    fields |= {name: check for name, check in LATER.items() if name in manifest}
+    fields |= {name: check for name, check in LATER.items() if has(manifest, name)}
     for name, is_right in fields.items():
         *folders, last = name.split(".")
         inner: Any = manifest
@@ -174,6 +175,13 @@ def wrong_field(manifest: Mapping[str, Any], *, is_imported: bool) -> str | None
         if not is_right(inner[last]):
             return f"its {name} is {value_text(inner[last])}"
     return None
+
+
+def has(manifest: Mapping[str, Any], name: str) -> bool:
+    """Whether a manifest has a field, such as `diverged` or `source.grid`."""
+    folder, _, last = name.rpartition(".")
+    inner = manifest.get(folder) if folder else manifest
+    return isinstance(inner, Mapping) and last in inner
 
 
 def value_text(value: Any) -> str:

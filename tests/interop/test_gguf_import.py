@@ -101,7 +101,9 @@ def test_every_type_that_the_package_reads_is_imported(tmp_path, tokens, kind):
         data = rng.integers(0, 256, (rows, columns // block * n_bytes), np.uint8) & 0xBF
         part.kind, part.content = int(kind), data.tobytes()
         expected[name] = torch.from_numpy(dequantize(data, kind).astype(np.float32))
-    state = open_gguf(parts.write(tmp_path / "n.gguf"), "./n.gguf").read_state()
+    source = open_gguf(parts.write(tmp_path / "n.gguf"), "./n.gguf")
+    assert source.grid == (None if kind.name in ("F64", "F32", "F16", "BF16") else kind.name)
+    state = source.read_state()
     assert state["embed.weight"].dtype == HALVES.get(kind.name.lower(), torch.float32)
     heads = {"q": WIDE.n_heads, "k": WIDE.n_kv_heads, "v": None}
     qkv = [

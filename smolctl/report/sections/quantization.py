@@ -4,6 +4,7 @@ speed beside it."""
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 from smolctl.analysis.quantized_arms import (
     BF16,
@@ -34,6 +35,9 @@ from smolctl.report.sections.quantized_verdicts import (
 from smolctl.report.wording import by_value, grouped, listed, once
 from smollm2.quantize.dimensions import weights
 from smollm2.runs.conditions import FEW_DOCUMENTS, FEWEST_DOCUMENTS
+
+if TYPE_CHECKING:
+    from smollm2.runs.run import Run
 
 # Tokens per parameter up to which more tokens pay as much as more parameters (Hoffmann et al. 2022,
 # arXiv:2203.15556). What quantizing changes grows with them (Kumar et al. 2024, arXiv:2411.04330),
@@ -87,8 +91,10 @@ def quantization_section(evidence: Evidence) -> Section | None:
 
 def conclusion(found: Quantized) -> list[str]:
     """Sentences on the arms against the first; an imported model is compared with none."""
-    if not found.is_measured or found.comparison.base.runs[0].run.is_imported:
-        return ranked_by_loss(found) + few_documents(found)
+    if not found.is_measured:
+        return []
+    if (run := found.comparison.base.runs[0].run).is_imported:
+        return on_a_grid(run) + ranked_by_loss(found) + few_documents(found)
     sentences = not_quantized(found)
     if not found.is_judged:
         return [
@@ -114,6 +120,18 @@ def conclusion(found: Quantized) -> list[str]:
             "verdict would be at most 5 %."
         )
     return sentences
+
+
+def on_a_grid(run: "Run") -> list[str]:
+    """A warning that the weights of an imported model were quantized before."""
+    grid = run.manifest["source"].get("grid")
+    if grid is None:
+        return []
+    return [
+        f"{run.manifest['source']['name']} has its weights in {grid}: they lie on a grid already, "
+        "and a format with the same one changes next to nothing. How well the model in 16 bits "
+        "would be quantized, these numbers do not say."
+    ]
 
 
 def width_alone(found: Quantized) -> list[str]:

@@ -48,7 +48,10 @@ def calibration_text(
     """
     seq_len = judged.shape[1]
     if source is not None:
-        tokens = tokens_from(source, tokenizer, data.end_of_text, CALIBRATION_TOKENS)
+        try:
+            tokens = tokens_from(source, tokenizer, data.end_of_text, CALIBRATION_TOKENS)
+        except UserError as error:
+            raise UserError(f"--calibration {source_name(source)}: {error}") from None
         if shares_text(tokens, judged):
             raise UserError(
                 f"--calibration {source_name(source)} has a part of the text on which the "

@@ -8,6 +8,7 @@ from smolctl.studies.import_model import start_of
 from smolctl.studies.start import Start, starting_point
 from smolctl.studies.targets import require_new
 from smolctl.studies.tokens import is_gone, prepared, tokens_again, tokens_of, trained_on
+from smolctl.talk import say
 from smollm2.data import TokenData
 from smollm2.errors import UserError
 from smollm2.model.config import replace_fields, split_setting
@@ -132,10 +133,21 @@ def plan_run(
         )
     if start is not None:
         start.require_same_tokens(data)
+        note_rate(start, asked, draft)
     resolved = draft.on(data)
     weights = f"{start.label} {start.checkpoint.sha256}" if start else None
     name = name or new(default_run_name(config, resolved, weights))
     return NewRun(results, study, name, config, resolved, data, start, keep_steps)
+
+
+def note_rate(start: Start, asked: dict[str, Any], draft: ResolvedConfig) -> None:
+    """Say it if trained weights are to start at the peak rate that is the default of new ones."""
+    names = [setting.partition("=")[0] for setting in asked.get("settings", ())]
+    if not start.is_continued and "lr" not in (*asked, *names):
+        say(
+            f"Trained weights start at the peak rate of new ones, {draft.recipe.lr:g}. With a "
+            "lower --lr they change, and forget, less."
+        )
 
 
 def order_of(trunk: Run, asked: dict[str, Any]) -> dict[str, Any]:

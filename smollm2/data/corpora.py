@@ -84,7 +84,7 @@ def _existing_kind(source: str) -> CorpusKind:
         known = ", ".join(each.spelling for each in CORPORA.values())
         raise UserError(
             f"There is no file or folder {source!r}.{did_you_mean(path.name, near)} "
-            f"A corpus is one of {known}. `data=builtin` is on every machine."
+            f"A corpus is one of {known}; builtin is on every machine."
         )
     return kind
 

@@ -146,7 +146,8 @@ def open_quantized(run: Run, name: str) -> QuantizedModel:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError) and not isinstance(error, Unreadable):
             raise
-        raise UserError(f"{label} is missing or damaged ({error}); {again}.") from None
+        why = f"its model.json has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{label} is missing or damaged ({why}); {again}.") from None
     if not is_whole:
         raise UserError(f"{label} is damaged (its checksum does not hold); {again}.")
     if final_weights(run).sha256 != weights:

@@ -25,6 +25,7 @@ NAME_BYTES = 120  # of NAME; a file system takes 255 in all
 HOUR = 3600.0
 WEEK = 7 * 24 * HOUR
 MACHINE_ID = Path("/etc/machine-id")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # Linux's number of the one outside all containers
 
 
@@ -39,7 +40,8 @@ def clear_leftovers(folder: Path, name: str | None = None) -> list[str]:
     """Delete the temporary files and folders in `folder` whose process is dead; returns the NAMEs
     of the deleted ones.
 
-    Those of other hosts stay for a week. What cannot be deleted stays as well.
+    Those of other hosts stay for a week, and for an hour those of this one before it was started
+    again, as a copy of it may be running. What cannot be deleted stays as well.
 
     Args:
         name: of the only file whose temporaries of older versions are deleted too; None if the
@@ -61,7 +63,8 @@ def leftover(path: Path) -> "re.Match[str] | None":
     """The parts of the name of a temporary whose process is dead; None for anything else."""
     if found := TEMPORARY.fullmatch(path.name):
         if found["host"] != host():
-            return found if is_unchanged_for(WEEK, path) else None
+            was_here = re.fullmatch(host().replace(boot(), "[0-9a-f]{8}"), found["host"])
+            return found if is_unchanged_for(HOUR if was_here else WEEK, path) else None
         return None if is_running(int(found["pid"]), int(found["start"])) else found
     if found := OLD_TEMPORARY.fullmatch(path.name):
         return None if is_running(int(found["pid"])) else found
@@ -98,15 +101,29 @@ def started(pid: int) -> int | None:
 
 @cache
 def host() -> str:
-    """The name of the machine, with a hash of its id, as clones share a name, and with the number
-    of the container: process numbers are its own."""
+    """The name of the machine, with hashes of its id and its start, as clones share a name or even
+    an id, and with the number of the container: process numbers are its own."""
     parts = [re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:40] or "host"]
     with contextlib.suppress(OSError):  # there is an id on Linux only
-        parts.append(hashlib.sha256(MACHINE_ID.read_bytes()).hexdigest()[:8])
+        parts.append(short_hash(MACHINE_ID))
+    parts.append(boot())
     with contextlib.suppress(OSError):
         namespace = os.stat("/proc/self/ns/pid").st_ino
         parts += [] if namespace == FIRST_PID_NAMESPACE else [str(namespace)]
     return "-".join(parts)
+
+
+def boot() -> str:
+    """A hash of the id that the system has taken at its start; zeros where it takes none."""
+    try:
+        return short_hash(BOOT_ID)
+    except OSError:
+        return "0" * 8
+
+
+def short_hash(path: Path) -> str:
+    """The beginning of a hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 
 def is_unchanged_for(seconds: float, path: Path) -> bool:

@@ -120,8 +120,10 @@ class Comparison:
 
     @property
     def has_speed(self) -> bool:
-        """Whether the runs measure speed: full size, each alone, and all on one machine."""
-        is_alone = all(finished.run.at_once == 1 for finished in self.runs)
+        """Whether the runs measure speed: full size, each alone and in one process, and all on one
+        machine."""
+        runs = [finished.run for finished in self.runs]
+        is_alone = all(run.at_once == 1 and run.processes == [1] for run in runs)
         return self.scale == "full" and len(self.machines) == 1 and is_alone
 
     @cached_property

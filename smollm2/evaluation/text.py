@@ -82,7 +82,7 @@ class HeldOut:
         return Estimate(value, self.loss.stderr and value * self.loss.stderr)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode, FSDP would gather weights that cannot be trained afterwards
 def score_text(
     model: SmolLM2,
     data: "TokenData",

@@ -128,6 +128,8 @@ LATER: dict[str, Check] = {
     "started_from_sha256": optional(is_text),
     "origin": optional(is_text),
     "at_once": is_count,
+    "processes": is_steps,
+    "parallel": one_of("fsdp"),
     "failed_at": optional(is_time),
     "bounds": is_table,
     "diverged": is_truth,

@@ -138,6 +138,11 @@ class Run(TableFolder):
         return int(self.manifest.get("at_once", 1))
 
     @property
+    def processes(self) -> list[int]:
+        """How many processes trained it together; several numbers if it was continued by others."""
+        return list(self.manifest.get("processes", [1]))
+
+    @property
     def is_being_written(self) -> bool:
         """Whether a process holds the run's lock."""
         return self._is_held(LOCK_SECONDS)

@@ -18,7 +18,7 @@ from smollm2.device import (
     synchronize,
 )
 from smollm2.errors import RunBusy, RunError
-from smollm2.evaluation.text import TextScore, held_out, score_text
+from smollm2.evaluation.text import TextScore, held_out
 from smollm2.model.moe import Routing
 from smollm2.runs.manifest import RunState, now
 from smollm2.runs.manifest_types import LONGEST
@@ -28,10 +28,13 @@ from smollm2.training.active_clock import ActiveClock
 from smollm2.training.failures import NoMemory, as_run_error
 from smollm2.training.final_scores import final_text, floors_of, record_final, windows_of
 from smollm2.training.memory import TooLarge
+from smollm2.training.parallel import Leader
 from smollm2.training.trainer import NotFinite, Trainer
+from smollm2.training.world import ProcessLost
 
 if TYPE_CHECKING:
     from smollm2.data import TokenData
+    from smollm2.training.world import World
 
 # The first steps after a start warm up allocators and compile; they are not timed.
 UNTIMED_STEPS = 2
@@ -74,6 +77,7 @@ def train(
     checkpoint_every: int | None = None,
     keep_steps: frozenset[int] = frozenset(),
     at_once: int = 1,
+    world: "World | None" = None,
 ) -> None:
     """Train `run` from its newest checkpoint, or its first step, to its end.
 
@@ -85,6 +89,7 @@ def train(
             are kept while running.
         keep_steps: checkpoints to keep permanently, in addition to those of earlier calls.
         at_once: how many runs the caller has the machine train at the same time.
+        world: the processes that train it together; this is the first, and the others `follow`.
 
     Raises:
         Stopped: the observer asked for it; the state is saved.
@@ -92,13 +97,17 @@ def train(
         RunError: the loss is not finite, the disk cannot be written or memory does not suffice. The
             last good checkpoint is unharmed, and the manifest says what happened. A run that never
             fitted into memory is removed.
+        ProcessLost: another process has ended or does not answer; the run counts as interrupted.
     """
     try:
-        train_alone(run, data, observer, checkpoint_every, keep_steps, at_once)
+        train_alone(run, data, observer, checkpoint_every, keep_steps, at_once, world)
     except (NoMemory, TooLarge):
         if not any((run.path / f"{table}.csv").exists() for table in STEP_TABLES):
             run.remove()  # frees its name for a model that fits
         raise
+    finally:
+        if world:
+            world.release()
 
 
 def train_alone(
@@ -108,6 +117,7 @@ def train_alone(
     checkpoint_every: int | None,
     keep_steps: frozenset[int],
     at_once: int,
+    world: "World | None",
 ) -> None:
     """`train` while holding the run's lock."""
     known = run.failed_at
@@ -119,11 +129,15 @@ def train_alone(
             raise RunBusy(f"Run {run.name!r} has just failed in another process.")
         try:
             with ActiveClock() as clock:
-                loop = Loop(run, data, observer, checkpoint_every, keep_steps, clock, at_once)
+                loop = Loop(
+                    run, data, observer, checkpoint_every, keep_steps, clock, at_once, world
+                )
                 loop.run_to_end()
         except Stopped:
             with contextlib.suppress(OSError):  # the run then counts as interrupted
                 run.update(state=RunState.STOPPED)
+            raise
+        except ProcessLost:
             raise
         except Exception as error:
             failure = as_run_error(run, error)
@@ -151,19 +165,22 @@ class Loop:
         keep_steps: frozenset[int],
         clock: ActiveClock,
         at_once: int,
+        world: "World | None",
     ) -> None:
-        self.run, self.observer, self.clock = run, observer, clock
+        self.run, self.observer, self.clock, self.world = run, observer, clock, world
         self.protocol = run.protocol
         self.checkpoint_every = checkpoint_every
         self.keep_steps = keep_steps | set(run.manifest["keep_steps"])
         self.saved_at = time.monotonic()
         resolve_device(self.protocol.device)  # a run may have come from another machine
         reset_peak_memory(self.protocol.device)  # an earlier run in this process set it
-        self.trainer = Trainer(self.protocol, data)
+        self.trainer = Leader(self.protocol, data, world) if world else Trainer(self.protocol, data)
         self.recent: list[int] = []  # steps of the newest checkpoints
         self.restore()
         self.timed_from = self.trainer.step + UNTIMED_STEPS
         self.matmul_rate = matmul_flops_per_second(self.protocol.device, self.protocol.dtype)
+        self.n_processes = world.size if world else 1
+        trained_by = {*run.manifest.get("processes", ()), self.n_processes}
         run.update(
             state=RunState.RUNNING,
             error=None,
@@ -171,6 +188,8 @@ class Loop:
             diverged=False,
             keep_steps=sorted(self.keep_steps),
             at_once=max(run.at_once, at_once, 1 + run.others_being_written()),
+            processes=sorted(trained_by),
+            **({"parallel": "fsdp"} if world and world.is_sharded else {}),
             matmul_flops_per_second=self.matmul_rate,
         )
 
@@ -204,14 +223,15 @@ class Loop:
                 )
         if checkpoint is not None:
             try:
-                self.trainer.optimizer.load(checkpoint.tensors())
+                self.trainer.load(checkpoint.tensors(), checkpoint.step, checkpoint.seconds)
+            except ProcessLost:
+                raise
             except (KeyError, RuntimeError) as error:
                 if as_run_error(self.run, error) is not error:
                     raise  # no memory
                 raise RunError(
                     f"{checkpoint.name} is not of the model in run.json ({error!s:.200})."
                 ) from error
-            self.trainer.step, self.trainer.seconds = checkpoint.step, checkpoint.seconds
             self.recent = [checkpoint.step]
         else:
             self.run.checkpoints.drop(frozenset())  # a first one that was not completed
@@ -242,6 +262,8 @@ class Loop:
             if self.recent:
                 kept = f"The state after step {self.recent[-1]} is kept."
             raise NotFinite(f"{error} {kept} Try a lower `lr`.") from None
+        except ProcessLost:
+            raise
         except RuntimeError:
             # Ctrl-C reaches the whole process group, and so kills a running compiler.
             if not (self.protocol.compile and self.observer.should_stop()):
@@ -270,14 +292,14 @@ class Loop:
             return
         self.check_weights()
         checkpoints = self.run.checkpoints
-        checkpoints.save(self.trainer.optimizer.state(), step, self.trainer.seconds)
+        checkpoints.save(self.trainer.state(), step, self.trainer.seconds)
         self.recent = [*self.recent, step][-2:]
         checkpoints.drop(self.keep_steps | set(self.recent))
         self.saved_at = time.monotonic()
 
     def check_weights(self) -> None:
         """Raise NotFinite if a weight is not finite, so that it is not saved."""
-        if not self.trainer.optimizer.is_finite():
+        if not self.trainer.is_finite():
             raise NotFinite(f"After step {self.trainer.step} the weights are not finite.")
 
     def train_step(self) -> None:
@@ -300,7 +322,7 @@ class Loop:
             trainer.seconds += seconds
             flops_per_second = protocol.flops_per_step / seconds
             row["tokens_per_second"] = round(protocol.tokens_per_step / seconds, 1)
-            row["mfu"] = round(flops_per_second / self.matmul_rate, 4)
+            row["mfu"] = round(flops_per_second / (self.matmul_rate * self.n_processes), 4)
         row["seconds"] = round(trainer.seconds, 4)
         if result.routing is not None:
             row["balance_loss"] = result.routing.balance_loss.item()
@@ -342,14 +364,7 @@ class Loop:
         total = len(numbers) * protocol.seq_len
         scores: list[TextScore] = []
         done = 0
-        for found in score_text(
-            trainer.model,
-            trainer.data,
-            split,
-            protocol.seq_len,
-            protocol.micro_batch_size,
-            numbers,
-        ):
+        for found in trainer.scores(split, numbers):
             scores += found
             done += sum(score.n_tokens for score in found)
             self.observer.on_evaluation(split, done, total)
@@ -366,9 +381,11 @@ class Loop:
         self.check_weights()
         if what := missing_rows(run, trainer.step, ended=True):
             raise RunError(f"{what}: it was changed during the training. Resume to train it again.")
-        weights = {f"model.{name}": master for name, master in trainer.optimizer.masters.items()}
+        weights = trainer.final_weights()
         run.checkpoints.save(weights, trainer.step, trainer.seconds, is_final=True)
         record_final(run, trainer.data, self.evaluate(text.split, text.n_tokens))
+        if self.world:
+            self.world.release()
         floors = floors_of(run, trainer.data)
         run.update(state=RunState.FINISHED, finished_at=now(), floors=floors)
         run.checkpoints.drop(self.keep_steps)

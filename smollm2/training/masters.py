@@ -5,13 +5,16 @@ parameter and sums the gradients of micro-batches in fp32, so rounding loses
 neither small updates nor small summands.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from smollm2.model.config import ModelConfig
 from smollm2.model.transformer import SmolLM2, matrices
+from smollm2.protocol.optimizer_spec import OptimizerSpec
 from smollm2.protocol.optimizers import find_optimizer
 from smollm2.protocol.recipe import Recipe
 
@@ -34,6 +37,13 @@ class Group:
     optimizers: list[tuple[torch.optim.Optimizer, float]]
 
 
+class Moment(NamedTuple):
+    """A moment of a leaf: the leaf's name and the optimizer's own for it, such as `exp_avg`."""
+
+    leaf: str
+    key: str
+
+
 class Optimizer:
     """Owns the masters and moments of a model, which it converts to `dtype`.
 
@@ -51,31 +61,26 @@ class Optimizer:
         model.to(dtype)
         self.sums: dict[str, Tensor] = {}
         self.filled: set[str] = set()
-        if recipe.grad_accum > 1:
-            for name, parameter in self.parameters.items():
-                self.sums[name] = torch.zeros_like(self.masters[name])
-                parameter.register_post_accumulate_grad_hook(
-                    collector(name, self.sums[name], self.filled)
-                )
         self.leaves = self.split(self.masters)
         self.weights = self.split({name: p.detach() for name, p in self.parameters.items()})
+        self.collect_gradients()
         self.groups = [
             Group(names, self.spec.build({name: self.leaves[name] for name in names}, recipe))
             for names in self.grouped_leaves()
         ]
 
+    def collect_gradients(self) -> None:
+        """Have the gradients of several micro-batches added up, each as soon as it exists."""
+        if self.recipe.grad_accum > 1:
+            for name, parameter in self.parameters.items():
+                self.sums[name] = torch.zeros_like(self.masters[name])
+                parameter.register_post_accumulate_grad_hook(
+                    collector(name, self.sums[name], self.filled)
+                )
+
     def split(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Views of each parameter (master, weight or gradient) by leaf: the matrices that it fuses
-        if the optimizer needs them whole, else parts of its rows (`NAME#0`, ...) if it is large."""
-        leaves: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
-            if self.spec.whole_matrices and is_layer_matrix(name, tensor):
-                leaves |= matrices(self.config, name, tensor)
-                continue
-            parts = tensor.split(max(1, LEAF_NUMBERS * len(tensor) // tensor.numel()))
-            labels = [f"{name}#{n}" for n in range(len(parts))] if len(parts) > 1 else [name]
-            leaves |= dict(zip(labels, parts, strict=True))
-        return leaves
+        """Views of each parameter (master, weight or gradient) by leaf; see `split_leaves`."""
+        return split_leaves(self.config, self.spec, tensors)
 
     def grouped_leaves(self) -> Iterator[list[str]]:
         """The leaves in order, in groups of at least `GROUP_NUMBERS`; on a GPU one group, since
@@ -99,11 +104,15 @@ class Optimizer:
         assert len(grads) == len(self.parameters), self.parameters.keys() - grads.keys()
         return grads
 
+    def leaf_grads(self) -> dict[str, Tensor]:
+        """`grads` by leaf."""
+        return self.split(self.grads)
+
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
         """Global L2 norm of the step's gradient, a scalar on the device, computed in fp32."""
         # On a CPU, torch's vector_norm takes eight times as long on freshly widened tensors.
-        squares = [grad.float().square().sum() for grad in self.split(self.grads).values()]
+        squares = [grad.float().square().sum() for grad in self.leaf_grads().values()]
         return torch.stack(squares).sum().sqrt()
 
     @torch.no_grad()
@@ -112,7 +121,7 @@ class Optimizer:
         The gradients are consumed."""
         clip = self.recipe.grad_clip
         scale = clip / (gradient_norm + 1e-6) if gradient_norm > clip else 1.0
-        grads = self.split(self.grads)
+        grads = self.leaf_grads()
         for group in self.groups:
             for name in group.leaves:
                 grad = grads[name].float()
@@ -148,37 +157,82 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Masters (`model.*`) and moments (`optimizer.*`): all that a checkpoint holds."""
-        tensors = {f"model.{name}": master for name, master in self.masters.items()}
-        parts: dict[str, list[Tensor]] = {}
-        for name, leaf, optimizer in self.owned():
-            for key, value in optimizer.state.get(leaf, {}).items():
-                parts.setdefault(f"optimizer.{row_owner(name)}.{key}", []).append(value)
-        for label, values in parts.items():  # parts of one parameter are joined; they share scalars
-            is_whole = len(values) == 1 or values[0].ndim == 0
-            tensors[label] = values[0] if is_whole else torch.cat(values)
-        return tensors
+        return self.final_weights() | whole_moments(self.moments())
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """The masters, as `state` has them."""
+        return {f"model.{name}": master for name, master in self.masters.items()}
+
+    def moments(self) -> dict[Moment, Tensor]:
+        """The moments of each leaf."""
+        return {
+            Moment(name, key): value
+            for name, leaf, optimizer in self.owned()
+            for key, value in optimizer.state.get(leaf, {}).items()
+        }
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `state`; takes ownership of the moments, which start at zero if absent."""
         for name, master in self.masters.items():
             master.copy_(tensors[f"model.{name}"])
+        self.load_moments(self.parted(tensors))
+        self.refresh(self.leaves)
+
+    def parted(self, tensors: dict[str, Tensor]) -> dict[Moment, Tensor]:
+        """The moments of each leaf from those of a state."""
         moments: dict[str, dict[str, Tensor]] = {}
         for label, tensor in tensors.items():
             if label.startswith("optimizer."):
                 name, _, key = label.removeprefix("optimizer.").rpartition(".")
-                moments.setdefault(name, {})[key] = tensor.to(self.masters["norm.weight"].device)
-        if moments:
+                moments.setdefault(name, {})[key] = tensor
+        return {
+            Moment(name, key): self.part_of(name, value)
+            for name in (self.weights if moments else ())
+            for key, value in moments[row_owner(name)].items()
+        }
+
+    def load_moments(self, moments: dict[Moment, Tensor]) -> None:
+        """Set the moments of each leaf, if there are any."""
+        by_leaf: dict[str, dict[str, Tensor]] = {}
+        for (name, key), value in moments.items():
+            by_leaf.setdefault(name, {})[key] = value.to(self.weights[name].device)
+        if by_leaf:
             for name, leaf, optimizer in self.owned():
-                found = moments[row_owner(name)].items()
-                optimizer.state[leaf] = {k: self.part_of(name, value) for k, value in found}
-        self.refresh(self.leaves)
+                optimizer.state[leaf] = by_leaf[name]
 
     def part_of(self, name: str, moment: Tensor) -> Tensor:
         """The part of a parameter's moment that belongs to leaf `name`; a scalar is copied."""
         if "#" not in name:
             return moment
         return moment.clone() if moment.ndim == 0 else self.split({row_owner(name): moment})[name]
+
+
+def split_leaves(
+    config: ModelConfig, spec: OptimizerSpec, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Views of each parameter (master, weight or gradient) by leaf: the matrices that it fuses if
+    the optimizer needs them whole, else parts of its rows (`NAME#0`, ...) if it is large."""
+    leaves: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if spec.whole_matrices and is_layer_matrix(name, tensor):
+            leaves |= matrices(config, name, tensor)
+            continue
+        parts = tensor.split(max(1, LEAF_NUMBERS * len(tensor) // tensor.numel()))
+        labels = [f"{name}#{n}" for n in range(len(parts))] if len(parts) > 1 else [name]
+        leaves |= dict(zip(labels, parts, strict=True))
+    return leaves
+
+
+def whole_moments(moments: Mapping[Moment, Tensor]) -> dict[str, Tensor]:
+    """The moments as `state` has them: parts of one parameter are joined; they share scalars."""
+    parts: dict[str, list[Tensor]] = {}
+    for (name, key), value in moments.items():
+        parts.setdefault(f"optimizer.{row_owner(name)}.{key}", []).append(value)
+    return {
+        label: values[0] if len(values) == 1 or values[0].ndim == 0 else torch.cat(values)
+        for label, values in parts.items()
+    }
 
 
 def row_owner(name: str) -> str:

@@ -1,8 +1,14 @@
 """Whether a training can fit into the memory of this machine, before anything is allocated."""
 
+from typing import TYPE_CHECKING
+
 from smollm2.device import machine_bytes
 from smollm2.errors import UserError
+from smollm2.model.cost import parameters
 from smollm2.protocol.run_config import ResolvedConfig
+
+if TYPE_CHECKING:
+    from smollm2.training.world import World
 
 
 class TooLarge(UserError):
@@ -19,9 +25,18 @@ def least_bytes(protocol: ResolvedConfig) -> tuple[int, int]:
     return protocol.recipe.state_bytes(model, protocol.dtype), activations
 
 
-def require_memory(protocol: ResolvedConfig) -> None:
-    """Raise `TooLarge` if a training of `protocol` cannot fit, whatever else is running."""
+def require_memory(protocol: ResolvedConfig, world: "World | None" = None) -> None:
+    """Raise `TooLarge` if a training of `protocol` cannot fit, whatever else is running.
+
+    Args:
+        world: the processes that divide it among themselves, each with such a memory.
+    """
     state, activations = least_bytes(protocol)
+    if world is not None:
+        width = 2 if protocol.dtype == "bfloat16" else 4
+        # Weights and gradients of all; with fsdp these are divided too.
+        whole = 0 if world.is_sharded else 2 * width * parameters(protocol.model).total
+        state = whole + (state - whole) // world.size
     there = machine_bytes(protocol.device)
     if state + activations <= there:
         return

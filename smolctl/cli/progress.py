@@ -25,13 +25,18 @@ class TrainingProgress(Observer):
 
     The first signal lets the trainer save and stop; a second one stops at once, as does one before
     the model is built, when there is nothing new to save.
+
+    Args:
+        is_patient: a second signal is ignored: it may be the first one, passed on by a launcher,
+            which kills what does not stop.
     """
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: "Run", *, is_patient: bool = False) -> None:
         self.steps = run.protocol.steps
         self.tokens_per_step = run.protocol.tokens_per_step
         self.name = run.name
         self.compiles = run.protocol.compile
+        self.is_patient = is_patient
         self.signal: int | None = None
         self.has_started = False
         self.handlers: dict[int, Any] = {}  # those of before, by signal
@@ -58,9 +63,12 @@ class TrainingProgress(Observer):
         self.bar.stop()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        for stopping, handler in self.handlers.items():
-            signal.signal(stopping, handler)
+        is_first, self.signal = self.signal is None, number
+        if not self.is_patient:
+            for stopping, handler in self.handlers.items():
+                signal.signal(stopping, handler)
+        elif not is_first:
+            return
         if not self.has_started:
             raise Stopped
         say("Stopping: saving the state after this step (again to stop at once) ...")
@@ -106,13 +114,16 @@ def handle_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int
 
 
 @contextlib.contextmanager
-def observed(run: "Run", track: str | None, how_to_continue: str) -> Iterator[Observer]:
-    """The observer of a training run: its progress, and the tracker `track`.
+def observed(
+    run: "Run", track: str | None, how_to_continue: str, *, is_patient: bool = False
+) -> Iterator[Observer]:
+    """The observer of a training run: its progress (see `TrainingProgress`), and the tracker
+    `track`.
 
     Raises:
         typer.Exit: a signal stopped the run; `how_to_continue` has been printed.
     """
-    progress = TrainingProgress(run)
+    progress = TrainingProgress(run, is_patient=is_patient)
     try:
         with progress, tracked(progress, run, track) as observer:
             yield observer

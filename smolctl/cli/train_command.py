@@ -1,13 +1,11 @@
 """`smolctl train`: plan, start, branch and resume runs."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.cli.console import print_facts, print_json, say, warn
 from smolctl.cli.options import (
     Data,
     HeldOut,
@@ -22,19 +20,17 @@ from smolctl.cli.options import (
     is_typed,
     take_older,
 )
-from smolctl.command_line import RESULTS, STUDY, command, results_of, resume_command
-from smolctl.studies.targets import comparison_command
-from smolctl.units import count, duration
+from smolctl.cli.train_result import show_result
+from smolctl.cli.train_run import Ready, TrainOptions, execute
+from smolctl.command_line import RESULTS, STUDY
 from smollm2.errors import UserError
 from smollm2.model.config import split_setting
-from smollm2.model.cost import parameters
 from smollm2.protocol.optimizers import OPTIMIZERS
+from smollm2.protocol.processes import processes, require_processes
 from smollm2.protocol.run_config import OLDER_NAMES, RunConfig
-from smollm2.runs.manifest import Role
-from smollm2.runs.run import Run
 
 if TYPE_CHECKING:
-    from smollm2.data import TokenData
+    from smolctl.studies.new_run import NewRun
 
 EXAMPLES = """
 **Examples**
@@ -52,9 +48,10 @@ EXAMPLES = """
 - `smolctl train --variant pow2 --steps 4000 --from pow2-5000-s0@3200`
 
 - `smolctl train --from hf:HuggingFaceTB/SmolLM2-135M --data mine.jsonl --steps 100 --lr 3e-4`
+
+- `torchrun --nproc-per-node 4 -m smolctl train --variant pow2 --steps 5000 --grad-accum 4 --go-on`
 """
 
-NOTABLE_RISE = 0.1  # nats/token of validation loss; one step changes it by less
 HORIZONS = ("steps", "tokens", "flops")
 CONTINUE, RECIPE = "Continue", "Recipe"  # panels of the help
 
@@ -120,6 +117,15 @@ def train(
             rich_help_panel=CONTINUE,
         ),
     ] = None,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--go-on",
+            help="Make the run, or continue it if it is there: for a line that is typed again "
+            "after a crash, or that torchrun or Slurm repeats.",
+            rich_help_panel=CONTINUE,
+        ),
+    ] = False,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(
@@ -216,6 +222,16 @@ def train(
             show_default=False,
         ),
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            help="fsdp: processes under torchrun divide the weights too, for a model that does not "
+            "fit one device (default: each has all weights, and the result does not depend on "
+            "their number).",
+            rich_help_panel="Machine",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -243,48 +259,91 @@ def train(
 
     The model is a variant, or a trained model to start from. Stop with Ctrl-C at any time: the
     command prints how to resume. A resumed run ends with the same weights and the same rows as one
-    that was never stopped.
+    that was never stopped, and so does one that several processes train under torchrun.
     """
-    from smolctl.studies.new_run import check_keep_steps, plan_run
-    from smolctl.studies.resume import reopen
-
     for older, option in OLDER_NAMES.items():
         take_older(context, older, option)
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UserError(f"--checkpoint-every must be at least 1, not {checkpoint_every}.")
-    keep = frozenset(keep_step or ())
-    if resume is not None:
-        if any(is_typed(context, option) for option in ("from_", "name", "dry_run")):
-            raise UserError("--resume cannot be combined with --from, --name or --dry-run.")
-        if not is_typed(context, "keep_step"):
-            keep = frozenset()  # the user's defaults apply to new runs only
-        asked = asked_of(context, is_typed)
-        run, data_of_run = reopen(results, study, resume, asked)
-        last, saved = run.protocol.steps, run.checkpoints.steps()
-        check_keep_steps(keep - set(saved), max(saved, default=0), last)
-    else:
-        if variant is None and from_ is None:
-            raise UserError(
-                "Name the model to train: --variant pow2, for example, or --from a trained one."
-            )
-        asked = without_displaced(context, asked_of(context, is_given))
-        if from_ is not None and not is_typed(context, "variant"):
-            if is_typed(context, "scale"):
-                raise UserError(
-                    "--scale applies to --variant; the model of --from has its own scale."
-                )
-            # In a file of defaults these are for models with new weights.
-            for option in ("variant", "scale", "tokenizer"):
-                if not is_typed(context, option):
-                    asked.pop(option, None)
-        new = plan_run(asked, results, study, name, from_, keep, may_exist=dry_run)
+    options = TrainOptions(results, study, frozenset(keep_step or ()), checkpoint_every, track)
+
+    def ready() -> Ready | None:
+        """The run to train; None if there is nothing to train."""
+        from smolctl.studies.go_on import existing
+
+        if resume is not None:
+            return resumed(context, resume, options)
+        new = new_run(context, options)
         if dry_run:
             from smolctl.cli.dry_run import show_plan
 
             show_plan(new, as_json)
-            return
-        run, data_of_run = new.create(), new.data
-    execute(run, data_of_run, checkpoint_every, keep, track, as_json)
+            return None
+        if go_on and (run := existing(new)):
+            if run.is_finished:
+                show_result(run, as_json)
+                return None
+            return Ready(run, new.data, options.keep_steps)
+        return Ready(new.create(), new.data, options.keep_steps)
+
+    if processes() == 1:
+        if made := ready():
+            execute(made, options)
+            show_result(made.run, as_json)
+        return
+    from smolctl.cli.train_together import train_together
+
+    train_together(ready, options, data, tokenizer, device, as_json, is_sharded=is_sharded(context))
+
+
+def resumed(context: typer.Context, name: str, options: TrainOptions) -> Ready:
+    """The unfinished run of --resume."""
+    from smolctl.studies.new_run import check_keep_steps
+    from smolctl.studies.resume import reopen
+
+    if any(is_typed(context, option) for option in ("from_", "name", "dry_run", "go_on")):
+        raise UserError("--resume cannot be combined with --from, --name, --dry-run or --go-on.")
+    # The user's defaults apply to new runs only.
+    keep = options.keep_steps if is_typed(context, "keep_step") else frozenset[int]()
+    run, data = reopen(options.results, options.study, name, asked_of(context, is_typed))
+    require_processes(run.protocol, is_sharded(context))
+    saved = run.checkpoints.steps()
+    check_keep_steps(keep - set(saved), max(saved, default=0), run.protocol.steps)
+    return Ready(run, data, keep)
+
+
+def new_run(context: typer.Context, options: TrainOptions) -> "NewRun":
+    """The new run that is asked for."""
+    from smolctl.studies.new_run import plan_run
+
+    given = context.params
+    if given["variant"] is None and given["from_"] is None:
+        raise UserError(
+            "Name the model to train: --variant pow2, for example, or --from a trained one."
+        )
+    asked = without_displaced(context, asked_of(context, is_given))
+    if given["from_"] is not None and not is_typed(context, "variant"):
+        if is_typed(context, "scale"):
+            raise UserError("--scale applies to --variant; the model of --from has its own scale.")
+        # In a file of defaults these are for models with new weights.
+        for option in ("variant", "scale", "tokenizer"):
+            if not is_typed(context, option):
+                asked.pop(option, None)
+    new = plan_run(
+        *(asked, options.results, options.study, given["name"], given["from_"]),
+        options.keep_steps,
+        may_exist=given["dry_run"] or given["go_on"],
+    )
+    require_processes(new.resolved, is_sharded(context))
+    return new
+
+
+def is_sharded(context: typer.Context) -> bool:
+    """Whether processes are to divide the weights too."""
+    parallel = context.params["parallel"]
+    if parallel not in (None, "fsdp"):
+        raise UserError(f"--parallel is fsdp, or omitted, not {parallel!r:.40}.")
+    return parallel == "fsdp"
 
 
 def asked_of(
@@ -314,87 +373,3 @@ def without_displaced(context: typer.Context, asked: dict[str, Any]) -> dict[str
     if "settings" in kept and "settings" not in typed:
         kept["settings"] = tuple(s for s in kept["settings"] if split_setting(s)[0] not in typed)
     return kept
-
-
-def execute(
-    run: Run,
-    data: "TokenData",
-    checkpoint_every: int | None,
-    keep_steps: frozenset[int],
-    track: str | None,
-    as_json: bool,
-) -> None:
-    """Train to the end under signal handlers, then print the result."""
-    from smolctl.cli.progress import observed
-    from smolctl.studies.machine import warn_if_busy
-    from smollm2.training.loop import train
-
-    warn_if_busy()
-    and_track = "" if track is None else f" --track {track}"
-    with observed(run, track, f"Continue with: {resume_command(run)}{and_track}") as observer:
-        train(run, data, observer, checkpoint_every=checkpoint_every, keep_steps=keep_steps)
-    show_result(run, as_json)
-
-
-def show_result(run: Run, as_json: bool) -> None:
-    """Print the scores and the speed of a finished run, with warnings on doubtful losses."""
-    for sentence in doubts(run):
-        warn(sentence)
-    scores = run.final_scores()
-    split = "validation" if run.role is Role.SWEEP else "test"
-    steps = run.table("train")
-    seconds = float(steps["seconds"].iloc[-1])
-    protocol = run.protocol
-    speed = steps["tokens_per_second"].median()
-    if as_json:
-        summary = {
-            "run": run.name,
-            "path": str(run.path),
-            "steps": protocol.steps,
-            "tokens": protocol.steps * protocol.tokens_per_step,
-            "seconds": seconds,
-            "tokens_per_second": None if speed != speed else speed,  # NaN: too few steps
-            split: {name: float(value) for name, value in scores.items()},
-        }
-        print_json(summary)
-        return
-    size, speed_text = parameters(protocol.model), "speed not measured: too few steps"
-    if speed == speed:
-        speed_text = f"{duration(seconds)} timed, {speed:,.0f} tokens/s (median)"
-    print_facts(
-        f"{run.name} is finished",
-        [
-            ("model", f"{protocol.variant}, {protocol.scale}, {size.total:,} parameters"),
-            ("trained on", f"{count(protocol.steps * protocol.tokens_per_step)} tokens"),
-            (f"{split} loss", f"{scores['loss']:.4f} nats/token"),
-            ("bits per byte", f"{scores['bits_per_byte']:.4f}"),
-            ("accuracy", f"{scores['accuracy']:.2%} of next tokens"),
-            ("training", speed_text),
-            ("files", str(run.path)),
-        ],
-        is_result=False,
-    )
-    score = command("eval", run.name, study=run.study, results=results_of(run))
-    say(f"Next: {score}")
-    say(f"      {comparison_command(run) or 'or train another variant, to compare the two'}")
-
-
-def doubts(run: Run) -> list[str]:
-    """Warnings about the losses of a finished run."""
-    from smollm2.data import epochs
-
-    protocol, validation = run.protocol, run.table("val").set_index("step")["loss"]
-    loss, found = float(run.final_scores()["loss"]), []
-    if loss > (guessing := math.log(protocol.model.vocab_size)):
-        found.append(
-            f"{run.name} did worse than guessing among all tokens ({guessing:.2f} nats/token): the "
-            "training diverged or was too short; try a lower --lr, or more --steps."
-        )
-    elif (rise := validation.iloc[-1] - validation.min()) > NOTABLE_RISE:
-        tokens = protocol.steps * protocol.tokens_per_step
-        read = epochs(protocol.data.train_tokens, protocol.seq_len, tokens) if protocol.data else 0
-        found.append(
-            f"The validation loss rose by {rise:.2f} after step {validation.idxmin()}; the text "
-            f"was read {read:.3g} times. Try fewer --steps, more text or a lower --lr."
-        )
-    return found

@@ -12,6 +12,7 @@ from smolctl.talk import say
 from smollm2.data import TokenData
 from smollm2.errors import UserError
 from smollm2.model.config import replace_fields, split_setting
+from smollm2.protocol.processes import processes
 from smollm2.protocol.resolve import resolve, resolve_recipe
 from smollm2.protocol.run_config import ResolvedConfig, RunConfig, default_run_name, has_plain_name
 from smollm2.runs.create import create_run
@@ -112,7 +113,7 @@ def plan_run(
             trunk, asked = parent, asked | kept
         config, draft = resolve_from(parent, asked)
         start = starting_point(parent, step, draft)
-    if not may_exist:
+    if not may_exist and processes() == 1:  # several divide it
         from smollm2.training.memory import require_memory  # with torch, after the cheap checks
 
         require_memory(draft)

@@ -31,12 +31,7 @@ def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> tuple
             f"Run {name!r} is finished. To train its weights further, start a new run with "
             f"--from {name}."
         )
-    ledger = read_ledger(run.study_path)
-    if ledger and name in ledger.results and ledger.results[name].diverged:
-        raise UserError(
-            f"Run {name!r} diverged, and {LEDGER} has this as its result: to go on would give the "
-            "seed another chance. Start a new run with another --name."
-        )
+    require_result_open(run)
     data = tokens_of(run, asked.pop("data", None), asked.pop("tokenizer", None))
     share = asked.pop("held_out", data.held_out)
     now, wanted = protocol.to_dict() | {"held_out": data.held_out}, {"held_out": share}
@@ -47,6 +42,16 @@ def reopen(results: Path, study: str, name: str, asked: dict[str, Any]) -> tuple
             "options, or start a new run with another --name."
         )
     return run, data
+
+
+def require_result_open(run: Run) -> None:
+    """Raise `UserError` if the run diverged, and its study has this as its result."""
+    ledger = read_ledger(run.study_path)
+    if ledger and run.name in ledger.results and ledger.results[run.name].diverged:
+        raise UserError(
+            f"Run {run.name!r} diverged, and {LEDGER} has this as its result: to go on would give "
+            "the seed another chance. Start a new run with another --name."
+        )
 
 
 def with_changes(run: Run, asked: dict[str, Any]) -> ResolvedConfig:

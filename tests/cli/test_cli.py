@@ -13,7 +13,7 @@ from support.tiny import changed, without
 
 from smolctl.cli.app import main
 from smolctl.cli.commands import COMMANDS, load
-from smolctl.cli.train_command import doubts
+from smolctl.cli.train_result import doubts
 from smollm2.runs.run import Run
 
 NANO = ["train", "--variant", "pow2", "--scale", "nano", "--steps", "2"]

@@ -101,7 +101,8 @@ def lock_of(folder: Path) -> FileLock:
 
 
 def is_launching(folder: Path) -> bool:
-    """Whether a process, on whatever machine, is launching the study in a folder."""
+    """Whether a process, on whatever machine, is launching the study in a folder; False where the
+    lock cannot be tried, as another user's."""
     if not (folder / LAUNCH / "launch.lock").exists():
         return False
     try:
@@ -109,6 +110,8 @@ def is_launching(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:
+        return False
 
 
 def require_launch(folder: Path, id: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from support.outcome import outcome
 from support.processes import started
 from support.tinies import runs_of
 
+from smolctl.studies.launch import ray as ray_tasks
 from smolctl.studies.launch import slurm as slurm_jobs
 from smolctl.studies.launch_record import LaunchRecord, read_launch
 from smolctl.studies.launchers import LAUNCHERS, launcher_of
+from smollm2.errors import RunError, UserError
 
 FINAL = ["two-s0", "three-s0", "two-s1", "three-s1"]
 FOLDER = Path("results/tinies")
@@ -80,6 +83,19 @@ def test_options_reach_sbatch_and_the_final_runs_wait_for_the_tuning(capsys, stu
     assert slurm.words("12") == [*head, "--job-name=tinies-final", *given, *after]
     assert slurm.words("13")[-1] == "--dependency=afterany:12"
     assert "two-lr0.001-s100" in slurm.jobs()["11"]["script"]
+
+
+def test_more_runs_than_an_array_takes_are_several(capsys, study_file, slurm, monkeypatch):
+    monkeypatch.setattr(slurm_jobs, "MOST_TASKS", 3)
+    code, _, err = launch(capsys, study_file)
+    assert code == 0, err
+    assert [slurm.words(job)[-1] for job in ("12", "13")] == [
+        *("--dependency=afterany:11", "--dependency=afterany:12")
+    ]
+    record = read_launch(FOLDER)
+    assert record is not None
+    tasks = {"11_0": "two-s0", "11_1": "three-s0", "11_2": "two-s1", "12_0": "three-s1"}
+    assert record.tasks == tasks
 
 
 def test_what_the_jobs_train_is_what_the_command_trains(capsys, workdir, study_file, slurm):
@@ -224,13 +240,10 @@ def test_a_final_run_tunes_first(capsys, workdir, study_file):
 
 
 def test_a_run_that_fails_is_told_by_the_exit_code(capsys, study_file, monkeypatch):
-    from smolctl.studies import runner
-    from smollm2.errors import RunError
-
     def fail(*arguments, **options):
         raise RunError("The disk is full.")
 
-    monkeypatch.setattr(runner, "train", fail)
+    monkeypatch.setattr("smolctl.studies.runner.train", fail)
     code, _, err = run_main(capsys, "study", str(study_file), "--only", "two-s0")
     assert code == 1
     assert "The disk is full." in err
@@ -249,6 +262,23 @@ def test_a_task_that_does_not_see_the_launch_trains_nothing(capsys, workdir, stu
         assert "put --results on a disk that every machine" in err.replace("Put", "put")
     assert not Path("elsewhere").exists()
     assert not runs_of(workdir)
+
+
+# Ray, as far as it goes without; see test_ray.py
+
+
+def test_a_task_of_ray_is_a_process_that_says_how_it_ended(tmp_path):
+    def run(code: str) -> int:
+        words = [sys.executable, "-c", f"import os, sys; {code}"]
+        return ray_tasks.run_command(words, str(tmp_path), str(tmp_path / "run.log"), 3)
+
+    said = "print(os.getcwd(), os.environ['OMP_NUM_THREADS'], file=sys.stderr)"
+    assert run(f"{said}; sys.exit(2)") == 2
+    assert (tmp_path / "run.log").read_text() == f"{tmp_path} 3\n"
+    with pytest.raises(ray_tasks.Killed, match="killed by signal 9"):
+        run("os.kill(os.getpid(), 9)")
+    with pytest.raises(UserError, match="put --results on a disk that all of them share"):
+        ray_tasks.run_command(["false"], str(tmp_path), str(tmp_path / "gone/run.log"), 1)
 
 
 # This machine

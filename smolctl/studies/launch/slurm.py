@@ -15,6 +15,7 @@ from smolctl.studies.launch_spec import THREADS, Launch, LauncherSpec
 from smollm2.errors import RunError, UserError, reason
 
 SECONDS = 120.0  # for a program of Slurm to answer
+MOST_TASKS = 1000  # of an array: what Slurm takes by default
 SCRIPT = """\
 #!/bin/bash
 # Made by smolctl study --launch slurm.
@@ -36,16 +37,17 @@ def require_slurm() -> None:
 
 
 def submit(launch: Launch, record: LaunchRecord) -> None:
-    """Submit the jobs of a study, each stage after the one before: all of them or none.
+    """Submit the jobs of a study, each after the one before: all of them or none.
 
     Raises:
         UserError: `sbatch` refuses a job.
     """
     try:
         for stage, runs in (("tuning", launch.tuning), ("final", launch.final)):
-            if runs:
-                job = sbatch(launch, record, f"{launch.folder.name}-{stage}", runs)
-                record.add(job, {f"{job}_{index}": run for index, run in enumerate(runs)})
+            for start in range(0, len(runs), MOST_TASKS):
+                part = runs[start : start + MOST_TASKS]
+                job = sbatch(launch, record, f"{launch.folder.name}-{stage}", part)
+                record.add(job, {f"{job}_{index}": run for index, run in enumerate(part)})
         record.add(sbatch(launch, record, launch.folder.name, ()), {})
     except (UserError, RunError):
         if record.jobs:

@@ -36,6 +36,7 @@ OPTIONAL = {
     "tensorboard": "smolctl train --track tensorboard",
     "wandb": "smolctl train --track wandb",
     "trackio": "smolctl train --track trackio",
+    "ray": "smolctl study --launch ray",
 }
 
 

@@ -182,7 +182,7 @@ def numbers(
         seeds_with_tuning,
         tuning_cost,
     )
-    from smolctl.cli.study_command import seconds_of
+    from smolctl.cli.study_dry_run import seconds_of
     from smolctl.studies import step_times
     from smollm2.errors import UserError
 

@@ -146,11 +146,7 @@ def rows_of(runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 def summary(run: Run) -> dict[str, Any]:
     """A run's line in the list; `step` is the current one of a running run, else the saved one."""
-    protocol, state, step = run.protocol, status_of(run), saved_step(run)
-    if run.is_finished:
-        step = protocol.steps
-    elif state is RunStatus.RUNNING and (rows := rows_or_none(run, "train")):
-        step = int(finite_number(rows[-1].get("step")) or step)
+    protocol, state = run.protocol, status_of(run)
     return {
         "study": run.study,
         "run": run.name,
@@ -160,7 +156,7 @@ def summary(run: Run) -> dict[str, Any]:
         "scale": protocol.scale,
         "data": protocol.data and protocol.data.source,
         "state": state,
-        "step": step,
+        "step": current_step(run, state),
         "steps": protocol.steps,
         "test_loss": test_loss(run),
         "bytes": run.disk_bytes,
@@ -169,6 +165,16 @@ def summary(run: Run) -> dict[str, Any]:
         "path": str(run.home),
         "packed": run.packed_in is not None,
     }
+
+
+def current_step(run: Run, state: RunStatus) -> int:
+    """The step that a run is at: the current one if it is running, else the saved one."""
+    if run.is_finished:
+        return run.protocol.steps
+    saved = saved_step(run)
+    if state is RunStatus.RUNNING and (rows := rows_or_none(run, "train")):
+        return int(finite_number(rows[-1].get("step")) or saved)
+    return saved
 
 
 def test_loss(run: Run) -> float | None:

@@ -1,25 +1,31 @@
 """`smolctl study`: run what a study file describes, as far as it is missing."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smolctl.analysis.ladder_notes import TRANSFER
-from smolctl.cli.console import print_json, print_table, say
-from smolctl.cli.options import Json, Results, Track
+from smolctl.cli.console import say
+from smolctl.cli.options import Json, Results, Track, is_typed
+from smolctl.cli.study_dry_run import print_rungs, progress_of, show_dry_run
+from smolctl.cli.study_launch import (
+    launch_elsewhere,
+    launch_of_study,
+    launching_here,
+    require_consistent,
+    require_seen,
+    train_one,
+)
+from smolctl.cli.study_options import StudyOptions
+from smolctl.cli.study_status import act, action_and_file
 from smolctl.command_line import RESULTS, command, short_path
-from smolctl.studies.targets import saved_step
-from smolctl.units import duration
-from smollm2.model.cost import parameters
-from smollm2.runs.manifest import RunState
-from smollm2.runs.run import Run
+from smolctl.studies.launchers import launcher_of
+from smollm2.errors import UserError
 
 if TYPE_CHECKING:
-    from smolctl.studies.plan import PlannedRun
     from smolctl.studies.runner import Session
-    from smollm2.training.loop import Observer
 
 EXAMPLES = """
 **Examples**
@@ -27,6 +33,10 @@ EXAMPLES = """
 - `smolctl study gqa.toml --dry-run`
 
 - `smolctl study gqa.toml`, then `smolctl compare --study gqa`
+
+- `smolctl study gqa.toml --launch slurm --gpus-per-run 1 --slurm "--partition=gpu --time=4:00:00"`
+
+- `smolctl study status gqa.toml`, `smolctl study cancel gqa.toml`
 
 The study file gqa.toml:
 
@@ -41,7 +51,15 @@ The study file gqa.toml:
 
 
 def study(
-    file: Annotated[Path, typer.Argument(help="TOML file; its name is the study's name.")],
+    context: typer.Context,
+    words: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[status | cancel] FILE",
+            help="TOML file; its name is the study's name. After status: how far its runs are; "
+            "after cancel: stop what was launched.",
+        ),
+    ],
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -65,12 +83,46 @@ def study(
             min=1,
             help="Runs that train at once, each with its share of the cores (default: as many as "
             "a measurement shows to be fastest; 1 where the study is short, on a GPU, or with "
-            "equal seconds).",
+            "equal seconds). With Slurm or Ray: as many as there is room for.",
             rich_help_panel="Where",
             show_default=False,
         ),
     ] = None,
+    launch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAUNCHER",
+            help="Train in N processes of this machine (local:N), as jobs of Slurm (slurm), or as "
+            "tasks of Ray (ray).",
+            rich_help_panel="Cluster",
+            show_default=False,
+        ),
+    ] = None,
+    gpus_per_run: Annotated[
+        int, typer.Option(min=0, help="GPUs of each run: 0 or 1.", rich_help_panel="Cluster")
+    ] = 0,
+    slurm: Annotated[
+        str,
+        typer.Option(
+            metavar="OPTIONS",
+            help='More options of sbatch, such as "--partition=gpu --time=4:00:00".',
+            rich_help_panel="Cluster",
+            show_default=False,
+        ),
+    ] = "",
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Train this run alone; before a final run, what the tuning lacks. For tasks of "
+            "another scheduler.",
+            rich_help_panel="Cluster",
+            show_default=False,
+        ),
+    ] = None,
+    launched: Annotated[str | None, typer.Option(hidden=True)] = None,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
     results: Results = RESULTS,
     track: Track = None,
     as_json: Json = False,
@@ -78,157 +130,81 @@ def study(
     """Run a study: train every arm with every seed, interleaved, then evaluate.
 
     Stop it at any time; the same command continues with what is missing. Small models train
-    several at once. Two processes that run the same study share its runs. A failed run is
-    reported and does not stop the others. A file with [ladder] is run at each of its sizes. Next:
-    `smolctl compare` and `smolctl report`.
+    several at once. Processes that run the same study share its runs, also on several machines. A
+    failed run is reported and does not stop the others. A file with [ladder] is run at each of its
+    sizes. Next: `smolctl compare` and `smolctl report`.
+    """
+    from smolctl.cli.workers import stop_when_stdin_ends, work
+
+    action, file = action_and_file(words)
+    if action is not None:
+        refuse_other_options(context, action)
+        act(action, file, results, as_json)
+        return
+    options = StudyOptions(file, results, data, track, at_once)
+    here: AbstractContextManager[object] = nullcontext()
+    # A worker or a task does not launch again, whatever a file of defaults says.
+    if launch is not None and not (dry_run or only or launched or worker):
+        launcher, number = launcher_of(launch)
+        require_consistent(launcher, options, number, gpus_per_run, slurm)
+        options = replace(options, at_once=number or at_once)
+        whole = launch_of_study(options, gpus_per_run, slurm)
+        if launcher.start is not None:
+            launch_elsewhere(launcher, whole, options, as_json)
+            return
+        here = launching_here(launcher, whole, options)
+    if until_stdin_ends:
+        stop_when_stdin_ends()
+    if launched is not None:
+        require_seen(options, launched)
+    if only is not None:
+        train_one(options, only)
+    elif worker is not None:
+        work(options.sessions(), worker, at_once or 1)
+    elif dry_run:
+        show_dry_run(list(options.sessions()), as_json)
+    else:
+        with here:
+            run_study(options, as_json)
+
+
+def refuse_other_options(context: typer.Context, action: str) -> None:
+    """Raise `UserError` for an option that was typed and that status and cancel do not have."""
+    for name in context.params.keys() - {"words", "results", "as_json"}:
+        if is_typed(context, name):
+            raise UserError(
+                f"smolctl study {action} takes --results and --json, and no "
+                f"--{name.replace('_', '-')}."
+            )
+
+
+def run_study(options: StudyOptions, as_json: bool) -> None:
+    """Run what is missing of a study, in this process or several, and say what it did.
+
+    Raises:
+        typer.Exit: a final run failed.
     """
     import torch
 
-    from smolctl.cli.progress import observed
-    from smolctl.cli.workers import train_at_once, work
+    from smolctl.cli.workers import train_at_once
     from smolctl.studies.at_once import runs_at_once
-    from smolctl.studies.ladder import sessions_of
-    from smolctl.studies.study_warnings import warn_before, warn_of_one_seed
+    from smolctl.studies.study_warnings import warn_before
 
-    def observe(run: Run) -> "AbstractContextManager[Observer]":
-        return observed(run, track, "The same command continues the study.")
-
-    if worker is not None:
-        work(sessions_of(file, results, observe, data), worker, at_once or 1)
-        return
-    words = [str(file), *(["--data", data] if data else []), *(["--track", track] if track else [])]
     sessions: list[Session] = []
-    for session in sessions_of(file, results, observe, data):
-        if not sessions and not dry_run:
+    for session in options.sessions():
+        if not sessions:
             warn_before(session)
         sessions.append(session)
-        if not dry_run:
-            runs, threads = together = runs_at_once(session, at_once)
-            if runs > 1 or threads < torch.get_num_threads():
-                session.refuse_changes()  # once, before each process does
-                train_at_once(together, [*words, "--results", str(results)], session.study.name)
-                session.tried_again.clear()  # by the processes
-            session.run()
-            say_result(session)
-    if dry_run:
-        warn_of_one_seed(sessions[0].study)
-    found = [study_plan(one) if dry_run else study_result(one) for one in sessions]
+        runs, threads = together = runs_at_once(session, options.at_once)
+        if runs > 1 or threads < torch.get_num_threads():
+            session.refuse_changes()  # once, before each process does
+            train_at_once(together, options.words, session.study.name)
+            session.tried_again.clear()  # by the processes
+        session.run()
+        say_result(session)
     if as_json:
-        print_json({"rungs": found} if len(found) > 1 else found[0])
-    if not dry_run:
-        finish(sessions)
-    elif not as_json:
-        show_study_plans(sessions, found)
-
-
-def study_plan(session: "Session") -> dict[str, Any]:
-    """The runs, their states, and how long the missing ones take on this machine."""
-    from smolctl.studies import step_times
-    from smolctl.studies.ledger import say_if_changed
-
-    session.refuse_changes()
-    say_if_changed(session.study, session.folder)
-    step_seconds = session.step_seconds or step_times.measure(session.study, session.data)
-    rows = [plan_of(session, planned, step_seconds) for planned in session.planned()]
-    total = sum(row["seconds_left"] for row in rows)
-    return {"study": session.study.name, "runs": rows, "seconds_left": total}
-
-
-def show_study_plans(sessions: "list[Session]", plans: list[dict[str, Any]]) -> None:
-    """Print `study_plan` of each session, and the time of all."""
-    for session, plan in zip(sessions, plans, strict=True):
-        show_rows(session, plan["runs"])
-    first = sessions[0]
-    rest = ["the evaluation"] * bool(first.questions)
-    rest += ["quantizing"] * (first.study.quantization is not None)
-    rest += ["measuring the speed"] * (first.study.speed is not None)
-    more = f" and, not counted here, {', '.join(rest)}" if rest else ""
-    total = sum(plan["seconds_left"] for plan in plans)
-    say(f"About {duration(total)} of training and validation on this machine{more}.")
-    ladder = first.study.ladder
-    if len(sessions) > 1 and ladder and ladder.rate == TRANSFER and not first.rates():
-        say(f"The rates of the larger sizes follow from the tuning at {ladder.smallest}.")
-
-
-def show_rows(session: "Session", rows: list[dict[str, Any]]) -> None:
-    """Print the planned runs: a row for those that differ in their seeds alone."""
-    from smolctl.report.wording import seeds_text
-
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        cells = (
-            row["arm"],
-            f"{row['parameters']:,}",
-            f"{row['steps']:,}",
-            f"{row['flops']:.2e}",
-            f"{row['lr']:g}" if row["lr"] else "from tuning",
-            row["state"],
-        )
-        alike.setdefault((row["role"], *cells), []).append(row)
-    has_begun = any(row["state"] != "to do" for row in rows)
-    print_table(
-        f"Study {session.study.name}: equal {session.study.equal}",
-        (
-            *("arm", "seeds", "parameters", "steps", "FLOPs a run", "lr", "state"),
-            "time left" if has_begun else "time",
-        ),
-        (
-            (
-                cells[0],
-                seeds_text(row["seed"] for row in found),
-                *cells[1:],
-                duration(left) if (left := sum(row["seconds_left"] for row in found)) else "–",
-            )
-            for (_, *cells), found in alike.items()
-        ),
-        n_words=2,
-    )
-
-
-def plan_of(
-    session: "Session", planned: "PlannedRun", step_seconds: dict[str, float]
-) -> dict[str, Any]:
-    """A planned run, and the seconds of training and validation that remain."""
-    config, run = planned.resolved, session.existing(planned)
-    steps_left = 0 if session.is_over(planned) else config.steps - (saved_step(run) if run else 0)
-    return {
-        "run": planned.name,
-        "arm": planned.arm,
-        "role": planned.role,
-        "seed": config.seed,
-        "steps": config.steps,
-        "tokens": config.steps * config.tokens_per_step,
-        "flops": config.steps * config.flops_per_step,
-        "parameters": parameters(config.model).total,
-        "lr": config.recipe.lr if planned.config.lr or not has_rates_to_come(session) else None,
-        "state": progress_of(run),
-        "seconds_left": seconds_of(planned, step_seconds[planned.arm], steps_left),
-    }
-
-
-def has_rates_to_come(session: "Session") -> bool:
-    """Whether the rates of the final runs follow from a tuning: of the study, or of the smallest
-    size of its ladder."""
-    ladder = session.study.ladder
-    is_transferred = ladder is not None and ladder.is_transferred(ladder.rung or "")
-    return session.study.tuning is not None or is_transferred
-
-
-def seconds_of(planned: "PlannedRun", step_seconds: float, steps: int) -> float:
-    """The time that so many steps of a run take, with its validations and its final scores."""
-    config = planned.resolved
-    # A validation is a forward pass: a third of what training on its tokens costs.
-    tokens_scored = config.validation_tokens / config.validation_every
-    tokens_scored += config.test_tokens / config.steps  # of a tuning run on validation
-    scoring = tokens_scored / config.tokens_per_step / 3  # in training steps, per step
-    return steps * step_seconds * (1 + scoring)
-
-
-def progress_of(run: Run | None) -> str:
-    """`to do`, `finished`, `failed` or `to be continued`."""
-    if run is None:
-        return "to do"
-    return run.state if run.state in (RunState.FINISHED, RunState.FAILED) else "to be continued"
+        print_rungs([study_result(one) for one in sessions])
+    finish(sessions)
 
 
 def study_result(session: "Session") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Several runs of a study at once: processes that train, each with its share of the cores.
 
-A worker is the study command with a hidden option. Its messages come through a pipe, and it stops,
+A worker is the study command with hidden options. Its messages come through a pipe, and it stops,
 saved, when its standard input ends: also when the process that started it is killed.
 """
 
@@ -19,6 +19,7 @@ import typer
 
 from smolctl.cli.console import say
 from smolctl.cli.progress import handle_signals
+from smolctl.studies.launch_spec import THREADS
 from smollm2.errors import RunError
 
 if TYPE_CHECKING:
@@ -42,12 +43,11 @@ def train_at_once(at_once: "AtOnce", words: Sequence[str], study: str) -> None:
     say(f"Training {runs} on {threads} core{'s' * (threads > 1)}.")
     # -P as for an installed program: no module is taken from the current folder.
     command = [sys.executable, "-P", "-m", "smolctl", "study", *words]
-    command += ["--at-once", str(number), "--worker", study]
-    of_threads = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command += ["--at-once", str(number), "--worker", study, "--until-stdin-ends"]
     start = partial(
         subprocess.Popen,
         command,
-        env=os.environ | of_threads,
+        env=os.environ | dict.fromkeys(THREADS, str(threads)),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -103,7 +103,6 @@ def stopping(workers: Sequence[subprocess.Popen[str]]) -> Iterator[list[int]]:
 
 def work(sessions: "Iterable[Session]", study: str, at_once: int) -> None:
     """Train what is missing of the session of that name, as one of `at_once` processes."""
-    threading.Thread(target=stop_at_the_end_of, args=[sys.stdin], daemon=True).start()
     for session in sessions:
         if session.study.name == study:
             session.at_once = at_once
@@ -112,7 +111,11 @@ def work(sessions: "Iterable[Session]", study: str, at_once: int) -> None:
             return
 
 
-def stop_at_the_end_of(stream: IO[str]) -> None:
-    """Stop this process as SIGTERM does, once a stream has ended."""
-    stream.read()
-    signal.raise_signal(signal.SIGTERM)
+def stop_when_stdin_ends() -> None:
+    """From now on, stop this process as SIGTERM does once its standard input has ended."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -7,7 +7,8 @@ from smollm2.errors import UserError
 from smollm2.model.config import VARIANTS
 from smollm2.runs.packed import PACK
 
-FOLDERS = {"figures", PACK}  # of a study, which are no runs
+LAUNCH = "launch"  # of a study: what trains its runs, and the logs of that
+FOLDERS = {"figures", LAUNCH, PACK}  # of a study, which are no runs
 FILES = {"ledger.json", "speed.csv", "study.toml"}  # a folder there is for their readers to report
 RESERVED = {*VARIANTS, *FOLDERS}  # reserved names
 LONGEST_NAME = 100  # of a run or study; a file system takes 255 characters, with what is appended

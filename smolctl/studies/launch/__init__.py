@@ -1,0 +1,1 @@
+"""One module per launcher, which declares its `LAUNCHER`."""

@@ -6,23 +6,33 @@ steps out of order gives the same samples.
 
 import hashlib
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from smollm2.data.permutation import ROUNDS, permuted
 from smollm2.errors import RunError, UserError
 
 
 def batch(
-    tokens: np.ndarray, fingerprint: str, seed: int, step: int, rows: int, seq_len: int
+    tokens: np.ndarray,
+    fingerprint: str,
+    seed: int,
+    step: int,
+    rows: int,
+    seq_len: int,
+    order: str = "feistel",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of training step `step` (from 0), each `int64 [rows, seq_len]`.
 
     Sample number `step * rows + r` fills row `r`. An epoch visits all windows of `tokens` once. Its
     order and offset follow from `fingerprint`, `seed` and the number of the epoch. Targets are the
     inputs shifted by one token.
+
+    Args:
+        order: one of `ORDERS`: `feistel`, or `shuffled` as in older runs.
 
     Raises:
         UserError: fewer than `2 * seq_len` tokens.
@@ -33,8 +43,9 @@ def batch(
     starts = np.empty(rows, dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        offset, order = _order(fingerprint, seed, int(epoch), count)
-        starts[here] = offset % seq_len + order[places[here]] * seq_len
+        key = f"{fingerprint}/{seed}/{epoch}"
+        offset, numbers = ORDERS[order](key, places[here], count)
+        starts[here] = offset % seq_len + numbers * seq_len
     return _cut(tokens, starts, seq_len)
 
 
@@ -99,13 +110,32 @@ def _windows_per_epoch(n_tokens: int, seq_len: int) -> int:
     return n_tokens // seq_len - 1
 
 
+def _feistel(key: str, places: np.ndarray, count: int) -> tuple[int, np.ndarray]:
+    raw = hashlib.shake_256(key.encode()).digest(8 * (1 + ROUNDS))
+    offset, *keys = np.frombuffer(raw, dtype="<u8").astype(np.uint64)
+    return int(offset), permuted(places, count, np.array(keys))
+
+
+def _shuffled(key: str, places: np.ndarray, count: int) -> tuple[int, np.ndarray]:
+    offset, numbers = _shuffle(key, count)
+    return offset, numbers[places]
+
+
 @lru_cache(maxsize=4)
-def _order(fingerprint: str, seed: int, epoch: int, count: int) -> tuple[int, np.ndarray]:
-    """A random 64-bit offset and a permutation of `count` windows."""
-    key = hashlib.sha256(f"{fingerprint}/{seed}/{epoch}".encode()).digest()[:16]
+def _shuffle(key: str, count: int) -> tuple[int, np.ndarray]:
+    """A random 64-bit offset and a permutation of `count` windows, 8 bytes each."""
+    digest = hashlib.sha256(key.encode()).digest()[:16]
     # The raw stream of Philox is the same in each numpy version; Generator.permutation is not.
-    raw = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(count + 1)
+    raw = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count + 1)
     return int(raw[0]), np.argsort(raw[1:], kind="stable")
+
+
+# From a key, the places of an epoch and the number of its windows: a random 64-bit offset, and the
+# windows at these places.
+ORDERS: dict[str, Callable[[str, np.ndarray, int], tuple[int, np.ndarray]]] = {
+    "shuffled": _shuffled,
+    "feistel": _feistel,
+}
 
 
 def _cut(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:

@@ -65,6 +65,7 @@ class Trainer:
             self.step + protocol.batch_offset,
             protocol.rows_per_step,
             protocol.seq_len,
+            protocol.data_order,
         )
         total = torch.zeros((), device=protocol.device)
         routings = []

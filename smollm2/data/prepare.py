@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from tokenizers import Tokenizer
 
 from smollm2.data.byte_account import ByteAccount, token_bytes
 from smollm2.data.corpora import corpus_kind, not_read, source_identity, source_name
-from smollm2.data.encode import SplitFile, cut, encode, has_enough, skip_surplus
 from smollm2.data.ngram import count_floors
+from smollm2.data.split_files import token_dtype, write_splits
 from smollm2.data.splits import (
     HELD_OUT,
     SPLITS,
@@ -234,22 +233,11 @@ def _write(
         tokenizer = train_tokenizer(tokenizer, (text for name, text in parts if name == "train"))
     end_of_text = end_of_text_id(tokenizer)
     account = ByteAccount(tokenizer, end_of_text)
-    sizes = account.sizes
-    dtype = np.dtype(np.uint16 if len(sizes) <= 2**16 else np.uint32)
-    limits = {"train": max_tokens}
-    files = {name: SplitFile(path / f"{name}.bin", dtype, limits.get(name)) for name in SPLITS}
-    with ExitStack() as stack:
-        for file in files.values():
-            stack.enter_context(file.file)
-        pieces = (piece for text in texts() for piece in cut(split(text)))
-        wanted = skip_surplus(pieces, files)
-        for piece, ids in stack.enter_context(closing(encode(tokenizer, wanted))):
-            tokens = np.array([*ids, end_of_text] if piece.ends_document else ids, dtype=dtype)
-            account.add(piece.text, tokens, piece.ends_document)
-            files[piece.split].write(tokens, sizes, piece.ends_document)
-            progress("tokenize", files["train"].tokens, max_tokens)
-            if (piece.ends_document or piece.split == "train") and has_enough(files):
-                break
+    files = write_splits(
+        *(path, texts(), split, account, end_of_text),
+        {"train": max_tokens},
+        lambda n_tokens: progress("tokenize", n_tokens, max_tokens),
+    )
     if empty := [name for name in SPLITS if not files[name].tokens]:
         raise UserError(
             f"{source_name(source)!r} is too small: nothing is left for {' and '.join(empty)}. "
@@ -259,8 +247,10 @@ def _write(
         require_held_out({name: file.documents for name, file in files.items()}, held_out)
     if note := account.note():
         notes = [*notes, note]
+    vocab_size = len(account.sizes)
+    dtype = token_dtype(vocab_size)
     train, test = (np.memmap(path / f"{name}.bin", dtype, mode="r") for name in ("train", "test"))
-    floors = count_floors(train, test, len(sizes), partial(progress, "count n-grams"))
+    floors = count_floors(train, test, vocab_size, partial(progress, "count n-grams"))
     content = tokenizer.to_str(pretty=True)  # `save` takes no path that is not UTF-8
     (path / "tokenizer.json").write_text(content, encoding="utf-8")
     info = {
@@ -269,17 +259,14 @@ def _write(
         "python": platform.python_version() if corpus_kind(source).follows_python else None,
         "fingerprint": tokens_fingerprint([file.hash.digest() for file in files.values()]),
         "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-        "vocab_size": len(sizes),
+        "vocab_size": vocab_size,
         "end_of_text": end_of_text,
         "dtype": dtype.name,
         "max_tokens": max_tokens,
         "split_rule": rule,
         "held_out": share,
         "notes": notes,
-        "splits": {
-            name: {"tokens": file.tokens, "documents": file.documents, "bytes": file.bytes}
-            for name, file in files.items()
-        },
+        "splits": {name: file.facts() for name, file in files.items()},
         "floors": [dataclasses.asdict(each) for each in floors],
     }
     write_json(path / "data.json", info)

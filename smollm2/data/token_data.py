@@ -16,10 +16,11 @@ from tokenizers import Tokenizer
 from smollm2.data.byte_account import token_bytes
 from smollm2.data.corpora import is_path
 from smollm2.data.ngram import Floors, count_floors, floors_between
+from smollm2.data.split_files import ENDS
 from smollm2.data.splits import HELD_OUT, MOST_HELD_OUT, SPLITS
 from smollm2.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from smollm2.errors import UserError, reason
-from smollm2.files import cache_dir
+from smollm2.files import cache_dir, checksum
 from smollm2.parse import Unreadable, read_json
 
 FORMAT = 1
@@ -32,7 +33,8 @@ class TokenData:
 
     The token arrays are memory maps, `uint16 [tokens]` for up to 65,536 token ids, else
     `uint32`; each document ends with `end_of_text`. `documents` and `n_bytes` (of UTF-8 text) count
-    per split. `fingerprint` is of the tokens and `tokenizer_fingerprint` of the tokenizer, 16 hex
+    per split; `ends` has the positions of the end-of-text tokens of validation and test, `int64`.
+    `fingerprint` is of the tokens and `tokenizer_fingerprint` of the tokenizer, 16 hex
     digits each; `token_bytes` is as that function. `notes` are sentences for the user: what of the
     source is not in the tokens. `recorded_floors` are those of `count_floors`; None in a folder of
     an older version. `held_out` is the share of the documents for validation, and again for test.
@@ -46,6 +48,7 @@ class TokenData:
     end_of_text: int
     documents: dict[str, int]
     n_bytes: dict[str, int]
+    ends: dict[str, np.ndarray]
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
@@ -95,6 +98,7 @@ def open_prepared(path: Path) -> TokenData:
             end_of_text=info["end_of_text"],
             documents={split: info["splits"][split]["documents"] for split in SPLITS},
             n_bytes={split: info["splits"][split]["bytes"] for split in SPLITS},
+            ends={split: _ends(path, info, split, read[split][0]) for split in SPLITS[1:]},
             **{split: tokens for split, (tokens, _) in read.items()},
             tokenizer=tokenizer,
             token_bytes=sizes,
@@ -178,6 +182,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         "splits": all(
             isinstance(each, dict)
             and all(_is_count(each.get(field)) for field in ("tokens", "documents", "bytes"))
+            and isinstance(each.get("ends", ""), str)
             for each in counts
         ),
         "notes": isinstance(notes, list) and all(isinstance(note, str) for note in notes),
@@ -241,3 +246,22 @@ def _tokens(path: Path, info: dict[str, Any], split: str) -> tuple[np.ndarray, b
             if ids.max(initial=0) >= info["vocab_size"]:
                 raise ValueError(f"{file.name} holds a token that the tokenizer lacks")
     return np.memmap(file, dtype=dtype, mode="r"), digest.digest()
+
+
+def _ends(path: Path, info: dict[str, Any], split: str, tokens: np.ndarray) -> np.ndarray:
+    """The positions of the end-of-text tokens of a split: as they were stored, or in a folder of an
+    older version from its tokens."""
+    recorded = info["splits"][split].get("ends")
+    if recorded is None:
+        return np.flatnonzero(tokens == info["end_of_text"]).astype(ENDS)
+    file = path / f"{split}.ends"
+    if checksum(file) != recorded:
+        raise ValueError(f"{file.name} differs from what was prepared")
+    return mapped(file, ENDS)
+
+
+def mapped(file: Path, dtype: np.dtype) -> np.ndarray:
+    """A memory map of the numbers in a file, which may be empty."""
+    if not file.stat().st_size:
+        return np.empty(0, dtype)
+    return np.memmap(file, dtype=dtype, mode="r")

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from smollm2.data.permutation import ROUNDS, permuted
+from smollm2.data.sharded_tokens import ShardedTokens, Tokens
 from smollm2.errors import RunError, UserError
 
 
 def batch(
-    tokens: np.ndarray,
+    tokens: Tokens,
     fingerprint: str,
     seed: int,
     step: int,
@@ -49,7 +50,7 @@ def batch(
     return _cut(tokens, starts, seq_len)
 
 
-def window_count(tokens: np.ndarray, seq_len: int, n_tokens: int | None = None) -> int:
+def window_count(tokens: Tokens, seq_len: int, n_tokens: int | None = None) -> int:
     """How many consecutive windows of `seq_len` an evaluation reads from the start of `tokens`.
 
     The first `n_tokens` (None: all) rounded down to whole windows, at least one.
@@ -72,9 +73,7 @@ def spread_windows(total: int, count: int) -> list[int]:
     return [i * total // count for i in range(count)]
 
 
-def windows(
-    tokens: np.ndarray, seq_len: int, numbers: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
+def windows(tokens: Tokens, seq_len: int, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets, each `int64 [len(numbers), seq_len]`, of the windows `numbers`."""
     return _cut(tokens, np.asarray(numbers, dtype=np.int64) * seq_len, seq_len)
 
@@ -84,12 +83,14 @@ def epochs(n_train_tokens: int, seq_len: int, n_tokens: int) -> float:
     return n_tokens / (_windows_per_epoch(n_train_tokens, seq_len) * seq_len)
 
 
-def require_uncut(tokens: np.ndarray) -> None:
+def require_uncut(tokens: Tokens) -> None:
     """Raise `RunError` if the file that `tokens` is a memory map of has been cut since.
 
     Reading past its end would kill the process with SIGBUS. A file that is deleted or replaced
-    stays whole in its map.
+    stays whole in its map. Shards are mapped anew each time, which notices it.
     """
+    if isinstance(tokens, ShardedTokens):
+        return
     mapped = tokens.base
     if isinstance(mapped, mmap.mmap) and mapped.size() < tokens.nbytes:
         path = Path(str(getattr(tokens, "filename", "")))
@@ -138,7 +139,7 @@ ORDERS: dict[str, Callable[[str, np.ndarray, int], tuple[int, np.ndarray]]] = {
 }
 
 
-def _cut(tokens: np.ndarray, starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut(tokens: Tokens, starts: np.ndarray, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
     require_uncut(tokens)
     taken = tokens[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
     return taken[:, :-1].copy(), taken[:, 1:].copy()

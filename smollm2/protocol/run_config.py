@@ -81,7 +81,7 @@ class RunConfig:
     def without_paths(self) -> "RunConfig":
         """A copy with files and folders reduced to their base names, for a manifest."""
 
-        from smollm2.data.corpora import is_path
+        from smollm2.data.corpora import without_secrets
 
         def base(text: str) -> str:
             return text if text.startswith(("hub:", "train:")) else base_name(text)
@@ -89,7 +89,7 @@ class RunConfig:
         return dataclasses.replace(
             self,
             variant=base(self.variant),
-            data=base_name(self.data) if is_path(self.data) else self.data,
+            data=without_secrets(self.data),
             tokenizer=self.tokenizer and base(self.tokenizer),
         )
 

@@ -33,25 +33,45 @@ class ShardedTokens:
 
     def __getitem__(self, places: slice | np.ndarray) -> np.ndarray:
         if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
-        flat = places.ravel()
-        if len(flat) and not 0 <= flat.min() <= flat.max() < len(self):
+            return self._stretch(*places.indices(len(self)))
+        found = np.empty(places.shape, self.dtype)
+        if not places.size:
+            return found
+        if not 0 <= places.min() <= places.max() < len(self):
             raise IndexError(f"There are tokens at the places 0 to {len(self) - 1:,} only.")
-        numbers = np.searchsorted(self.starts, flat, side="right") - 1
-        found = np.empty(len(flat), self.dtype)
-        for number in np.unique(numbers):
-            here = numbers == number
-            found[here] = self._mapped(number)[flat[here] - self.starts[number]]
-        return found.reshape(places.shape)
+        # Row by row, as each is mostly in one shard.
+        rows, into = (array.reshape(len(places), -1) for array in (places, found))
+        first, last = self._shard_of(rows.min(axis=1)), self._shard_of(rows.max(axis=1))
+        for number in np.unique(first[first == last]):
+            here = (first == number) & (last == number)
+            into[here] = self._mapped(number)[rows[here] - self.starts[number]]
+        for row in np.flatnonzero(first != last):
+            into[row] = self[rows[row]]
+        return found
+
+    def _stretch(self, start: int, stop: int, step: int) -> np.ndarray:
+        if step != 1:
+            raise IndexError("Slices of shards have the step 1.")
+        parts = [np.empty(0, self.dtype)]
+        while start < stop:
+            number = int(self._shard_of(np.array([start]))[0])
+            begin, end = self.starts[number : number + 2]
+            parts.append(self._mapped(number)[start - begin : min(stop, end) - begin])
+            start = end
+        return np.concatenate(parts)
+
+    def _shard_of(self, places: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.starts, places, side="right") - 1
 
     def _mapped(self, number: int) -> np.ndarray:
         path, n_tokens = self.files[number]
         try:
             return np.memmap(path, self.dtype, mode="r", shape=(n_tokens,))
         except (OSError, ValueError) as error:  # it is gone, or shorter
+            why = getattr(error, "strerror", error)
             raise RunError(
                 f"The tokens of {path.parent.name} in {path.parent.parent.name!r} cannot be read "
-                f"any more ({error}). Repeat the command, or resume the run, once they are back."
+                f"any more ({why}). Repeat the command, or resume the run, once they are back."
             ) from error
 
 

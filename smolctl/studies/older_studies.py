@@ -1,6 +1,7 @@
 """A study that an older version began goes on as it began."""
 
 import dataclasses
+from typing import Any
 
 from smolctl.studies.study_file import Study
 from smollm2.protocol.run_config import FIRST, SHUFFLED, RunConfig
@@ -21,7 +22,9 @@ def as_older_runs(runs: list[Run], study: Study) -> Study:
     }
     arms = []
     for arm in study.arms:
-        unsaid = {k: v for k, v in found.items() if getattr(arm.config, k) is None}
+        unsaid: dict[str, Any] = {
+            name: older for name, older in found.items() if getattr(arm.config, name) is None
+        }
         arms.append(dataclasses.replace(arm, config=dataclasses.replace(arm.config, **unsaid)))
     return dataclasses.replace(study, arms=tuple(arms))
 

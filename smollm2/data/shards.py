@@ -6,7 +6,6 @@ A folder of shards gets `tokenizer.json` and `plan.json`, then for each slice a 
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -44,7 +43,6 @@ from smollm2.files import checksum, make_folder, replace_file, replacing, write_
 from smollm2.parse import read_json
 
 PLAN, SHARD, TOKENIZER = "plan.json", "shard.json", "tokenizer.json"
-LOCKS = ".locks"
 HELD_OUT_TOKENS = 2**24  # of validation, and of test; 17 million are more than a run scores
 
 Progress = Callable[[str, int, int | None], None]
@@ -107,7 +105,8 @@ def write_shards(
     with _alone(out):
         if not is_prepared(str(out)):
             folder.finish(source, rule, is_share_asked=held_out is not None, notes=notes)
-        shutil.rmtree(out / LOCKS, ignore_errors=True)
+        for lock in out.glob(".*.lock"):  # one who waits for it finds the folder finished
+            lock.unlink(missing_ok=True)
 
 
 def is_begun(out: Path, plan: dict[str, Any]) -> bool:
@@ -167,9 +166,8 @@ class ShardFolder:
         path = shard_path(self.out, number)
         if (path / SHARD).is_file():
             return
-        make_folder(self.out / LOCKS)
         try:
-            with FileLock(self.out / LOCKS / path.name, timeout=-1 if wait else 0):
+            with FileLock(self.out / f".{path.name}.lock", timeout=-1 if wait else 0):
                 if not (path / SHARD).is_file():
                     with replacing(path) as made:
                         made.mkdir()
@@ -260,9 +258,9 @@ class ShardFolder:
         of the latter."""
         files = [shard / f"{name}.bin" for shard in shards]
         tokens = np.concatenate([np.fromfile(file, self.dtype) for file in files])
-        ends = np.flatnonzero(tokens == self.end_of_text).astype(ENDS)
+        ends = np.flatnonzero(tokens == self.end_of_text).astype(ENDS).tobytes()
         replace_file(self.out / f"{name}.bin", tokens.tobytes())
-        replace_file(self.out / f"{name}.ends", ends.tobytes())
+        replace_file(self.out / f"{name}.ends", ends)
         return hashlib.sha256(ends).hexdigest()
 
     def _notes(self, facts: list[dict[str, Any]]) -> Iterator[str]:
@@ -282,8 +280,8 @@ class ShardFolder:
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """A context manager that keeps other processes out of what concerns the whole folder."""
-    make_folder(out / LOCKS)
-    with FileLock(out / LOCKS / "folder"):
+    make_folder(out)
+    with FileLock(out / ".folder.lock"):
         yield
 
 

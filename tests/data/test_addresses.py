@@ -42,7 +42,8 @@ def folder(tmp_path):
 def address(request, folder):
     """The address of that folder."""
     if request.param == "file":
-        return folder.as_uri()
+        yield folder.as_uri()
+        return
     system = fsspec.filesystem("memory")
     system.put(str(folder), "/made", recursive=True)
     yield "memory://made"
@@ -128,6 +129,7 @@ def test_what_cannot_be_reached_is_a_sentence(monkeypatch, address):
         patch.setattr(type(system), "open", refuse)
         with pytest.raises(UserError, match=sentence):
             list(documents(address))
-    monkeypatch.setattr(type(system), "info", refuse)
-    with pytest.raises(UserError, match=sentence):
-        documents(address)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(system), "info", refuse)
+        with pytest.raises(UserError, match=sentence):
+            documents(address)

@@ -1,12 +1,10 @@
 """What data.json of a prepared folder says."""
 
-import dataclasses
 import hashlib
 import itertools
 import math
 import platform
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from smollm2.data.corpora import corpus_kind, source_name
-from smollm2.data.ngram import Floors
 from smollm2.data.splits import HELD_OUT, MOST_HELD_OUT, SPLITS
 from smollm2.data.tokenizer import tokenizer_fingerprint
 from smollm2.errors import UserError
@@ -30,7 +27,6 @@ def write_info(
     tokenizer: Tokenizer,
     *,
     dtype: np.dtype,
-    floors: Iterable[Floors],
     **fields: Any,
 ) -> None:
     """Write data.json, which makes a folder a prepared one.
@@ -44,7 +40,6 @@ def write_info(
         "python": platform.python_version() if corpus_kind(source).follows_python else None,
         "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
         "dtype": dtype.name,
-        "floors": [dataclasses.asdict(each) for each in floors],
     }
     write_json(path / "data.json", info | fields)
 

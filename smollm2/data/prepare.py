@@ -1,6 +1,7 @@
 """From documents to token files: split, encode, write once, then open read-only."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -75,8 +76,8 @@ def prepare(
             again: what is whole stays. See `write_shards`.
         progress: called with what is being done, how much of it is done and the total if known:
             `"scan"` (documents), then `"train tokenizer"`, `"tokenize"` (tokens for training) and
-            `"count n-grams"` (tokens for the floors); with shards, `"shards"` and `"shard 1 of 9"`
-            (its tokens for training).
+            `"count n-grams"` (tokens for the floors); with shards, in place of these two,
+            `"shards"` and `"shard 1 of 9"` (its tokens for training).
 
     Raises:
         UserError: the source, the tokenizer or `out` cannot be used; or a share that was asked for
@@ -258,6 +259,7 @@ def _write(
     vocab_size = len(account.sizes)
     dtype = token_dtype(vocab_size)
     train, test = (np.memmap(path / f"{name}.bin", dtype, mode="r") for name in ("train", "test"))
+    floors = count_floors(train, test, vocab_size, partial(progress, "count n-grams"))
     content = tokenizer.to_str(pretty=True)  # `save` takes no path that is not UTF-8
     (path / "tokenizer.json").write_text(content, encoding="utf-8")
     write_info(
@@ -265,7 +267,6 @@ def _write(
         source,
         tokenizer,
         dtype=dtype,
-        floors=count_floors(train, test, vocab_size, partial(progress, "count n-grams")),
         fingerprint=tokens_fingerprint([file.hash.digest() for file in files.values()]),
         vocab_size=vocab_size,
         end_of_text=end_of_text,
@@ -274,4 +275,5 @@ def _write(
         held_out=share,
         notes=notes,
         splits={name: file.facts() for name, file in files.items()},
+        floors=[dataclasses.asdict(each) for each in floors],
     )

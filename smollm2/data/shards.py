@@ -8,7 +8,6 @@ A folder of shards gets `tokenizer.json` and `plan.json`, then for each slice a 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from tokenizers import Tokenizer
 from smollm2.data.byte_account import ByteAccount, dropped_note
 from smollm2.data.corpora import document_slices, is_path, source_name
 from smollm2.data.data_json import SHARDED, tokens_fingerprint, write_info
-from smollm2.data.ngram import count_floors
-from smollm2.data.sharded_tokens import ShardedTokens, shard_path
+from smollm2.data.sharded_tokens import shard_path
 from smollm2.data.split_files import ENDS, token_dtype, write_splits
 from smollm2.data.splits import (
     HELD_OUT,
@@ -200,7 +198,8 @@ class ShardFolder:
         return total * (number + 1) // self.n_shards - total * number // self.n_shards
 
     def finish(self, source: str, rule: str, *, is_share_asked: bool, notes: list[str]) -> None:
-        """Join what is held out, and write data.json.
+        """Join what is held out, and write data.json. It has no floors: to count them takes
+        minutes, and a run that is scored on a part of so much text counts its own.
 
         Raises:
             UserError: a split has no text, or too few documents for the share that was asked for.
@@ -222,8 +221,6 @@ class ShardFolder:
         for name in SPLITS[1:]:
             splits[name]["ends"] = self._join(name, shards)
         sizes = [each["splits"]["train"]["tokens"] for each in facts]
-        files = [(shard / "train.bin", size) for shard, size in zip(shards, sizes, strict=True)]
-        test = np.memmap(self.out / "test.bin", self.dtype, mode="r")
         digests = [each["sha256"] for each in facts]
         digests += [checksum(self.out / f"{name}.bin") for name in SPLITS[1:]]
         write_info(
@@ -231,12 +228,6 @@ class ShardFolder:
             source,
             self.tokenizer,
             dtype=self.dtype,
-            floors=count_floors(
-                ShardedTokens(files, self.dtype),
-                test,
-                len(self.account.sizes),
-                partial(self.progress, "count n-grams"),
-            ),
             format=SHARDED,
             fingerprint=tokens_fingerprint([bytes.fromhex(each) for each in digests]),
             vocab_size=len(self.account.sizes),

@@ -35,7 +35,8 @@ class TokenData:
     split. `fingerprint` is of the tokens and `tokenizer_fingerprint` of the tokenizer, 16 hex
     digits each; `token_bytes` is as that function. `notes` are sentences for the user: what of the
     source is not in the tokens. `recorded_floors` are those of `count_floors`; None in a folder of
-    an older version. `held_out` is the share of the documents for validation, and again for test.
+    shards and one of an older version. `held_out` is the share of the documents for validation, and
+    again for test.
     """
 
     path: Path

@@ -53,6 +53,7 @@ def test_shards_have_the_documents_of_the_source(source, tokenizer, tmp_path):
     for split in SPLITS:
         assert text_of(data, split) == text_of(whole, split)
     assert (data.documents, data.n_bytes) == (whole.documents, whole.n_bytes)
+    assert data.recorded_floors is None
     assert data.floors == whole.floors
     for split in SPLITS[1:]:
         assert data.ends[split].tolist() == whole.ends[split].tolist()

@@ -8,7 +8,7 @@ REGULAR = (
     *("backend", "batch_offset", "bits", "chat", "data", "data_dir", "data_seed", "detect"),
     *("device", "dtype", "flops", "grad_accum", "held_out"),
     *("group_size", "lr", "max_new_tokens", "method", "micro_batch_size", "name", "optimizer"),
-    *("out", "results", "resume", "schedule", "seed", "seq_len", "steps", "tasks"),
+    *("out", "results", "resume", "schedule", "seed", "seq_len", "shards", "steps", "tasks"),
     *("temperature", "test_tokens", "tokenizer", "tokens", "top_k", "top_p", "val_every"),
     "val_tokens",
 )

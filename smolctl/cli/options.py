@@ -55,7 +55,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         help="Text: builtin (Python's own sources; the default), a file or folder (.txt .md "
-        ".jsonl[.gz|.zst] .parquet), a prepared folder, smollm-corpus, or hub:ORG/NAME[/CONFIG].",
+        ".jsonl[.gz|.zst] .parquet), a prepared folder, smollm-corpus, hub:ORG/NAME[/CONFIG], or "
+        "an address such as s3://BUCKET/NAME.",
         show_default=False,
     ),
 ]

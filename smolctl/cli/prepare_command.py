@@ -20,6 +20,8 @@ EXAMPLES = """
 
 - `smolctl prepare --data smollm-corpus --tokenizer smollm2 --max-tokens 50e6 --out tokens/`
 
+- `smolctl prepare --data s3://bucket/text/ --tokenizer smollm2 --shards 64 --out tokens/`
+
 Then, on any machine, without `datasets`:
 
 - `smolctl train --variant pow2 --scale nano --steps 300 --data tokens/`
@@ -27,7 +29,10 @@ Then, on any machine, without `datasets`:
 
 
 def prepare(
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder to write; it must not exist, unless it has some of the shards."),
+    ],
     tokenizer: Tokenizer = None,
     data: Data = None,
     max_tokens: Annotated[
@@ -39,6 +44,15 @@ def prepare(
         ),
     ] = None,
     held_out: HeldOut = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Make so many shards, each of a slice of the corpus. A command that was stopped "
+            "goes on with those that are missing, and several may share them.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tokenize a corpus once, into a folder that any machine can train from."""
@@ -63,9 +77,10 @@ def prepare(
             out=out,
             max_tokens=limit,
             held_out=held_out,
+            shards=shards,
         )
     except KeyboardInterrupt:
-        say("Stopped. Nothing was saved.")
+        say(stopped(out, shards))
         raise typer.Exit(130) from None
     sizes = {split: len(getattr(made, split)) for split in ("train", "validation", "test")}
     if as_json:
@@ -85,3 +100,12 @@ def prepare(
     scale = ("--scale", "nano") if made.vocab_size <= 4096 else ()
     words = ("train", "--variant", "pow2", *scale, "--steps", "300", "--data", str(out))
     say(f"Next: {command(*words)}")
+
+
+def stopped(out: Path, shards: int | None) -> str:
+    """What is left of a command that was stopped."""
+    from smollm2.data.shards import whole_shards
+
+    if shards is None or not (whole := whole_shards(out)):
+        return "Stopped. Nothing was saved."
+    return f"Stopped with {whole} of {shards} shards. Repeat the command to make the others."

@@ -16,6 +16,7 @@ from smollm2.data import (
     window_count,
     windows,
 )
+from smollm2.data.sharded_tokens import Tokens
 from smollm2.errors import UserError
 
 CALIBRATION_TOKENS = 16_384
@@ -93,7 +94,7 @@ def calibration_of(parts: dict[str, np.ndarray], seq_len: int) -> Calibration:
     return Calibration(torch.from_numpy(found.astype(np.int64)), tuple(parts))
 
 
-def spread(tokens: np.ndarray, seq_len: int, n_tokens: int) -> np.ndarray:
+def spread(tokens: Tokens, seq_len: int, n_tokens: int) -> np.ndarray:
     """Windows at even distances, one after the other."""
     if len(tokens) <= seq_len:
         return tokens[:0]

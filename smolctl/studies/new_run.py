@@ -156,6 +156,7 @@ def order_of(trunk: Run, asked: dict[str, Any]) -> dict[str, Any]:
     its trunk. With a seed of its own it has another order, which the user asked for."""
     protocol = trunk.protocol
     found: dict[str, Any] = {"batch_offset": protocol.batch_offset or None}
+    found["data_order"] = protocol.data_order
     if asked.keys().isdisjoint(("seed", "data_seed")):
         found |= {"seed": protocol.seed}
         if protocol.data_seed != protocol.seed:

@@ -1,23 +1,31 @@
 """A study that an older version began goes on as it began."""
 
 import dataclasses
+from typing import Any
 
 from smolctl.studies.study_file import Study
-from smollm2.protocol.run_config import FIRST, RunConfig
+from smollm2.protocol.run_config import FIRST, SHUFFLED, RunConfig
 from smollm2.runs.run import Run
 
+# Of runs of older versions. Runs of two kinds are never compared.
+OLDER = {"held_out_windows": FIRST, "data_order": SHUFFLED}
 
-def scored_as(runs: list[Run], study: Study) -> Study:
-    """The study with the held-out windows of its runs: an older version scored the first ones, and
-    losses of the two kinds are never compared."""
-    if not any(run.protocol.held_out_windows == FIRST for run in runs if not run.is_imported):
-        return study
-    configs = [arm.config for arm in study.arms]
-    windows = [config.held_out_windows or FIRST for config in configs]
-    arms = [
-        dataclasses.replace(arm, config=dataclasses.replace(config, held_out_windows=each))
-        for arm, config, each in zip(study.arms, configs, windows, strict=True)
-    ]
+
+def as_older_runs(runs: list[Run], study: Study) -> Study:
+    """The study with the held-out windows and the order of windows in an epoch that its runs have,
+    where its file does not say."""
+    trained = [run.protocol for run in runs if not run.is_imported]
+    found = {
+        name: older
+        for name, older in OLDER.items()
+        if any(getattr(protocol, name) == older for protocol in trained)
+    }
+    arms = []
+    for arm in study.arms:
+        unsaid: dict[str, Any] = {
+            name: older for name, older in found.items() if getattr(arm.config, name) is None
+        }
+        arms.append(dataclasses.replace(arm, config=dataclasses.replace(arm.config, **unsaid)))
     return dataclasses.replace(study, arms=tuple(arms))
 
 

@@ -63,7 +63,7 @@ def with_changes(run: Run, asked: dict[str, Any]) -> ResolvedConfig:
     saved["settings"] = [s for s in saved["settings"] if split_setting(s)[0] not in asked]
     if not asked.keys().isdisjoint(("steps", "tokens", "flops")):
         saved |= {"steps": None, "tokens": None, "flops": None}
-    kept = ("device", "dtype", "compile", "held_out_windows")
+    kept = ("device", "dtype", "compile", "held_out_windows", "data_order")
     machine = {name: getattr(protocol, name) for name in kept}
     settings = {"settings": (*saved["settings"], *asked.get("settings", ()))}
     request = RunConfig(**saved | machine | asked | settings)

@@ -18,7 +18,7 @@ from smolctl.studies.ledger import (
     record_results,
     require_same_results,
 )
-from smolctl.studies.older_studies import compiled_as, in_order_of, scored_as
+from smolctl.studies.older_studies import as_older_runs, compiled_as, in_order_of
 from smolctl.studies.plan import PlannedRun, final_runs, horizons, tuned_by, tuning_runs
 from smolctl.studies.rate_search import Search, chosen_rates, search
 from smolctl.studies.scorer import questions
@@ -73,7 +73,7 @@ class Session:
         before = trained_on(study.arms[0].config, runs)
         if source is not None and before is None:
             study = study.with_options(data=source)
-        study = scored_as(runs, study)
+        study = as_older_runs(runs, study)
         self.study, self.results, self.observe = study, results, observe
         self.folder = results / study.name
         require_own(self.folder, "study.lock", LEDGER)

@@ -31,6 +31,7 @@ def prepared(
     max_tokens: int | None = None,
     max_vocab: int | None = None,
     held_out: float | None = None,
+    shards: int | None = None,
 ) -> TokenData:
     """The tokens of `source`, from the cache or made now, with progress, a message before and
     after, and a warning if a part of the text is not in them.
@@ -57,6 +58,7 @@ def prepared(
             max_tokens=max_tokens,
             max_vocab=max_vocab,
             held_out=held_out,
+            shards=shards,
             progress=on_progress,
         )
     if started is not None:

@@ -93,14 +93,8 @@ class ByteAccount:
             self._document_is_whole = True
 
     def note(self) -> str | None:
-        """A sentence about the bytes that were dropped; None if there are none."""
-        if not self.dropped:
-            return None
-        return (
-            f"The tokenizer has no token for {self.dropped:,} bytes (control characters or rare "
-            f"planes of Unicode) in {self.documents:,} documents: they are not in the tokens, and "
-            "bits per byte are of the text without them."
-        )
+        """See `dropped_note`."""
+        return dropped_note(self.dropped, self.documents)
 
     def require(self, text: str, ids: Sequence[int] | np.ndarray) -> int:
         """How many bytes of `text` have no token in `ids`.
@@ -129,6 +123,17 @@ class ByteAccount:
         if number in self._added:
             return self._added[number].content.encode()
         return bytes(BYTE_OF[character] for character in self.tokenizer.id_to_token(number) or "")
+
+
+def dropped_note(n_bytes: int, n_documents: int) -> str | None:
+    """A sentence about bytes of so many documents that were dropped; None if there are none."""
+    if not n_bytes:
+        return None
+    return (
+        f"The tokenizer has no token for {n_bytes:,} bytes (control characters or rare planes of "
+        f"Unicode) in {n_documents:,} documents: they are not in the tokens, and bits per byte are "
+        "of the text without them."
+    )
 
 
 def token_bytes(tokenizer: Tokenizer, end_of_text: int | None = None) -> np.ndarray:

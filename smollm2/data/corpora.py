@@ -7,7 +7,9 @@ Every module of `smollm2.data.kinds` declares a `KIND`; a new one needs no other
 adds one from elsewhere.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from smollm2.data.corpus_kind import CorpusKind
@@ -47,6 +49,23 @@ def documents(source: str) -> Iterator[str]:
     return _not_empty(_existing_kind(source).read(ALIASES.get(source, source)), source_name(source))
 
 
+def document_slices(source: str, n: int) -> list[Callable[[], Iterator[str]]]:
+    """Functions that read `n` slices of `source`, each a function of its slice alone; together
+    they have the documents of `documents`. A slice may have none.
+
+    Raises:
+        UserError: there is no such source, or it cannot be cut into so many slices.
+    """
+    kind = _existing_kind(source)
+    if kind.slices is None:
+        raise UserError(
+            f"{source_name(source)!r} can only be read from its start, so `shards` cannot cut it: "
+            "name a file, a folder or an address such as hf://datasets/ORG/NAME.",
+            field="shards",
+        )
+    return [partial(_with_text, read) for read in kind.slices(ALIASES.get(source, source), n)]
+
+
 def not_read(source: str) -> str | None:
     """A sentence of bounded length about what of `source` is not read, or None if all is.
 
@@ -58,7 +77,17 @@ def not_read(source: str) -> str | None:
 
 def source_name(source: str) -> str:
     """What a manifest calls `source`: the base name of a file or folder, else the full name."""
-    return base_name(Path(source).resolve()) if is_path(source) else ALIASES.get(source, source)
+    if is_path(source):
+        return base_name(Path(source).resolve())
+    return without_secrets(ALIASES.get(source, source))
+
+
+def without_secrets(source: str) -> str:
+    """`source` as a request keeps it: of a path and of an address on this machine only the base
+    name, and no user name and password of an address."""
+    if is_path(source) or source.startswith("file://"):
+        return base_name(source)
+    return re.sub(r"://[^/@]*@", "://", source)
 
 
 def source_identity(source: str) -> str:
@@ -87,6 +116,10 @@ def _existing_kind(source: str) -> CorpusKind:
             f"A corpus is one of {known}; builtin is on every machine."
         )
     return kind
+
+
+def _with_text(read: Callable[[], Iterator[str]]) -> Iterator[str]:
+    return (text for text in read() if text and not text.isspace())
 
 
 def _not_empty(texts: Iterator[str], name: str) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
+from pathlib import Path, PurePath
+from typing import NoReturn, TypeVar
 
 from smollm2.errors import UserError, first_few
 
@@ -15,6 +16,7 @@ ABOUT_THE_DATA = {"readme", "license", "licence", "copying", "notice"}
 LINKED, SPECIAL = "linked folders", "special files"
 OTHER, ABOUT, HIDDEN = "files with other endings", "files about the data", "hidden files"
 NOT_MISSED = ""
+P = TypeVar("P", bound=PurePath)
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,15 @@ def corpus_files(source: str) -> CorpusFiles:
     return CorpusFiles([root], None)
 
 
-def is_compressed(path: Path) -> bool:
+def is_compressed(path: PurePath) -> bool:
     """Whether the name ends with `.gz` or `.zst`, in any case."""
     return path.suffix.lower() in (".gz", ".zst")
 
 
-def file_format(path: Path) -> str | None:
+def file_format(path: PurePath) -> str | None:
     """`.txt`, `.md`, `.jsonl` or `.parquet`, without the compression; None if unsupported."""
     compressed = is_compressed(path)
-    suffix = (Path(path.stem) if compressed else path).suffix.lower()
+    suffix = (PurePath(path.stem) if compressed else path).suffix.lower()
     return suffix if suffix in FORMATS and not (compressed and suffix == ".parquet") else None
 
 
@@ -78,11 +80,9 @@ def _in_folder(root: Path) -> CorpusFiles:
                 paths.append(path)
             elif reason != NOT_MISSED:
                 skipped.setdefault(reason, []).append(entry)
-    formats = {file_format(path) for path in paths if not _is_about_the_data(path)}
-    about = [p for p in paths if formats and file_format(p) not in formats]
+    paths, about = not_about_the_data(paths)
     if about:
         skipped[ABOUT] = sorted(path.name for path in about)
-        paths = [path for path in paths if path not in set(about)]
     not_read = _sentence(name, skipped)
     if not paths:
         raise UserError(
@@ -125,7 +125,14 @@ def _refuse(error: OSError) -> NoReturn:
     ) from error
 
 
-def _is_about_the_data(path: Path) -> bool:
+def not_about_the_data(paths: Sequence[P]) -> tuple[list[P], list[P]]:
+    """The files that are documents, and those that describe them, in order."""
+    formats = {file_format(path) for path in paths if not _is_about_the_data(path)}
+    about = {path for path in paths if formats and file_format(path) not in formats}
+    return [path for path in paths if path not in about], [path for path in paths if path in about]
+
+
+def _is_about_the_data(path: PurePath) -> bool:
     return path.name.split(".")[0].split("-")[0].lower() in ABOUT_THE_DATA
 
 

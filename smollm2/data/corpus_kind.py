@@ -15,6 +15,8 @@ class CorpusKind:
     identity: a string that changes if the content may have changed; raises OSError if the source
         cannot be examined.
     not_read: a sentence about what of the source is not read; None if all is.
+    slices: of a source and a number n, n functions that read slices of it, each without what is
+        before; None if it can only be read from its start.
     is_unbounded: the source may be too long to read whole, so `prepare` takes `HUB_TOKENS` of
         it.
     follows_python: the text depends on the running Python version.
@@ -25,6 +27,7 @@ class CorpusKind:
     read: Callable[[str], Iterator[str]]
     identity: Callable[[str], str]
     not_read: Callable[[str], str | None] = lambda source: None
+    slices: Callable[[str, int], list[Callable[[], Iterator[str]]]] | None = None
     is_unbounded: bool = False
     follows_python: bool = False
 

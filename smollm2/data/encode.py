@@ -1,15 +1,12 @@
-"""Documents as token ids: pieces of text, encoded on all cores, appended to a file per split."""
+"""Documents as token ids: pieces of text, encoded on all cores."""
 
-import hashlib
 import re
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from smollm2.data.panics import no_panic
@@ -27,51 +24,6 @@ class Piece(NamedTuple):
     split: str
     text: str
     ends_document: bool
-
-
-class SplitFile:
-    """One token file as it grows, up to `limit` tokens."""
-
-    def __init__(self, path: Path, dtype: np.dtype, limit: int | None) -> None:
-        self.file = path.open("wb", buffering=2**20)
-        self.dtype = dtype
-        self.hash = hashlib.sha256()
-        self.left = limit
-        self.tokens = self.documents = self.bytes = 0
-
-    @property
-    def full(self) -> bool:
-        return self.left == 0
-
-    def write(self, tokens: np.ndarray, sizes: np.ndarray, ends_document: bool) -> None:
-        """Append what fits of `tokens`; `sizes` has the bytes of each token."""
-        if self.full:
-            return
-        tokens = tokens[: self.left]
-        self.file.write(tokens.data)
-        self.hash.update(tokens.data)
-        self.tokens += len(tokens)
-        self.bytes += int(sizes[tokens].sum())
-        if self.left is not None:
-            self.left -= len(tokens)
-        self.documents += ends_document or self.full
-
-
-def has_enough(files: dict[str, SplitFile]) -> bool:
-    """Whether the train split is full and the others are not empty."""
-    return files["train"].full and all(file.tokens for file in files.values())
-
-
-def skip_surplus(pieces: Iterator[Piece], files: dict[str, SplitFile]) -> Iterator[Piece]:
-    """`pieces` without those that need no encoding once the train split is full."""
-    complete: set[str] = set()
-    for piece in pieces:
-        if files["train"].full and complete == {"validation", "test"}:
-            return
-        if not files[piece.split].full:
-            yield piece
-        if piece.ends_document and piece.split != "train":
-            complete.add(piece.split)
 
 
 def cut(parts: list[tuple[str, str]]) -> Iterator[Piece]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smollm2.data.sharded_tokens import Tokens
+
 DISCOUNT = 0.75
 WINDOW = 256  # consecutive tokens that are counted together
 FEWEST_TOKENS = 256  # of the smallest model
@@ -80,8 +82,8 @@ def looked_up(wanted: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.nd
 
 
 def count_floors(
-    train: np.ndarray,
-    test: np.ndarray,
+    train: Tokens,
+    test: Tokens,
     vocab_size: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Floors, ...]:
@@ -117,8 +119,8 @@ def count_floors(
 
 
 def floors_on_windows(
-    train: np.ndarray,
-    test: np.ndarray,
+    train: Tokens,
+    test: Tokens,
     vocab_size: int,
     *,
     seq_len: int,
@@ -144,7 +146,7 @@ def floors_on_windows(
     return floors_from(sample, asked, times, vocab_size)
 
 
-def can_count(train: np.ndarray, test: np.ndarray, vocab_size: int) -> bool:
+def can_count(train: Tokens, test: Tokens, vocab_size: int) -> bool:
     """Whether splits have a trigram, and it fits into 64 bits."""
     return min(len(train), len(test)) >= 3 and (vocab_size + 1) ** 3 <= 2**63
 
@@ -190,12 +192,12 @@ class Spread:
             token of the text that is its first one, twice.
     """
 
-    tokens: np.ndarray
+    tokens: Tokens
     length: int
     starts: np.ndarray
 
     @classmethod
-    def over(cls, tokens: np.ndarray, n_tokens: int) -> "Spread":
+    def over(cls, tokens: Tokens, n_tokens: int) -> "Spread":
         """Windows with about `n_tokens` of `tokens`; as many as there are if they are fewer."""
         length = min(WINDOW, len(tokens) - 2)
         total = (len(tokens) - 2) // length

@@ -5,10 +5,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -18,24 +16,19 @@ from tokenizers import Tokenizer
 
 from smollm2.data.byte_account import ByteAccount, token_bytes
 from smollm2.data.corpora import corpus_kind, not_read, source_identity, source_name
-from smollm2.data.encode import SplitFile, cut, encode, has_enough, skip_surplus
+from smollm2.data.data_json import FORMAT, tokens_fingerprint, write_info
 from smollm2.data.ngram import count_floors
+from smollm2.data.shards import is_unfinished, write_shards
+from smollm2.data.split_files import token_dtype, write_splits
 from smollm2.data.splits import (
     HELD_OUT,
-    SPLITS,
     require_held_out,
     require_share,
+    require_text,
     scan,
     splitter,
 )
-from smollm2.data.token_data import (
-    FORMAT,
-    TokenData,
-    is_prepared,
-    open_prepared,
-    pointer_to,
-    tokens_fingerprint,
-)
+from smollm2.data.token_data import TokenData, is_prepared, open_prepared, pointer_to
 from smollm2.data.tokenizer import (
     end_of_text_id,
     load_tokenizer,
@@ -45,10 +38,11 @@ from smollm2.data.tokenizer import (
     train_tokenizer,
 )
 from smollm2.errors import RunError, UserError
-from smollm2.files import FULL, cache_dir, make_folder, replace_file, replacing, write_json
+from smollm2.files import FULL, cache_dir, make_folder, replace_file, replacing
 from smollm2.leftovers import clear_leftovers
 
 HUB_TOKENS = 100_000_000  # of a hub source, unless max_tokens says otherwise
+MOST_SHARDS = 100_000  # whose names have five digits
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -61,6 +55,7 @@ def prepare(
     max_tokens: int | None = None,
     max_vocab: int | None = None,
     held_out: float | None = None,
+    shards: int | None = None,
     progress: Progress | None = None,
 ) -> TokenData:
     """Token files of `source`, written to `out` or, by default, kept in the cache.
@@ -76,9 +71,13 @@ def prepare(
             that.
         held_out: the share of the documents for validation, and again for test, at most 0.4; None
             is 0.05. A folder prepared before has its own, and another is refused.
+        shards: make the tokens in so many shards of `out`, each of a slice of the source. Several
+            processes may be asked for the same at once, and one that was killed may be asked
+            again: what is whole stays. See `write_shards`.
         progress: called with what is being done, how much of it is done and the total if known:
             `"scan"` (documents), then `"train tokenizer"`, `"tokenize"` (tokens for training) and
-            `"count n-grams"` (tokens for the floors).
+            `"count n-grams"` (tokens for the floors); with shards, in place of these two,
+            `"shards"` and `"shard 1 of 9"` (its tokens for training).
 
     Raises:
         UserError: the source, the tokenizer or `out` cannot be used; or a share that was asked for
@@ -89,11 +88,20 @@ def prepare(
         require_share(held_out)
     if is_prepared(source):
         return _open_as_asked(Path(source), tokenizer, held_out)
+    if is_unfinished(source):
+        raise UserError(
+            f"Not all shards of {source_name(source)!r} are made: repeat the command that began it."
+        )
     if tokenizer is None:
         raise UserError(
             f"{source_name(source)!r} is not a prepared folder: name a tokenizer for it."
         )
-    if max_tokens is None and corpus_kind(source).is_unbounded:
+    if shards is not None and (out is None or not 1 <= shards <= MOST_SHARDS):
+        raise UserError(
+            f"`shards` takes 1 to {MOST_SHARDS:,}, and needs `out`, a folder to make them in.",
+            field="shards",
+        )
+    if max_tokens is None and shards is None and corpus_kind(source).is_unbounded:
         max_tokens = HUB_TOKENS
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"max_tokens is {max_tokens}: expected at least 1 token for training.")
@@ -109,6 +117,10 @@ def prepare(
     notes = [skipped] if skipped else []
     write = partial(_write, source, made_with, max_tokens, held_out, notes, progress or _silent)
     try:
+        if out is not None and shards is not None:
+            asked = (source, identity, made_with, max_tokens, held_out, notes)
+            write_shards(out, shards, *asked, progress or _silent)
+            return open_prepared(out)
         if out is not None:
             return _written_to(out, write)
         tokenizer_key = (
@@ -234,52 +246,34 @@ def _write(
         tokenizer = train_tokenizer(tokenizer, (text for name, text in parts if name == "train"))
     end_of_text = end_of_text_id(tokenizer)
     account = ByteAccount(tokenizer, end_of_text)
-    sizes = account.sizes
-    dtype = np.dtype(np.uint16 if len(sizes) <= 2**16 else np.uint32)
-    limits = {"train": max_tokens}
-    files = {name: SplitFile(path / f"{name}.bin", dtype, limits.get(name)) for name in SPLITS}
-    with ExitStack() as stack:
-        for file in files.values():
-            stack.enter_context(file.file)
-        pieces = (piece for text in texts() for piece in cut(split(text)))
-        wanted = skip_surplus(pieces, files)
-        for piece, ids in stack.enter_context(closing(encode(tokenizer, wanted))):
-            tokens = np.array([*ids, end_of_text] if piece.ends_document else ids, dtype=dtype)
-            account.add(piece.text, tokens, piece.ends_document)
-            files[piece.split].write(tokens, sizes, piece.ends_document)
-            progress("tokenize", files["train"].tokens, max_tokens)
-            if (piece.ends_document or piece.split == "train") and has_enough(files):
-                break
-    if empty := [name for name in SPLITS if not files[name].tokens]:
-        raise UserError(
-            f"{source_name(source)!r} is too small: nothing is left for {' and '.join(empty)}. "
-            "Expected at least a few sentences; give more text."
-        )
+    files = write_splits(
+        *(path, texts(), split, account, end_of_text),
+        {"train": max_tokens},
+        lambda n_tokens: progress("tokenize", n_tokens, max_tokens),
+    )
+    require_text({name: file.tokens for name, file in files.items()}, source_name(source))
     if held_out is not None:
         require_held_out({name: file.documents for name, file in files.items()}, held_out)
     if note := account.note():
         notes = [*notes, note]
+    vocab_size = len(account.sizes)
+    dtype = token_dtype(vocab_size)
     train, test = (np.memmap(path / f"{name}.bin", dtype, mode="r") for name in ("train", "test"))
-    floors = count_floors(train, test, len(sizes), partial(progress, "count n-grams"))
+    floors = count_floors(train, test, vocab_size, partial(progress, "count n-grams"))
     content = tokenizer.to_str(pretty=True)  # `save` takes no path that is not UTF-8
     (path / "tokenizer.json").write_text(content, encoding="utf-8")
-    info = {
-        "format": FORMAT,
-        "source": source_name(source),
-        "python": platform.python_version() if corpus_kind(source).follows_python else None,
-        "fingerprint": tokens_fingerprint([file.hash.digest() for file in files.values()]),
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-        "vocab_size": len(sizes),
-        "end_of_text": end_of_text,
-        "dtype": dtype.name,
-        "max_tokens": max_tokens,
-        "split_rule": rule,
-        "held_out": share,
-        "notes": notes,
-        "splits": {
-            name: {"tokens": file.tokens, "documents": file.documents, "bytes": file.bytes}
-            for name, file in files.items()
-        },
-        "floors": [dataclasses.asdict(each) for each in floors],
-    }
-    write_json(path / "data.json", info)
+    write_info(
+        path,
+        source,
+        tokenizer,
+        dtype=dtype,
+        fingerprint=tokens_fingerprint([file.hash.digest() for file in files.values()]),
+        vocab_size=vocab_size,
+        end_of_text=end_of_text,
+        max_tokens=max_tokens,
+        split_rule=rule,
+        held_out=share,
+        notes=notes,
+        splits={name: file.facts() for name, file in files.items()},
+        floors=[dataclasses.asdict(each) for each in floors],
+    )

@@ -48,6 +48,19 @@ def require_held_out(counts: dict[str, int], held_out: float) -> None:
             )
 
 
+def require_text(counts: dict[str, int], name: str) -> None:
+    """Raise `UserError` if a split of the source `name` has no tokens.
+
+    Args:
+        counts: tokens by split.
+    """
+    if empty := [split for split in SPLITS if not counts[split]]:
+        raise UserError(
+            f"{name!r} is too small: nothing is left for {' and '.join(empty)}. Expected at least "
+            "a few sentences; give more text."
+        )
+
+
 def scan(
     source: str, progress: Callable[[str, int, int | None], None]
 ) -> tuple[list[bytes], Callable[[], Iterator[str]]]:

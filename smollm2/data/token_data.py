@@ -1,10 +1,7 @@
 """A prepared folder, opened read-only."""
 
 import hashlib
-import itertools
-import math
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +12,16 @@ from tokenizers import Tokenizer
 
 from smollm2.data.byte_account import token_bytes
 from smollm2.data.corpora import is_path
+from smollm2.data.data_json import read_info, tokens_fingerprint
 from smollm2.data.ngram import Floors, count_floors, floors_between
-from smollm2.data.splits import HELD_OUT, MOST_HELD_OUT, SPLITS
+from smollm2.data.sharded_tokens import Tokens, open_shards
+from smollm2.data.split_files import ENDS
+from smollm2.data.splits import HELD_OUT, SPLITS
 from smollm2.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from smollm2.errors import UserError, reason
-from smollm2.files import cache_dir
+from smollm2.files import cache_dir, checksum
 from smollm2.parse import Unreadable, read_json
 
-FORMAT = 1
 READ_BYTES = 8 * 2**20  # at a time
 
 
@@ -31,11 +30,13 @@ class TokenData:
     """A prepared folder, opened read-only.
 
     The token arrays are memory maps, `uint16 [tokens]` for up to 65,536 token ids, else
-    `uint32`; each document ends with `end_of_text`. `documents` and `n_bytes` (of UTF-8 text) count
-    per split. `fingerprint` is of the tokens and `tokenizer_fingerprint` of the tokenizer, 16 hex
+    `uint32`; `train` may be in shards. Each document ends with `end_of_text`, whose positions in
+    validation and test are in `ends`, `int64`. `documents` and `n_bytes` (of UTF-8 text) count per
+    split. `fingerprint` is of the tokens and `tokenizer_fingerprint` of the tokenizer, 16 hex
     digits each; `token_bytes` is as that function. `notes` are sentences for the user: what of the
     source is not in the tokens. `recorded_floors` are those of `count_floors`; None in a folder of
-    an older version. `held_out` is the share of the documents for validation, and again for test.
+    shards and one of an older version. `held_out` is the share of the documents for validation, and
+    again for test.
     """
 
     path: Path
@@ -46,7 +47,8 @@ class TokenData:
     end_of_text: int
     documents: dict[str, int]
     n_bytes: dict[str, int]
-    train: np.ndarray
+    ends: dict[str, np.ndarray]
+    train: Tokens
     validation: np.ndarray
     test: np.ndarray
     tokenizer: Tokenizer
@@ -72,20 +74,22 @@ class TokenData:
 def open_prepared(path: Path) -> TokenData:
     """Open the folder that `prepare` wrote; neither `datasets` nor the source is needed.
 
-    All tokens are read once, to compare them with their fingerprint.
+    All tokens are read once, to compare them with their fingerprint; those of shards once on each
+    machine.
 
     Raises:
         UserError: it is not such a folder, or a file in it is missing or damaged.
     """
     try:
-        info = _read_info(path)
+        info = read_info(path)
         tokenizer = load_tokenizer(str(path))
         if tokenizer_fingerprint(tokenizer) != info["tokenizer_fingerprint"]:
             raise ValueError("tokenizer.json is not the tokenizer of its tokens")
         sizes = token_bytes(tokenizer, info["end_of_text"])
         if not info["end_of_text"] < info["vocab_size"] == len(sizes):
             raise ValueError(f"its tokenizer has {len(sizes):,} tokens")
-        read = {split: _tokens(path, info, split) for split in SPLITS}
+        read = {split: _tokens(path, info, split) for split in SPLITS[1:]}
+        train, digests = open_shards(path, info) if "shards" in info else _whole(path, info)
         data = TokenData(
             path=path,
             source=info["source"],
@@ -95,6 +99,8 @@ def open_prepared(path: Path) -> TokenData:
             end_of_text=info["end_of_text"],
             documents={split: info["splits"][split]["documents"] for split in SPLITS},
             n_bytes={split: info["splits"][split]["bytes"] for split in SPLITS},
+            ends={split: _ends(path, info, split, read[split][0]) for split in SPLITS[1:]},
+            train=train,
             **{split: tokens for split, (tokens, _) in read.items()},
             tokenizer=tokenizer,
             token_bytes=sizes,
@@ -108,7 +114,8 @@ def open_prepared(path: Path) -> TokenData:
         raise
     except (OSError, ValueError) as error:
         raise _damaged(path, reason(error)) from error
-    if tokens_fingerprint([digest for _, digest in read.values()]) != data.fingerprint:
+    digests += [digest for _, digest in read.values()]
+    if tokens_fingerprint(digests) != data.fingerprint:
         raise UserError(
             f"The tokens in {path.name!r} differ from those that were prepared: copy the folder "
             "again, or prepare it again from its source."
@@ -147,78 +154,8 @@ def pointer_to(fingerprint: str, tokenizer_fingerprint: str) -> Path:
     return cache_dir() / "data" / f"{fingerprint}-{tokenizer_fingerprint}.path"
 
 
-def tokens_fingerprint(digests: list[bytes]) -> str:
-    """One fingerprint from the SHA-256 of each split, in the order of SPLITS."""
-    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    """The content of data.json, with its types checked.
-
-    Raises:
-        UserError: it cannot be read, or is of another version.
-        ValueError: a field is missing or of another type.
-    """
-    info = read_json(path / "data.json")
-    if info.get("format") != FORMAT:
-        raise UserError(
-            f"{path.name!r} was prepared by another version (format {info.get('format')!r:.20}, "
-            f"expected {FORMAT}): prepare it again from its source."
-        )
-    splits = info.get("splits")
-    counts = [splits.get(split) for split in SPLITS] if isinstance(splits, dict) else [None]
-    notes = info.get("notes", [])
-    right = {
-        "source": isinstance(info.get("source"), str),
-        "fingerprint": _is_fingerprint(info.get("fingerprint")),
-        "tokenizer_fingerprint": _is_fingerprint(info.get("tokenizer_fingerprint")),
-        "vocab_size": _is_count(info.get("vocab_size")),
-        "end_of_text": _is_count(info.get("end_of_text")),
-        "dtype": info.get("dtype") in ("uint16", "uint32"),
-        "splits": all(
-            isinstance(each, dict)
-            and all(_is_count(each.get(field)) for field in ("tokens", "documents", "bytes"))
-            for each in counts
-        ),
-        "notes": isinstance(notes, list) and all(isinstance(note, str) for note in notes),
-        "floors": _are_floors(info.get("floors", [])),
-        "held_out": _is_share(info.get("held_out", HELD_OUT)),
-    }
-    if wrong := [field for field, is_right in right.items() if not is_right]:
-        raise ValueError(f"data.json: {wrong[0]} is missing or not what `prepare` writes")
-    return info
-
-
 def _recorded_floors(info: dict[str, Any]) -> tuple[Floors, ...] | None:
     return tuple(Floors(**each) for each in info["floors"]) if "floors" in info else None
-
-
-def _are_floors(value: object) -> bool:
-    """Whether these are floors of sizes that grow."""
-    names = ["tokens", "unigram", "trigram"]
-    if not isinstance(value, list) or any(
-        not isinstance(each, dict) or sorted(each) != sorted(names) for each in value
-    ):
-        return False
-    sizes = [each["tokens"] for each in value]
-    losses = [each[name] for each in value for name in names[1:]]
-    return (
-        all(_is_count(size) and size > 0 for size in sizes)
-        and all(one < other for one, other in itertools.pairwise(sizes))
-        and all(type(loss) in (int, float) and 0 <= loss < math.inf for loss in losses)
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, float) and 0 < value <= MOST_HELD_OUT
-
-
-def _is_fingerprint(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 
 
 def _damaged(path: Path, why: str) -> UserError:
@@ -226,6 +163,12 @@ def _damaged(path: Path, why: str) -> UserError:
         f"The prepared folder {path.name!r} is incomplete or damaged ({why}): prepare it again "
         "from its source."
     )
+
+
+def _whole(path: Path, info: dict[str, Any]) -> tuple[np.ndarray, list[bytes]]:
+    """The training tokens of a folder without shards, as `open_shards` gives those of one with."""
+    train, digest = _tokens(path, info, "train")
+    return train, [digest]
 
 
 def _tokens(path: Path, info: dict[str, Any], split: str) -> tuple[np.ndarray, bytes]:
@@ -241,3 +184,22 @@ def _tokens(path: Path, info: dict[str, Any], split: str) -> tuple[np.ndarray, b
             if ids.max(initial=0) >= info["vocab_size"]:
                 raise ValueError(f"{file.name} holds a token that the tokenizer lacks")
     return np.memmap(file, dtype=dtype, mode="r"), digest.digest()
+
+
+def _ends(path: Path, info: dict[str, Any], split: str, tokens: np.ndarray) -> np.ndarray:
+    """The positions of the end-of-text tokens of a split: as they were stored, or in a folder of an
+    older version from its tokens."""
+    recorded = info["splits"][split].get("ends")
+    if recorded is None:
+        return np.flatnonzero(tokens == info["end_of_text"]).astype(ENDS)
+    file = path / f"{split}.ends"
+    if checksum(file) != recorded:
+        raise ValueError(f"{file.name} differs from what was prepared")
+    return mapped(file, ENDS)
+
+
+def mapped(file: Path, dtype: np.dtype) -> np.ndarray:
+    """A memory map of the numbers in a file, which may be empty."""
+    if not file.stat().st_size:
+        return np.empty(0, dtype)
+    return np.memmap(file, dtype=dtype, mode="r")

@@ -95,7 +95,6 @@ def score_text(
     time."""
     tokens = getattr(data, split)
     require_uncut(tokens)
-    ends = np.flatnonzero(tokens == data.end_of_text)  # a document ends with its end-of-text
     for start in range(0, len(numbers), batch_size):
         batch = numbers[start : start + batch_size]
         inputs, targets = windows(tokens, seq_len, batch)
@@ -104,7 +103,7 @@ def score_text(
         columns = (nats, hits, nats * is_text, data.token_bytes[targets])
         scores = []
         for row, number in enumerate(batch):
-            documents = documents_of_targets(ends, seq_len, number)
+            documents = documents_of_targets(data.ends[split], seq_len, number)
             for document in np.unique(documents):
                 here = documents == document
                 nats_, hits_, text_nats, n_bytes = (column[row, here].sum() for column in columns)

@@ -16,6 +16,7 @@ from smollm2.model.config import (
 from smollm2.model.cost import training_flops_per_token
 from smollm2.protocol.recipe import NANO_LR, RECIPES, Recipe
 from smollm2.protocol.run_config import (
+    FEISTEL,
     SPREAD,
     WORDS,
     ResolvedConfig,
@@ -73,12 +74,8 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
             field="micro_batch_size",
         )
     steps = resolve_steps(request, model, seq_len, tokens_per_step)
-    held_out_windows = request.held_out_windows or SPREAD
-    if held_out_windows not in WORDS["held_out_windows"]:
-        raise UserError(
-            f"`held_out_windows` takes {' or '.join(WORDS['held_out_windows'])}, not "
-            f"{held_out_windows!r:.60}."
-        )
+    held_out_windows = word_of("held_out_windows", request.held_out_windows, SPREAD)
+    data_order = word_of("data_order", request.data_order, FEISTEL)
     # Evaluations never cost more than the training: short runs get short ones. The last one of a
     # small model scores all of the test, or as much as the run is trained on, over all documents.
     val_tokens = tokens_per_step * clamp(steps // 40, 1, 8)
@@ -113,6 +110,7 @@ def resolve(request: RunConfig, model: ModelConfig | None = None) -> ResolvedCon
         compile=bool(request.compile),
         batch_offset=offset,
         held_out_windows=held_out_windows,
+        data_order=data_order,
     )
     if request.compile is None:
         return dataclasses.replace(protocol, compile=pays_to_compile(protocol))
@@ -205,6 +203,13 @@ def positive(name: str, value: int | None, default: int) -> int:
     """`value`, by default `default`; `UserError` if it is below 1."""
     if value is not None and value < 1:
         raise UserError(f"`{name}` must be at least 1, not {value}.", field=name)
+    return default if value is None else value
+
+
+def word_of(name: str, value: str | None, default: str) -> str:
+    """`value`, by default `default`; `UserError` if it is not one of `WORDS`."""
+    if value is not None and value not in WORDS[name]:
+        raise UserError(f"`{name}` takes {' or '.join(WORDS[name])}, not {value!r:.60}.")
     return default if value is None else value
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from smollm2.data import TokenData
 
 FIRST, SPREAD = "first", "spread"  # values of `held_out_windows`
+SHUFFLED, FEISTEL = "shuffled", "feistel"  # values of `data_order`; see `data.batches`
 OLDER_NAMES = {"batch_size": "micro_batch_size"}  # of fields of both classes, in older files
 
 
@@ -53,6 +54,7 @@ class RunConfig:
     seed: int = 0
     data_seed: int | None = None
     batch_offset: int | None = None
+    data_order: str | None = None
     val_every: int | None = None
     val_tokens: int | None = None
     test_tokens: int | None = None
@@ -79,7 +81,7 @@ class RunConfig:
     def without_paths(self) -> "RunConfig":
         """A copy with files and folders reduced to their base names, for a manifest."""
 
-        from smollm2.data.corpora import is_path
+        from smollm2.data.corpora import without_secrets
 
         def base(text: str) -> str:
             return text if text.startswith(("hub:", "train:")) else base_name(text)
@@ -87,7 +89,7 @@ class RunConfig:
         return dataclasses.replace(
             self,
             variant=base(self.variant),
-            data=base_name(self.data) if is_path(self.data) else self.data,
+            data=without_secrets(self.data),
             tokenizer=self.tokenizer and base(self.tokenizer),
         )
 
@@ -112,6 +114,8 @@ class ResolvedConfig:
     lack it; theirs is `first`.
     batch_offset: step k trains on batch k + batch_offset, so that runs of different lengths can end
     on the same text. Older manifests lack it; theirs is 0.
+    data_order: of the windows in an epoch: `feistel`, computed window by window, or `shuffled`, a
+    list in memory. Older manifests lack it; theirs is `shuffled`.
     """
 
     variant: str
@@ -132,6 +136,7 @@ class ResolvedConfig:
     data: DataRef | None = field(default=None)
     batch_offset: int = 0
     held_out_windows: str = FIRST
+    data_order: str = SHUFFLED
 
     @property
     def rows_per_step(self) -> int:
@@ -192,6 +197,7 @@ class ResolvedConfig:
             "validation_tokens": self.validation_tokens,
             "test_tokens": self.test_tokens,
             "held_out_windows": self.held_out_windows,
+            "data_order": self.data_order,
             "device": self.device,
             "dtype": self.dtype,
             "compile": self.compile,
@@ -239,6 +245,7 @@ WORDS = {  # what a resolved run may hold
     "device": ("cpu", "cuda", "mps"),
     "dtype": ("float32", "bfloat16"),
     "held_out_windows": (FIRST, SPREAD),
+    "data_order": (SHUFFLED, FEISTEL),
 }
 PARTS = ("model", "recipe", "data")  # the fields of a `ResolvedConfig` with fields of their own
 
@@ -295,6 +302,8 @@ def default_run_name(request: RunConfig, protocol: ResolvedConfig, start: str | 
     shared["data_seed"] = protocol.data_seed - protocol.seed
     if protocol.batch_offset:  # older names have none
         shared["batch_offset"] = protocol.batch_offset
+    if protocol.data_order == SHUFFLED:  # older names have none
+        del shared["data_order"]
     if start is not None:
         shared["start"] = start
     digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()

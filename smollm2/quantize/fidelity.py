@@ -52,7 +52,7 @@ def spread_passages(data: "TokenData", seq_len: int, n_tokens: int) -> Passages:
     require_uncut(tokens)
     total, count = (window_count(tokens, seq_len, limit) for limit in (None, n_tokens))
     numbers = spread_windows(total, count)
-    ends = np.flatnonzero(tokens == data.end_of_text)
+    ends = data.ends["validation"]
     documents = np.stack([documents_of_targets(ends, seq_len, number) for number in numbers])
     return Passages(*windows(tokens, seq_len, numbers), documents)
 

@@ -107,6 +107,7 @@ class Trainer:
             self.step + protocol.batch_offset,
             protocol.rows_per_step,
             protocol.seq_len,
+            protocol.data_order,
         )
         own = self.world.own(recipe.grad_accum) if self.world else range(recipe.grad_accum)
         losses, routings = [], []

@@ -6,17 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smollm2.data import batch, epochs, spread_windows, window_count, windows
+from smollm2.data.batches import ORDERS
 from smollm2.errors import RunError, UserError
+from smollm2.protocol.run_config import WORDS
 
 TOKENS = np.arange(1000, dtype=np.uint16)
 
 
-def starts_of_epoch(n_tokens, seq_len, seed, epoch):
+def starts_of_epoch(n_tokens, seq_len, seed, epoch, order="feistel"):
     """The first token of each sample of an epoch of `np.arange(n_tokens)`."""
     count = n_tokens // seq_len - 1
     steps = range(epoch * count, (epoch + 1) * count)
     tokens = np.arange(n_tokens, dtype=np.uint32)
-    return [int(batch(tokens, "f", seed, step, 1, seq_len)[0][0, 0]) for step in steps]
+    return [int(batch(tokens, "f", seed, step, 1, seq_len, order)[0][0, 0]) for step in steps]
 
 
 def test_targets_are_the_inputs_one_token_on():
@@ -29,16 +31,24 @@ def test_targets_are_the_inputs_one_token_on():
     np.testing.assert_array_equal(np.diff(inputs), 1)
 
 
-def test_order_of_the_calls_does_not_matter():
-    forward = [batch(TOKENS, "f", 1, step, 4, 16)[0] for step in range(60)]
-    backward = [batch(TOKENS, "f", 1, step, 4, 16)[0] for step in reversed(range(60))]
+def test_a_run_has_the_orders_that_there_are():
+    assert WORDS["data_order"] == tuple(ORDERS)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_order_of_the_calls_does_not_matter(order):
+    forward = [batch(TOKENS, "f", 1, step, 4, 16, order)[0] for step in range(60)]
+    backward = [batch(TOKENS, "f", 1, step, 4, 16, order)[0] for step in reversed(range(60))]
     np.testing.assert_array_equal(forward, backward[::-1])
 
 
-def test_samples_are_those_of_the_published_rule():
+@pytest.mark.parametrize(
+    ("order", "starts"), [("shuffled", [142, 842, 442]), ("feistel", [713, 313, 613])]
+)
+def test_samples_are_those_of_the_published_rule(order, starts):
     # Pinned: a change here would silently break resuming and comparing with older runs.
-    inputs, _ = batch(TOKENS, "0123456789abcdef", 7, 2, 3, 100)
-    assert inputs[:, 0].tolist() == [142, 842, 442]
+    inputs, _ = batch(TOKENS, "0123456789abcdef", 7, 2, 3, 100, order)
+    assert inputs[:, 0].tolist() == starts
 
 
 @given(
@@ -46,14 +56,15 @@ def test_samples_are_those_of_the_published_rule():
     seq_len=st.integers(1, 40),
     seed=st.integers(0, 2**31),
     epoch=st.integers(0, 3),
+    order=st.sampled_from(sorted(ORDERS)),
 )
 @settings(max_examples=60)
-def test_epoch_has_each_window_once(n_tokens, seq_len, seed, epoch):
+def test_epoch_has_each_window_once(n_tokens, seq_len, seed, epoch, order):
     if n_tokens < 2 * seq_len:
         with pytest.raises(UserError, match="expected at least"):
             batch(np.zeros(n_tokens), "f", seed, 0, 1, seq_len)
         return
-    starts = sorted(starts_of_epoch(n_tokens, seq_len, seed, epoch))
+    starts = sorted(starts_of_epoch(n_tokens, seq_len, seed, epoch, order))
     assert np.diff(starts).tolist() == [seq_len] * (len(starts) - 1)
     assert 0 <= starts[0] < seq_len
     assert starts[-1] + seq_len < n_tokens
@@ -67,11 +78,12 @@ def test_large_batch_is_two_small_ones(step, seq_len):
         np.testing.assert_array_equal(large[part], np.concatenate([half[part] for half in small]))
 
 
-def test_seeds_fingerprints_and_epochs_differ():
-    first = starts_of_epoch(1000, 10, 0, 0)
-    assert starts_of_epoch(1000, 10, 1, 0) != first
-    assert starts_of_epoch(1000, 10, 0, 1) != first
-    other = batch(TOKENS, "g", 0, 0, 99, 10)[0][:, 0].tolist()
+@pytest.mark.parametrize("order", ORDERS)
+def test_seeds_fingerprints_and_epochs_differ(order):
+    first = starts_of_epoch(1000, 10, 0, 0, order)
+    assert starts_of_epoch(1000, 10, 1, 0, order) != first
+    assert starts_of_epoch(1000, 10, 0, 1, order) != first
+    other = batch(TOKENS, "g", 0, 0, 99, 10, order)[0][:, 0].tolist()
     assert other != first
     assert first != sorted(first)
 

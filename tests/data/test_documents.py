@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.stories import write_jsonl
 
-from smollm2.data import documents, kinds, prepare, source_name
+from smollm2.data import documents, file_parts, kinds, prepare, source_name
 from smollm2.data.corpora import CORPORA, register
 from smollm2.data.corpus_kind import CorpusKind
-from smollm2.data.kinds import file_corpus, stdlib_corpus
+from smollm2.data.kinds import stdlib_corpus
 from smollm2.discovery import declared
 from smollm2.errors import UserError
 from smollm2.protocol.run_config import RunConfig
@@ -61,8 +61,8 @@ def test_long_text_file_is_read_in_stretches_cut_at_whitespace(tmp_path_factory,
     path = tmp_path_factory.mktemp("long") / "long.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(file_corpus, "TEXT_STRETCH", stretch)
-        parts = list(file_corpus._text_file(path))
+        patch.setattr(file_parts, "TEXT_STRETCH", stretch)
+        parts = list(file_parts.part_documents([file_parts.FilePart(path)]))
     assert "".join(parts) == text
     for part in parts[:-1]:
         assert len(part.encode()) <= stretch
@@ -123,7 +123,7 @@ def test_bad_file_is_refused_naming_file_and_line(tmp_path, name, content, messa
 
 
 def test_line_of_an_error_far_into_a_long_file_is_right(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_corpus, "TEXT_STRETCH", 16)
+    monkeypatch.setattr(file_parts, "TEXT_STRETCH", 16)
     (tmp_path / "a.txt").write_bytes(b"a line\n" * 20 + b"caf\xe9\n")
     with pytest.raises(UserError, match="line 21"):
         list(documents(str(tmp_path / "a.txt")))

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -37,6 +38,24 @@ def test_prepared_folder_opens_as_it_was_written(story_file, tokenizer, tmp_path
         assert opened.train.tolist() == written.train.tolist()
     assert str(tmp_path) not in (moved / "data.json").read_text()
     assert not list((tmp_path / "sub").iterdir())
+
+
+def test_a_folder_of_an_older_version_has_no_stored_ends_and_opens_with_them(
+    story_file, tokenizer, tmp_path
+):
+    made = prepare(story_file, tokenizer, out=tmp_path / "out")
+    ends = {split: made.ends[split].tolist() for split in ("validation", "test")}
+    for split, found in ends.items():
+        assert found == np.flatnonzero(getattr(made, split) == made.end_of_text).tolist()
+        assert len(found) == made.documents[split]
+        (made.path / f"{split}.ends").unlink()
+    info = json.loads((made.path / "data.json").read_text())
+    for split in ends:
+        del info["splits"][split]["ends"]
+    (made.path / "data.json").write_text(json.dumps(info))
+    older = open_prepared(made.path)
+    assert older.fingerprint == made.fingerprint
+    assert {split: older.ends[split].tolist() for split in ends} == ends
 
 
 def test_second_prepare_reads_nothing(story_file, tokenizer, monkeypatch):
@@ -203,6 +222,12 @@ def damage_split(folder):
     (folder / "data.json").write_text(json.dumps(info))
 
 
+def damage_ends(folder):
+    content = bytearray((folder / "test.ends").read_bytes())
+    content[0] ^= 1
+    (folder / "test.ends").write_bytes(content)
+
+
 def damage_depth(folder):
     (folder / "data.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
 
@@ -231,6 +256,7 @@ def damage_tokens(folder):
         changed(splits={}),
         changed(notes="a word"),
         damage_split,
+        damage_ends,
         damage_depth,
         damage_digits,
         damage_tokens,

@@ -1,5 +1,6 @@
 """Held-out text: each token counts for its document, and standard errors are over documents."""
 
+import dataclasses
 import math
 from collections import Counter
 
@@ -75,6 +76,17 @@ def test_each_token_counts_for_its_own_document(asked: RunConfig, data: TokenDat
         key: n for key, n in expected.items() if key[0] < whole
     }
     assert len({s.document for s in scores}) > 2
+
+
+def test_scoring_does_not_search_the_split(asked, data):
+    class Unsearched(np.ndarray):
+        def __eq__(self, other):
+            raise AssertionError("the split was searched for the ends of its documents")
+
+    model = SmolLM2(resolve(asked).on(data).model)
+    sealed = dataclasses.replace(data, test=data.test.view(Unsearched))
+    one, other = (list(score_text(model, text, "test", 32, 2, [1, 3])) for text in (sealed, data))
+    assert one == other
 
 
 def test_held_out_of_nothing_is_an_error():

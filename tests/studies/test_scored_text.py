@@ -1,8 +1,9 @@
-"""What the runs of a study are scored on: older studies go on as they began, and a run that tunes
-never sees the test."""
+"""What the runs of a study are scored on, and in which order they are trained: older studies go on
+as they began, and a run that tunes never sees the test."""
 
 import json
 
+import pytest
 from support.command import run_main
 from support.tinies import runs_of
 
@@ -12,28 +13,34 @@ from smollm2.runs.manifest import Role, RunState
 from smollm2.runs.run import Run
 
 
-def windows(workdir) -> set[str]:
-    return {run.protocol.held_out_windows for run in runs_of(workdir).values()}
+def words(workdir, field) -> set[str]:
+    return {getattr(run.protocol, field) for run in runs_of(workdir).values()}
 
 
-def test_a_study_that_an_older_version_began_keeps_its_windows(capsys, workdir, study_file):
+@pytest.mark.parametrize(
+    ("field", "new", "older"),
+    [("held_out_windows", "spread", "first"), ("data_order", "feistel", "shuffled")],
+)
+def test_a_study_that_an_older_version_began_goes_on_as_it_began(
+    capsys, workdir, study_file, field, new, older
+):
     assert run_main(capsys, "study", str(study_file))[0] == 0
-    assert windows(workdir) == {"spread"}
+    assert words(workdir, field) == {new}
     for run in runs_of(workdir).values():
         manifest = json.loads((run.path / "run.json").read_text())
-        del manifest["protocol"]["held_out_windows"], manifest["request"]["held_out_windows"]
+        del manifest["protocol"][field], manifest["request"][field]
         write_json(run.path / "run.json", manifest)
     study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0, 1, 2]"))
     code, _, err = run_main(capsys, "study", str(study_file))
     assert code == 0, err
     assert len(runs_of(workdir)) == 6
-    assert windows(workdir) == {"first"}
+    assert words(workdir, field) == {older}
     code, out, err = run_main(capsys, "compare", "two", "three", "--study", "tinies", "--json")
     assert code == 0, err
     assert json.loads(out)["arms"][0]["seeds"] == [0, 1, 2]
     # The kept file repeats the study elsewhere as it was.
     kept = workdir / "results/tinies/study.toml"
-    assert 'held_out_windows = "first"' in kept.read_text()
+    assert f'{field} = "{older}"' in kept.read_text()
 
 
 def test_a_study_that_began_uncompiled_goes_on_uncompiled(capsys, monkeypatch, workdir, study_file):

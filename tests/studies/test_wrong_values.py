@@ -53,6 +53,7 @@ KEYS = {
         "flops": [*NUMBER, "1e30"],
         **dict.fromkeys(("scale", "recipe", "optimizer", "schedule", "device", "dtype"), TEXT),
         "held_out_windows": [*TEXT[:3], '"x"'],
+        "data_order": [*TEXT[:3], '"x"'],
         "data": TEXT[:3],
         "tokenizer": TEXT[:3],
     },

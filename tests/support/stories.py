@@ -19,7 +19,7 @@ def write_jsonl(path: Path, texts: list[str]) -> str:
 
 def text_of(data: TokenData, split: str) -> list[str]:
     """The documents of a split, decoded."""
-    tokens = getattr(data, split).tolist()
+    tokens = getattr(data, split)[:].tolist()
     texts, document = [], []
     for token in tokens:
         if token == data.end_of_text:

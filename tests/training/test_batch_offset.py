@@ -1,4 +1,4 @@
-"""Runs of unequal length can end on the same text; without an offset the order is as it was."""
+"""Runs of unequal length can end on the same text; older runs keep the order that they began in."""
 
 import dataclasses
 import hashlib
@@ -48,14 +48,26 @@ def test_the_last_batches_of_a_short_and_a_long_run_are_equal(drawn):
     assert not np.array_equal(drawn(6), long[4:])
 
 
-def test_without_an_offset_the_order_is_that_of_older_runs(drawn):
-    assert hashlib.sha256(np.stack(drawn(10)).tobytes()).hexdigest()[:16] == ORDER
+def test_a_run_in_the_older_order_draws_what_it_drew(drawn):
+    older = np.stack(drawn(10, data_order="shuffled"))
+    assert hashlib.sha256(older.tobytes()).hexdigest()[:16] == ORDER
+    assert not np.array_equal(drawn(10), older)
 
 
-def test_a_manifest_of_an_older_version_begins_at_batch_0(asked):
+def test_a_manifest_of_an_older_version_begins_at_batch_0_of_the_older_order(asked):
     values = resolve(asked).to_dict()
-    assert values.pop("batch_offset") == 0
-    assert ResolvedConfig.from_dict(values).batch_offset == 0
+    assert (values.pop("batch_offset"), values.pop("data_order")) == (0, "feistel")
+    older = ResolvedConfig.from_dict(values)
+    assert (older.batch_offset, older.data_order) == (0, "shuffled")
+
+
+def test_runs_in_two_orders_are_not_compared_and_have_names_of_their_own(asked):
+    both = [dataclasses.replace(asked, data_order=order) for order in (None, "shuffled")]
+    one, other = map(resolve, both)
+    assert one.controlled() != other.controlled()
+    assert default_run_name(both[0], one) != default_run_name(both[1], other)
+    with pytest.raises(UserError, match="`data_order` takes shuffled or feistel, not 'sorted'"):
+        resolve(dataclasses.replace(asked, data_order="sorted"))
 
 
 def test_an_offset_is_part_of_a_default_name(asked):

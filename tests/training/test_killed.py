@@ -1,5 +1,6 @@
 """A process is stopped, killed or out of disk: its run continues to the same rows and weights."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from support.outcome import STEPS, outcome
 from support.processes import started, wait_for_rows
 
 from smolctl.cli.app import main
+from smollm2.files import write_json
 from smollm2.runs.run import Run
 from smollm2.training.loop import Loop
 
@@ -138,6 +140,19 @@ def test_a_branch_reads_the_batches_that_its_trunk_would(capsys, tiny, workdir):
     for number, own in enumerate((["--seed", "9"], ["--data-seed", "9"], ["--batch-offset", "0"])):
         assert run_main(capsys, *start, *own, "--name", f"other{number}")[0] == 0
         assert outcome(Path(f"results/runs/other{number}"))["train"] != whole["train"][4:]
+
+
+def test_a_branch_of_an_older_run_goes_on_in_its_order(capsys, tiny, workdir):
+    trunk = workdir / "results/runs/trunk"
+    assert run_main(capsys, *tiny, "--steps", "8", "--name", "trunk", "--keep-step", "4")[0] == 0
+    manifest = json.loads((trunk / "run.json").read_text())
+    del manifest["protocol"]["data_order"], manifest["request"]["data_order"]
+    write_json(trunk / "run.json", manifest)
+    for name, start in (("branch", "trunk@4"), ("tuned", "trunk")):
+        options = ("--steps", "8", "--from", start, "--name", name)
+        assert run_main(capsys, *tiny, *options)[0] == 0
+    orders = {name: Run(trunk.parent / name).protocol.data_order for name in ("branch", "tuned")}
+    assert orders == {"branch": "shuffled", "tuned": "feistel"}
 
 
 def test_training_from_a_finished_run_starts_with_its_weights(capsys, tiny, workdir):

@@ -60,12 +60,18 @@ def test_two_processes_leave_what_one_does(line, alone, workdir):
     assert outcome(run.path) == alone
 
 
+# Processes and micro-batches of every kind and dtype, and others of one.
+NUMBERS = [
+    *((n, 4, kind, dtype) for n in (2, 4) for kind in KINDS for dtype in ("fp32", "bf16")),
+    (2, 2, "adamw", "fp32"),
+    (3, 6, "moe", "bf16"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("n", "grad_accum"), [(2, 2), (2, 4), (4, 4), (3, 6)])
+@pytest.mark.parametrize(("n", "grad_accum", "kind", "dtype"), NUMBERS)
 def test_any_number_of_processes_leaves_what_one_does(
-    tiny, variants, workdir, kind, dtype, n, grad_accum
+    tiny, variants, workdir, n, grad_accum, kind, dtype
 ):
     variant, options = KINDS[kind]
     line = [*tiny, *options, "--dtype", dtype, "--grad-accum", str(grad_accum), *RUN]

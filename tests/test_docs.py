@@ -35,7 +35,7 @@ from smollm2.runs.tables import TABLES
 REFERENCE = ROOT / "docs" / "reference.md"
 README_BYTES = 10_240
 LANGUAGES = (*SHELL, "toml", "python", "")
-OTHER_COMMANDS = ("git ", "make ", "source ", "pip ", "python ", ".ci/run")
+OTHER_COMMANDS = ("git ", "make ", "torchrun ", "source ", "pip ", "python ", ".ci/run")
 
 
 def name_of(path):

@@ -25,7 +25,8 @@ def existing(new: NewRun) -> Run | None:
     run = Run(path)
     now = run.protocol.to_dict() | {"started_from": run.manifest["started_from"]}
     asked = new.resolved.to_dict() | {"started_from": new.start and new.start.label}
-    for name in ("device", "dtype", "compile"):  # by default of the machine, which may be another
+    # By default these are of the machine or the version that made the run, which may be others.
+    for name in ("device", "dtype", "compile", "held_out_windows", "data_order"):
         if getattr(new.config, name) is None:
             asked[name] = now[name]
     if fields := differing(now, asked):

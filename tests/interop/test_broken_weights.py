@@ -16,7 +16,7 @@ from support.foreign import runs_here, tensors
 from smollm2.errors import UserError
 from smollm2.evaluation.text import score_text
 from smollm2.runs.run import Run
-from smollm2.training import loop
+from smollm2.training import trainer
 from smollm2.weights import read_weights
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -138,7 +138,7 @@ def test_a_loss_that_overflows_while_training_is_not_a_finished_run(
         for scores in score_text(*arguments):
             yield [dataclasses.replace(score, nats=math.nan) for score in scores]
 
-    monkeypatch.setattr(loop, "score_text", broken)
+    monkeypatch.setattr(trainer, "score_text", broken)
     code, _, err = run_main(capsys, *tiny, "--steps", "2", "--name", "x")
     assert code == 1
     assert "After step 0 the validation loss is nan." in err

@@ -73,6 +73,7 @@ def facts_of(
         study_path=Path("none"),
         manifest={"equal": "tokens", "floors": {"unigram": 30.0, "trigram": 20.0}},
         at_once=1,
+        processes=[1],
         columns=lambda name: test,
     )
     return FinishedRun(run, protocol, values, curve, train, pd.DataFrame(), None)

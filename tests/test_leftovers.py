@@ -81,6 +81,20 @@ def test_another_host_has_a_week(tmp_path):
     assert clear_leftovers(tmp_path) == ["a"]
 
 
+def test_this_machine_before_it_was_started_again_has_an_hour(tmp_path):
+    here = host().replace(leftovers.boot(), "0123abcd")
+    path = tmp_path / f".a.{here}.{dead_pid()}-5.tmp"
+    path.touch()
+    assert clear_leftovers(tmp_path) == []
+    hour_ago = time.time() - leftovers.HOUR - 60
+    os.utime(path, (hour_ago, hour_ago))
+    assert clear_leftovers(tmp_path) == ["a"]
+    other = tmp_path / f".b.{here}-4242.{dead_pid()}-5.tmp"  # a container of it
+    other.touch()
+    os.utime(other, (hour_ago, hour_ago))
+    assert clear_leftovers(tmp_path) == []
+
+
 def test_a_container_is_another_host(tmp_path, monkeypatch):
     before = host()
     stat = os.stat

@@ -13,6 +13,7 @@ from pathlib import Path
 from smolctl.analysis.ladder_notes import TRANSFER, LadderNotes, parsed_size, rung_name
 from smolctl.analysis.rate_transfer import between, rates_around, transferred
 from smolctl.studies.arm_plan import ArmPlan
+from smolctl.studies.older_studies import as_older_runs
 from smolctl.studies.plan import horizons
 from smolctl.studies.rate_grid import ON_EITHER_SIDE
 from smolctl.studies.runner import Observe, Session, unobserved
@@ -23,6 +24,7 @@ from smollm2.errors import UserError
 from smollm2.model.config import ModelConfig, split_setting, variant
 from smollm2.protocol.resolve import resolve, resolve_recipe
 from smollm2.runs.names import require_plain
+from smollm2.runs.run import list_runs
 
 SCALED = ("d_model", "n_heads", "n_kv_heads", "n_layers", "d_ff")
 HORIZON = ("steps", "tokens", "flops")  # of [train]
@@ -40,7 +42,9 @@ def sessions_of(
     rungs, rates = read_rungs(path), dict[str, float]()
     smallest = rungs[0]
     for rung in rungs:
-        session = Session(with_rates(rung, rungs, rates), results, observe, source)
+        runs = [run for one in rungs for run in list_runs(results, one.name)[0]]
+        study = as_older_runs(runs, with_rates(rung, rungs, rates))
+        session = Session(study, results, observe, source)
         yield session
         if rung is smallest:
             rates = session.rates()

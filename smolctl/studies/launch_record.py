@@ -58,7 +58,7 @@ class LaunchRecord:
 
     def add(self, job: str, tasks: dict[str, str]) -> None:
         """Add a job that has been submitted."""
-        self.jobs.append(job)
+        self.jobs.append(job)  # before it is written, so that it can be cancelled if that fails
         self.tasks |= tasks
         self.write()
 
@@ -117,7 +117,12 @@ def is_launching(folder: Path) -> bool:
 def require_launch(folder: Path, id: str) -> None:
     """Raise `UserError` unless this machine sees the record that a launch wrote."""
     record = read_launch(folder)
-    if record is None or record.id != id:
+    if record is not None and record.id != id:
+        raise UserError(
+            f"Another launch of study {folder.name!r} has taken the place of this one, so nothing "
+            "was trained here."
+        )
+    if record is None:
         raise UserError(
             f"{host()} does not see {folder / LAUNCH / RECORD} as the launch wrote it, so nothing "
             "was trained. Put --results on a disk that every machine of the cluster shares, and "

@@ -17,6 +17,7 @@ from smolctl.studies.launch import ray as ray_tasks
 from smolctl.studies.launch import slurm as slurm_jobs
 from smolctl.studies.launch_record import LaunchRecord, read_launch
 from smolctl.studies.launchers import LAUNCHERS, launcher_of
+from smolctl.studies.launching import has_active
 from smollm2.errors import RunError, UserError
 
 FINAL = ["two-s0", "three-s0", "two-s1", "three-s1"]
@@ -201,6 +202,13 @@ def test_cancel_stops_the_jobs(capsys, study_file, slurm):
     assert status(capsys, study_file)["launch"]["goes_on"] is False
 
 
+def test_without_squeue_jobs_may_go_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    record = LaunchRecord(tmp_path, "id", "slurm", jobs=["7"])
+    assert slurm_jobs.squeue(record) == {"7": "UNKNOWN"}
+    assert has_active(slurm_jobs.squeue(record))
+
+
 def test_squeue_that_has_forgotten_all_jobs_says_that_they_have_ended(monkeypatch, tmp_path):
     path = tmp_path / "squeue"
     path.write_text(
@@ -253,13 +261,16 @@ def test_a_task_that_does_not_see_the_launch_trains_nothing(capsys, workdir, stu
     assert launch(capsys, study_file)[0] == 0
     record = read_launch(FOLDER)
     assert record is not None
-    for folder, id in (("elsewhere", record.id), ("results", "another")):
+    for folder, id, sentence in (
+        ("elsewhere", record.id, "Put --results on a disk that every machine"),
+        ("results", "another", "Another launch of study 'tinies' has taken the place of this one"),
+    ):
         code, _, err = run_main(
             *(capsys, "study", str(study_file), "--only", "two-s0"),
             *("--launched", id, "--results", folder),
         )
         assert code == 2
-        assert "put --results on a disk that every machine" in err.replace("Put", "put")
+        assert sentence in err
     assert not Path("elsewhere").exists()
     assert not runs_of(workdir)
 

@@ -48,6 +48,7 @@ def train_with_ray(launch: Launch, record: LaunchRecord) -> None:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if launch.gpus > max(machine.get("GPU", 0) for machine in machines):
             raise UserError(f"No machine of the Ray cluster has {launch.gpus} GPU.")
+        machines = [one for one in machines if one.get("GPU", 0) >= launch.gpus]
         most = max(1, int(max(machine.get("CPU", 0) for machine in machines)))
         total = int(sum(machine.get("CPU", 0) for machine in machines))
         share = min(most, max(1, total // launch.at_once)) if launch.at_once else 1

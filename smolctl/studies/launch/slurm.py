@@ -15,6 +15,7 @@ from smolctl.studies.launch_spec import THREADS, Launch, LauncherSpec
 from smollm2.errors import RunError, UserError, reason
 
 SECONDS = 120.0  # for a program of Slurm to answer
+UNKNOWN = "UNKNOWN"  # the state of a job that cannot be asked for here
 MOST_TASKS = 1000  # of an array: what Slurm takes by default
 SCRIPT = """\
 #!/bin/bash
@@ -23,8 +24,8 @@ SCRIPT = """\
 export {threads}
 exec {command}
 """
-# As many as Slurm gives the task; on a machine of its own, all.
-CORES = "${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"
+CORES = "${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-1}}"  # as many as Slurm gives the task
+ALL_CORES = "${SLURM_CPUS_ON_NODE:-1}"  # of a machine of its own
 
 
 def require_slurm() -> None:
@@ -49,7 +50,7 @@ def submit(launch: Launch, record: LaunchRecord) -> None:
                 job = sbatch(launch, record, f"{launch.folder.name}-{stage}", part)
                 record.add(job, {f"{job}_{index}": run for index, run in enumerate(part)})
         record.add(sbatch(launch, record, launch.folder.name, ()), {})
-    except (UserError, RunError):
+    except BaseException:  # Ctrl-C too
         if record.jobs:
             scancel(record)
         raise
@@ -74,8 +75,8 @@ def sbatch(launch: Launch, record: LaunchRecord, name: str, runs: Sequence[str])
     done = answer(words, script(launch, runs))
     if done.returncode:
         raise UserError(
-            f"sbatch refused the job {name}: {why_failed(done)}. No job of the study was left "
-            "behind; change what --slurm gives sbatch, or ask those who run the cluster."
+            f"sbatch refused the job {name}: {why_failed(done)}. The jobs before it are cancelled; "
+            "change what --slurm gives sbatch, or ask those who run the cluster."
         )
     return done.stdout.strip().partition(";")[0]  # the name of a cluster may follow
 
@@ -86,19 +87,22 @@ def script(launch: Launch, runs: Sequence[str]) -> str:
     command = shlex.join(launch.command)
     if runs:
         command += ' --only "${runs[$SLURM_ARRAY_TASK_ID]}"'
-    threads = " ".join(f"{name}={CORES}" for name in THREADS)
+    cores = CORES if runs else ALL_CORES
+    threads = " ".join(f"{name}={cores}" for name in THREADS)
     return SCRIPT.format(names=names, threads=threads, command=command)
 
 
 def squeue(record: LaunchRecord) -> dict[str, str]:
     """The states of a launch's jobs and of their tasks, such as `PENDING`. Slurm forgets those that
-    ended some minutes ago. None where there is no `squeue`.
+    ended some minutes ago. Where there is no `squeue`, all of them are `UNKNOWN`.
 
     Raises:
         RunError: `squeue` does not answer.
     """
-    if not record.jobs or shutil.which("squeue") is None:
+    if not record.jobs:
         return {}
+    if shutil.which("squeue") is None:
+        return dict.fromkeys(record.jobs, UNKNOWN)
     jobs = ",".join(record.jobs)
     words = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={jobs}", "--format=%i %T"]
     done = answer(words)

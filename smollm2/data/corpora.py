@@ -75,6 +75,10 @@ def not_read(source: str) -> str | None:
     return _existing_kind(source).not_read(ALIASES.get(source, source))
 
 
+# Protocols whose addresses have an @ that is no user's: ORG:REPO@REF, CONTAINER@ACCOUNT.
+PLACES = {"github", "git", "abfs", "abfss", "wasb", "wasbs"}
+
+
 def source_name(source: str) -> str:
     """What a manifest calls `source`: the base name of a file or folder, else the full name."""
     if is_path(source):
@@ -85,9 +89,12 @@ def source_name(source: str) -> str:
 def without_secrets(source: str) -> str:
     """`source` as a request keeps it: of a path and of an address on this machine only the base
     name, and no user name and password of an address."""
-    if is_path(source) or source.startswith("file://"):
+    if is_path(source) or source.startswith(("file://", "local://")):
         return base_name(source)
-    return re.sub(r"://[^/@]*@", "://", source)
+    plain = source
+    if source.partition("://")[0] not in PLACES:
+        plain = re.sub(r"://[^/]*@", "://", source)
+    return plain.partition("?")[0] if plain.startswith(("http://", "https://")) else plain
 
 
 def source_identity(source: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from support.stories import stories, write_jsonl
 
 from smollm2.data import documents, prepare, source_name
-from smollm2.data.corpora import document_slices
+from smollm2.data.corpora import document_slices, without_secrets
 from smollm2.errors import UserError
 from smollm2.protocol.run_config import RunConfig
 
@@ -133,3 +133,17 @@ def test_what_cannot_be_reached_is_a_sentence(monkeypatch, address):
         patch.setattr(type(system), "info", refuse)
         with pytest.raises(UserError, match=sentence):
             documents(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("ftp://me:p@ss@host/a.jsonl", "ftp://host/a.jsonl"),
+        ("https://host/a.jsonl?token=secret", "https://host/a.jsonl"),
+        ("github://ORG:REPO@main/a.jsonl", "github://ORG:REPO@main/a.jsonl"),
+        ("abfs://box@account.net/a.jsonl", "abfs://box@account.net/a.jsonl"),
+        ("local:///home/me/a.jsonl", "a.jsonl"),
+    ],
+)
+def test_a_request_keeps_no_secret_of_an_address(address, kept):
+    assert without_secrets(address) == kept

@@ -5,9 +5,10 @@ import json
 import re
 
 from support.carded import card
+from support.command import run_main
 from support.planted import task_conditions
 
-from smolctl.report.sections.reproduction import fingerprint
+from smolctl.report.sections.reproduction import fingerprint, train_command
 from smollm2.files import write_json
 from smollm2.runs.run import Run
 from smollm2.runs.tables import TableFolder
@@ -50,6 +51,15 @@ def test_the_commands_of_the_card_repeat_the_runs(capsys, study):
     assert len(commands) == 6
     assert all("--steps 10" in command and "--seq-len 32" in command for command in commands)
     assert "--name pow2-s1" in text
+
+
+def test_no_option_is_named_that_train_does_not_have(capsys, workdir, tiny):
+    trunk = [*tiny, "--steps", "8", "--name", "trunk", "--keep-step", "4"]
+    assert run_main(capsys, *trunk)[0] == 0
+    assert run_main(capsys, *tiny, "--steps", "8", "--name", "b", "--from", "trunk@4")[0] == 0
+    run = Run(workdir / "results/runs/b")
+    assert run.manifest["request"]["data_order"] == "feistel"
+    assert "order" not in train_command(run)
 
 
 def test_a_rate_is_repeated_to_the_last_digit(capsys, study):

@@ -214,6 +214,8 @@ def train_command(run: Run) -> str:
     words = ["train"]
     # The model is that of the run or the weights which it started from.
     implied = {"variant", "scale"} if run.manifest["started_from"] else set()
+    # Options have no name for these: they follow from the trunk, the study or the version.
+    implied |= {"data_order", "held_out_windows"}
     for name, value in request.items():
         if name in implied:
             continue

